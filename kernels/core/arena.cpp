@@ -1,0 +1,36 @@
+#include "kernels/core/arena.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace nestling {
+
+namespace {
+constexpr int64_t kAlign = 256;
+constexpr int64_t kLeastBlock = int64_t{4} << 20;
+}  // namespace
+
+View Arena::alloc(DType dtype, std::initializer_list<int64_t> shape) {
+  const View extents(nullptr, dtype, device_, shape);
+  const int64_t bytes = (std::max<int64_t>(extents.bytes(), 1) + kAlign - 1) / kAlign * kAlign;
+  while (block_ < blocks_.size() && offset_ + bytes > blocks_[block_].bytes) {
+    ++block_;
+    offset_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    NESTLING_CHECK(!frozen_, "the arena is frozen with ", peak_, " bytes; ", bytes,
+                   " more were asked for");
+    const int64_t size = std::max(bytes, std::max(kLeastBlock, used_ / 2));
+    blocks_.push_back({Tensor(device_, DType::kU8, {size}), size});
+  }
+  std::byte* base = blocks_[block_].memory.view().data();
+  View view(base == nullptr ? nullptr : base + offset_, dtype, device_, shape);
+  if (poison_ && base != nullptr && device_ == Device::kCpu)
+    std::memset(base + offset_, 0xff, static_cast<size_t>(bytes));
+  offset_ += bytes;
+  used_ += bytes;
+  peak_ = std::max(peak_, used_);
+  return view;
+}
+
+}  // namespace nestling

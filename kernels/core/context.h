@@ -1,0 +1,65 @@
+// context.h - where an operator runs, what it may scribble on, and what it cost.
+//
+// Device        kCpu, kCuda, or kNull: the null device checks every shape and counts every FLOP and
+//               byte, and touches no memory (`--dry-run`).
+// Scratch       an Arena for temporary memory; an operator gives back all it took.
+// Counting      every operator reports its work once, on every device: causal FLOPs counted once,
+//               bytes = operands read and written at least once.
+// Threads       a Context belongs to one thread; operators spread over cores by parallel_for.
+// CUDA          a Context owns one stream; calls are enqueued and return at once.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "kernels/core/arena.h"
+#include "kernels/core/view.h"
+
+namespace nestling {
+
+struct Work {
+  double flops = 0;
+  double bytes = 0;
+  int64_t calls = 0;
+};
+
+namespace cuda {
+struct StreamState;  // stream, cuBLASLt handle, workspace: known to kernels/cuda alone
+struct StreamStateDelete {
+  void operator()(StreamState* state) const noexcept;
+};
+}  // namespace cuda
+
+class Context {
+ public:
+  explicit Context(Device device);
+  Context(Context&&) noexcept = default;
+
+  Device device() const { return device_; }
+  Arena& scratch() { return scratch_; }
+  cuda::StreamState& cuda();  // throws unless the device is kCuda
+  void synchronize();         // waits for enqueued work; at once on the CPU
+
+  void count(std::string_view op, double flops, double bytes);
+  const std::map<std::string, Work, std::less<>>& work() const { return work_; }
+  Work total_work() const;
+  void reset_work() { work_.clear(); }
+
+ private:
+  Device device_;
+  Arena scratch_;
+  std::map<std::string, Work, std::less<>> work_;
+  std::unique_ptr<cuda::StreamState, cuda::StreamStateDelete> cuda_;
+};
+
+// Throws unless every present view lives on the context's device.
+void check_device(const Context& ctx, const char* op, std::initializer_list<ConstView> views);
+// "rms_norm: x [4,8] bf16 cpu, needs f32" unless the view is absent or of that type.
+void check_dtype(const char* op, const char* name, ConstView view, DType dtype);
+// Throws unless the view is absent or has exactly this shape.
+void check_shape(const char* op, const char* name, ConstView view,
+                 std::initializer_list<int64_t> shape);
+[[noreturn]] void throw_no_cuda_kernel(const char* op);
+
+}  // namespace nestling

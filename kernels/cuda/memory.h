@@ -1,0 +1,17 @@
+// memory.h - device memory of the CUDA backend. Built without CUDA, every call throws (absent.cpp).
+//
+// Threads       any; the calling thread's current device is used.
+// Streams       copies and fills are ordered on the legacy default stream and complete on return.
+#pragma once
+#include "kernels/core/view.h"
+
+namespace nestling::cuda {
+
+bool built();                     // this binary holds the CUDA backend
+std::string unavailable_reason(); // empty: a device can be used; else one line saying why not
+std::byte* allocate(int64_t bytes);            // zeroed
+void release(std::byte* data) noexcept;
+void copy(View dst, ConstView src);            // at least one side on the device; gaps are kept
+void fill_zero(View x);
+
+}  // namespace nestling::cuda

@@ -1,0 +1,13 @@
+// The main of every test executable. NESTLING_TEST_ISA pins the instruction set of the run.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "kernels/core/isa.h"
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  if (const char* isa = std::getenv("NESTLING_TEST_ISA"))
+    nestling::set_cpu_isa(nestling::parse_cpu_isa(isa));
+  return RUN_ALL_TESTS();
+}
