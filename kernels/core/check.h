@@ -39,17 +39,17 @@ std::string str(const Parts&... parts) {
 }  // namespace nestling
 
 // Always on. The message names where, what was found and what was needed; the expression goes last.
-#define NESTLING_CHECK(condition, ...)                                                \
-  do {                                                                                \
-    if (!(condition)) [[unlikely]]                                                    \
-      ::nestling::throw_check_failed(#condition, __FILE__, __LINE__,                  \
-                                     ::nestling::str(__VA_ARGS__));                   \
+#define NESTLING_CHECK(condition, ...)                               \
+  do {                                                               \
+    if (!(condition)) [[unlikely]]                                   \
+      ::nestling::throw_check_failed(#condition, __FILE__, __LINE__, \
+                                     ::nestling::str(__VA_ARGS__));  \
   } while (false)
 
 // The same for files, configs and arguments a user gave: the program ends with 2.
-#define NESTLING_CHECK_INPUT(condition, ...)                                          \
-  do {                                                                                \
-    if (!(condition)) [[unlikely]]                                                    \
+#define NESTLING_CHECK_INPUT(condition, ...)                                                \
+  do {                                                                                      \
+    if (!(condition)) [[unlikely]]                                                          \
       throw ::nestling::Error(::nestling::str(__VA_ARGS__), ::nestling::ErrorKind::kInput); \
   } while (false)
 

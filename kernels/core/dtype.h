@@ -27,11 +27,29 @@ struct bf16 {
 
 template <class T>
 struct DTypeOf;
-template <> struct DTypeOf<double> { static constexpr DType kValue = DType::kF64; };
-template <> struct DTypeOf<float> { static constexpr DType kValue = DType::kF32; };
-template <> struct DTypeOf<bf16> { static constexpr DType kValue = DType::kBF16; };
-template <> struct DTypeOf<int64_t> { static constexpr DType kValue = DType::kI64; };
-template <> struct DTypeOf<int32_t> { static constexpr DType kValue = DType::kI32; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType kValue = DType::kU8; };
+template <>
+struct DTypeOf<double> {
+  static constexpr DType kValue = DType::kF64;
+};
+template <>
+struct DTypeOf<float> {
+  static constexpr DType kValue = DType::kF32;
+};
+template <>
+struct DTypeOf<bf16> {
+  static constexpr DType kValue = DType::kBF16;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType kValue = DType::kI64;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType kValue = DType::kI32;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType kValue = DType::kU8;
+};
 
 }  // namespace nestling

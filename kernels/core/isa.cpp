@@ -23,7 +23,9 @@ CpuIsa detected_cpu_isa() {
   return __builtin_cpu_supports("avx512bf16") ? CpuIsa::kAvx512Bf16 : CpuIsa::kAvx512;
 }
 
-CpuIsa cpu_isa() { return chosen().load(std::memory_order_relaxed); }
+CpuIsa cpu_isa() {
+  return chosen().load(std::memory_order_relaxed);
+}
 
 void set_cpu_isa(CpuIsa isa) {
   NESTLING_CHECK_INPUT(isa <= detected_cpu_isa(), "cpu_isa: ", cpu_isa_name(isa),
@@ -33,9 +35,12 @@ void set_cpu_isa(CpuIsa isa) {
 
 const char* cpu_isa_name(CpuIsa isa) {
   switch (isa) {
-    case CpuIsa::kAvx2: return "avx2";
-    case CpuIsa::kAvx512: return "avx512";
-    case CpuIsa::kAvx512Bf16: return "avx512_bf16";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
+    case CpuIsa::kAvx512Bf16:
+      return "avx512_bf16";
   }
   return "unknown";
 }

@@ -1,10 +1,9 @@
 #include "kernels/core/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <omp.h>
 
 #include "kernels/core/check.h"
 
@@ -21,14 +20,18 @@ static inline void __tsan_release(void*) {}  // NOLINT(bugprone-reserved-identif
 
 namespace nestling {
 
-int thread_count() { return omp_get_max_threads(); }
+int thread_count() {
+  return omp_get_max_threads();
+}
 
 void set_thread_count(int n) {
   NESTLING_CHECK(n >= 1, "threads: ", n, ", needs at least 1");
   omp_set_num_threads(n);
 }
 
-int thread_index() { return omp_get_thread_num(); }
+int thread_index() {
+  return omp_get_thread_num();
+}
 
 namespace detail {
 
@@ -74,8 +77,12 @@ void run_parallel(int64_t n, int64_t grain, void* body, RangeFn fn) {
     fn(body, 0, n);
     return;
   }
-  Job job{.body = body, .fn = fn, .n = n, .per_part = (blocks + parts - 1) / parts * grain,
-          .error = nullptr, .mutex = {}};
+  Job job{.body = body,
+          .fn = fn,
+          .n = n,
+          .per_part = (blocks + parts - 1) / parts * grain,
+          .error = nullptr,
+          .mutex = {}};
   __tsan_release(&job.forked);
   fork_join(&job, parts);
   __tsan_acquire(&job.joined);

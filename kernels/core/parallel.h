@@ -23,10 +23,9 @@ void run_parallel(int64_t n, int64_t grain, void* body, RangeFn fn);
 template <class Body>
 void parallel_for(int64_t n, int64_t grain, Body&& body) {
   using B = std::remove_reference_t<Body>;
-  detail::run_parallel(n, grain, const_cast<void*>(static_cast<const void*>(&body)),
-                       [](void* b, int64_t begin, int64_t end) {
-                         (*static_cast<B*>(b))(begin, end);
-                       });
+  detail::run_parallel(
+      n, grain, const_cast<void*>(static_cast<const void*>(&body)),
+      [](void* b, int64_t begin, int64_t end) { (*static_cast<B*>(b))(begin, end); });
 }
 
 }  // namespace nestling

@@ -29,8 +29,12 @@ NESTLING_INLINE Vf load(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-NESTLING_INLINE void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
-NESTLING_INLINE Vf splat(float x) { return x - Vf{}; }
+NESTLING_INLINE void store(float* p, Vf v) {
+  std::memcpy(p, &v, sizeof v);
+}
+NESTLING_INLINE Vf splat(float x) {
+  return x - Vf{};
+}
 
 // The first n lanes (n <= 16); the rest are zero and memory behind them is not touched.
 NESTLING_INLINE Vf load_n(const float* p, int64_t n) {
@@ -52,8 +56,12 @@ NESTLING_INLINE Vf load(const bf16* p) {
 NESTLING_INLINE Vf select(Vi mask, Vf a, Vf b) {  // mask lanes are 0 or -1
   return reinterpret_cast<Vf>((reinterpret_cast<Vi>(a) & mask) | (reinterpret_cast<Vi>(b) & ~mask));
 }
-NESTLING_INLINE Vf min(Vf a, Vf b) { return select(a < b, a, b); }
-NESTLING_INLINE Vf max(Vf a, Vf b) { return select(a > b, a, b); }
+NESTLING_INLINE Vf min(Vf a, Vf b) {
+  return select(a < b, a, b);
+}
+NESTLING_INLINE Vf max(Vf a, Vf b) {
+  return select(a > b, a, b);
+}
 
 // Pairwise, in a fixed order: the same bits on every instruction set.
 NESTLING_INLINE float sum(Vf v) {
@@ -97,6 +105,8 @@ NESTLING_INLINE Vf exp(Vf x) {
   return select(x != x, x, y);
 }
 
-NESTLING_INLINE Vf sigmoid(Vf x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+NESTLING_INLINE Vf sigmoid(Vf x) {
+  return splat(1.0f) / (splat(1.0f) + exp(-x));
+}
 
 }  // namespace nestling::simd

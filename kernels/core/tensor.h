@@ -1,10 +1,10 @@
 // tensor.h - memory that owns itself.
 //
-// Tensor        move-only owner of one allocation; dense unless made with a pitch. Converts to View.
-// Alignment     64 bytes on the CPU, 256 on CUDA; a pitched tensor aligns every row to 64 bytes.
-// Content       zero on creation.
-// Null device   holds no bytes: extents only, so that a model of any size can be laid out.
-// Errors        an allocation that fails throws Error naming the tensor's bytes.
+// Tensor        move-only owner of one allocation; dense unless made with a pitch. Converts to
+// View. Alignment     64 bytes on the CPU, 256 on CUDA; a pitched tensor aligns every row to 64
+// bytes. Content       zero on creation. Null device   holds no bytes: extents only, so that a
+// model of any size can be laid out. Errors        an allocation that fails throws Error naming the
+// tensor's bytes.
 #pragma once
 #include <initializer_list>
 #include <memory>
@@ -37,9 +37,13 @@ class Tensor {
   operator View() { return view_; }             // NOLINT(google-explicit-constructor)
   operator ConstView() const { return view_; }  // NOLINT(google-explicit-constructor)
   template <class T>
-  T* ptr() { return view_.ptr<T>(); }
+  T* ptr() {
+    return view_.ptr<T>();
+  }
   template <class T>
-  const T* ptr() const { return ConstView(view_).ptr<T>(); }
+  const T* ptr() const {
+    return ConstView(view_).ptr<T>();
+  }
   int64_t size() const { return view_.size(); }
   int64_t allocated_bytes() const { return allocated_; }
 

@@ -4,9 +4,12 @@ namespace nestling {
 
 const char* device_name(Device device) {
   switch (device) {
-    case Device::kCpu: return "cpu";
-    case Device::kCuda: return "cuda";
-    case Device::kNull: return "null";
+    case Device::kCpu:
+      return "cpu";
+    case Device::kCuda:
+      return "cuda";
+    case Device::kNull:
+      return "null";
   }
   return "unknown";
 }

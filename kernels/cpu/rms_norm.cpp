@@ -45,7 +45,9 @@ NESTLING_INLINE void forward_rows(const Forward& f, int64_t begin, int64_t end) 
     for (; d < f.width; ++d) y[d] = x[d] * rstd * f.w[d];
   }
 }
-void forward_avx2(const Forward& f, int64_t begin, int64_t end) { forward_rows(f, begin, end); }
+void forward_avx2(const Forward& f, int64_t begin, int64_t end) {
+  forward_rows(f, begin, end);
+}
 NESTLING_TARGET_AVX512 void forward_avx512(const Forward& f, int64_t begin, int64_t end) {
   forward_rows(f, begin, end);
 }
@@ -85,7 +87,8 @@ NESTLING_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t end
     const float cube = rstd * rstd * rstd;
     const float pull = dot * cube / b.active;
     for (d = 0; d + simd::kLanes <= b.width; d += simd::kLanes)
-      simd::store(dx + d, simd::load(dy + d) * simd::load(b.w + d) * rstd - simd::load(x + d) * pull);
+      simd::store(dx + d,
+                  simd::load(dy + d) * simd::load(b.w + d) * rstd - simd::load(x + d) * pull);
     for (; d < b.width; ++d) dx[d] = dy[d] * b.w[d] * rstd - x[d] * pull;
     if (dactive != nullptr)
       *dactive += dot * cube * dot_row(x, x, b.width) / (2.0f * b.active * b.active);
@@ -106,19 +109,30 @@ float active_width(ConstView active, int64_t width) {
 }  // namespace
 
 void run(Context&, const RmsNormForward& a) {
-  const Forward f{.y = a.y.ptr<float>(), .rstd = a.rstd.ptr<float>(), .x = a.x.ptr<float>(),
-                  .w = a.w.ptr<float>(), .y_pitch = a.y.pitch(), .x_pitch = a.x.pitch(),
-                  .width = a.x.dim(1), .active = active_width(a.active, a.x.dim(1)), .eps = a.eps};
+  const Forward f{.y = a.y.ptr<float>(),
+                  .rstd = a.rstd.ptr<float>(),
+                  .x = a.x.ptr<float>(),
+                  .w = a.w.ptr<float>(),
+                  .y_pitch = a.y.pitch(),
+                  .x_pitch = a.x.pitch(),
+                  .width = a.x.dim(1),
+                  .active = active_width(a.active, a.x.dim(1)),
+                  .eps = a.eps};
   auto* rows = cpu_isa() >= CpuIsa::kAvx512 ? forward_avx512 : forward_avx2;
-  parallel_for(a.x.dim(0), kRowsPerTask,
-               [&](int64_t begin, int64_t end) { rows(f, begin, end); });
+  parallel_for(a.x.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) { rows(f, begin, end); });
 }
 
 void run(Context& ctx, const RmsNormBackward& a) {
   const int64_t width = a.x.dim(1);
-  const Backward b{.dx = a.dx.ptr<float>(), .dy = a.dy.ptr<float>(), .x = a.x.ptr<float>(),
-                   .w = a.w.ptr<float>(), .rstd = a.rstd.ptr<float>(), .dx_pitch = a.dx.pitch(),
-                   .dy_pitch = a.dy.pitch(), .x_pitch = a.x.pitch(), .width = width,
+  const Backward b{.dx = a.dx.ptr<float>(),
+                   .dy = a.dy.ptr<float>(),
+                   .x = a.x.ptr<float>(),
+                   .w = a.w.ptr<float>(),
+                   .rstd = a.rstd.ptr<float>(),
+                   .dx_pitch = a.dx.pitch(),
+                   .dy_pitch = a.dy.pitch(),
+                   .x_pitch = a.x.pitch(),
+                   .width = width,
                    .active = active_width(a.active, width)};
   auto* rows = cpu_isa() >= CpuIsa::kAvx512 ? backward_avx512 : backward_avx2;
 

@@ -14,16 +14,36 @@ namespace {
 
 struct StreamState {};
 
-bool built() { return false; }
-std::string unavailable_reason() { return "this program was built without CUDA"; }
-std::byte* allocate(int64_t) { absent(); }
+bool built() {
+  return false;
+}
+std::string unavailable_reason() {
+  return "this program was built without CUDA";
+}
+std::byte* allocate(int64_t) {
+  absent();
+}
 void release(std::byte*) noexcept {}
-void copy(View, ConstView) { absent(); }
-void fill_zero(View) { absent(); }
-StreamState* make_stream_state() { absent(); }
-void synchronize(StreamState&) { absent(); }
-void run(Context&, const RmsNormForward&) { absent(); }
-void run(Context&, const RmsNormBackward&) { absent(); }
-void StreamStateDelete::operator()(StreamState* state) const noexcept { delete state; }
+void copy(View, ConstView) {
+  absent();
+}
+void fill_zero(View) {
+  absent();
+}
+StreamState* make_stream_state() {
+  absent();
+}
+void synchronize(StreamState&) {
+  absent();
+}
+void run(Context&, const RmsNormForward&) {
+  absent();
+}
+void run(Context&, const RmsNormBackward&) {
+  absent();
+}
+void StreamStateDelete::operator()(StreamState* state) const noexcept {
+  delete state;
+}
 
 }  // namespace nestling::cuda

@@ -7,11 +7,11 @@
 
 namespace nestling::cuda {
 
-bool built();                     // this binary holds the CUDA backend
-std::string unavailable_reason(); // empty: a device can be used; else one line saying why not
-std::byte* allocate(int64_t bytes);            // zeroed
+bool built();                        // this binary holds the CUDA backend
+std::string unavailable_reason();    // empty: a device can be used; else one line saying why not
+std::byte* allocate(int64_t bytes);  // zeroed
 void release(std::byte* data) noexcept;
-void copy(View dst, ConstView src);            // at least one side on the device; gaps are kept
+void copy(View dst, ConstView src);  // at least one side on the device; gaps are kept
 void fill_zero(View x);
 
 }  // namespace nestling::cuda

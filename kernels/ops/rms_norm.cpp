@@ -25,9 +25,12 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& a) {
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 4 * n, 8 * n);
   switch (ctx.device()) {
-    case Device::kCpu: return cpu::run(ctx, a);
-    case Device::kCuda: return cuda::run(ctx, a);
-    case Device::kNull: return;
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
   }
 }
 
@@ -45,9 +48,12 @@ void rms_norm_backward(Context& ctx, const RmsNormBackward& a) {
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 9 * n, 12 * n);
   switch (ctx.device()) {
-    case Device::kCpu: return cpu::run(ctx, a);
-    case Device::kCuda: return cuda::run(ctx, a);
-    case Device::kNull: return;
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
   }
 }
 

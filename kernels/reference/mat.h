@@ -31,8 +31,14 @@ Mat<To> cast(const Mat<From>& m) {
   return out;
 }
 
-inline double real_part(double x) { return x; }
-inline float real_part(float x) { return x; }
-inline double real_part(const std::complex<double>& x) { return x.real(); }
+inline double real_part(double x) {
+  return x;
+}
+inline float real_part(float x) {
+  return x;
+}
+inline double real_part(const std::complex<double>& x) {
+  return x.real();
+}
 
 }  // namespace nestling::reference

@@ -33,16 +33,18 @@ TEST(RmsNormReference, BackwardIsTheComplexStepDerivative) {
   const auto wc = reference::cast<Complex>(w);
   const auto xc = reference::cast<Complex>(x);
   expect_gradient("dx", g.dx, complex_step_gradient(x, [&](const Mat<Complex>& z) {
-    return weighted_sum(reference::rms_norm_forward(z, wc, Complex(active[0]), kNormEps), dy);
-  }));
+                    return weighted_sum(
+                        reference::rms_norm_forward(z, wc, Complex(active[0]), kNormEps), dy);
+                  }));
   expect_gradient("dw", g.dw, complex_step_gradient(w, [&](const Mat<Complex>& z) {
-    return weighted_sum(reference::rms_norm_forward(xc, z, Complex(active[0]), kNormEps), dy);
-  }));
+                    return weighted_sum(
+                        reference::rms_norm_forward(xc, z, Complex(active[0]), kNormEps), dy);
+                  }));
   Mat<double> dactive(1, 1);
   dactive[0] = g.dactive;
   expect_gradient("dactive", dactive, complex_step_gradient(active, [&](const Mat<Complex>& z) {
-    return weighted_sum(reference::rms_norm_forward(xc, wc, z[0], kNormEps), dy);
-  }));
+                    return weighted_sum(reference::rms_norm_forward(xc, wc, z[0], kNormEps), dy);
+                  }));
 }
 
 struct Shape {
@@ -71,11 +73,20 @@ TEST_P(RmsNorm, MatchesTheReference) {
   dw.fill(2.0f);  // gradients of parameters accumulate
   dactive.fill(3.0f);
   const ConstView active = shape.soft ? ConstView(gactive.row()) : ConstView();
-  rms_norm_forward(ctx, {.y = y.view(), .rstd = rstd.row(), .x = gx.view(), .w = gw.row(),
-                         .active = active, .eps = static_cast<float>(kNormEps)});
-  rms_norm_backward(ctx, {.dx = dx.view(), .dw = dw.row(),
-                          .dactive = shape.soft ? dactive.row() : View(), .dy = gdy.view(),
-                          .x = gx.view(), .w = gw.row(), .rstd = rstd.row(), .active = active});
+  rms_norm_forward(ctx, {.y = y.view(),
+                         .rstd = rstd.row(),
+                         .x = gx.view(),
+                         .w = gw.row(),
+                         .active = active,
+                         .eps = static_cast<float>(kNormEps)});
+  rms_norm_backward(ctx, {.dx = dx.view(),
+                          .dw = dw.row(),
+                          .dactive = shape.soft ? dactive.row() : View(),
+                          .dy = gdy.view(),
+                          .x = gx.view(),
+                          .w = gw.row(),
+                          .rstd = rstd.row(),
+                          .active = active});
   ctx.synchronize();
 
   const double eps = static_cast<float>(kNormEps);
@@ -113,11 +124,17 @@ TEST_P(RmsNorm, RepeatsBitForBit) {
   for (int run = 0; run < 2; ++run) {
     Guarded dx(device, shape.rows, shape.cols), dw(device, 1, shape.cols);
     dw.fill(0.0f);
-    rms_norm_backward(ctx, {.dx = dx.view(), .dw = dw.row(), .dy = x.view(), .x = x.view(),
-                            .w = w.row(), .rstd = rstd.row()});
+    rms_norm_backward(ctx, {.dx = dx.view(),
+                            .dw = dw.row(),
+                            .dy = x.view(),
+                            .x = x.view(),
+                            .w = w.row(),
+                            .rstd = rstd.row()});
     ctx.synchronize();
-    if (run == 0) first = dw.read();
-    else EXPECT_EQ(first.v, dw.read().v);
+    if (run == 0)
+      first = dw.read();
+    else
+      EXPECT_EQ(first.v, dw.read().v);
   }
 }
 

@@ -1,8 +1,7 @@
 #include "kernels/core/simd.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+#include <gtest/gtest.h>
 
 namespace nestling {
 namespace {
@@ -41,7 +40,7 @@ TEST(Simd, PartialLoadsTouchOnlyTheirLanes) {
 }
 
 TEST(Simd, Bf16RoundsToNearestEven) {
-  EXPECT_EQ(static_cast<float>(bf16(1.0f + 0x1p-8f)), 1.0f);           // tie to even
+  EXPECT_EQ(static_cast<float>(bf16(1.0f + 0x1p-8f)), 1.0f);  // tie to even
   EXPECT_EQ(static_cast<float>(bf16(1.0f + 3 * 0x1p-8f)), 1.0f + 0x1p-6f);
   EXPECT_TRUE(std::isnan(static_cast<float>(bf16(NAN))));
   EXPECT_EQ(static_cast<float>(bf16(INFINITY)), INFINITY);

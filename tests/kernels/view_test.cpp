@@ -73,10 +73,9 @@ TEST(ParallelFor, CoversOnceAndRethrows) {
     for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
   });
   for (int h : hits) EXPECT_EQ(h, 1);
-  EXPECT_THROW(parallel_for(100, 1, [](int64_t, int64_t end) {
-                 NESTLING_CHECK(end < 100, "part failed");
-               }),
-               Error);
+  EXPECT_THROW(
+      parallel_for(100, 1, [](int64_t, int64_t end) { NESTLING_CHECK(end < 100, "part failed"); }),
+      Error);
 }
 
 TEST(Rng, IsAPureFunctionOfItsKeys) {

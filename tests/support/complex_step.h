@@ -1,10 +1,9 @@
 // complex_step.h - exact derivatives of a templated reference, to check a hand-written backward.
 #pragma once
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <complex>
 #include <functional>
+#include <gtest/gtest.h>
 
 #include "kernels/reference/mat.h"
 

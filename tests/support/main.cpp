@@ -1,7 +1,6 @@
 // The main of every test executable. NESTLING_TEST_ISA pins the instruction set of the run.
-#include <gtest/gtest.h>
-
 #include <cstdlib>
+#include <gtest/gtest.h>
 
 #include "kernels/core/isa.h"
 

@@ -3,9 +3,8 @@
 // A Guarded holds a matrix as a window inside a larger one filled with a sentinel, so that a kernel
 // that ignores the pitch, or writes outside its view, is caught. Outputs start as NaN.
 #pragma once
-#include <gtest/gtest.h>
-
 #include <cmath>
+#include <gtest/gtest.h>
 #include <limits>
 #include <vector>
 
@@ -93,7 +92,8 @@ inline double norm(const Mat<double>& m) {
   return std::sqrt(s);
 }
 
-// ||got - want|| <= bound * ||want|| + floor, with no NaN. `bound` comes from a formula at the call.
+// ||got - want|| <= bound * ||want|| + floor, with no NaN. `bound` comes from a formula at the
+// call.
 inline void expect_close(const char* name, const Mat<double>& got, const Mat<double>& want,
                          double bound, double floor = 0.0) {
   ASSERT_EQ(got.rows, want.rows) << name;
@@ -113,17 +113,16 @@ inline void expect_close(const char* name, const Mat<double>& got, const Mat<dou
   }
   error = std::sqrt(error);
   EXPECT_LE(error, bound * norm(want) + floor)
-      << name << ": relative error " << error / norm(want) << " exceeds " << bound
-      << "; worst at [" << at / got.cols << "," << at % got.cols << "]: " << got[at] << " for "
-      << want[at];
+      << name << ": relative error " << error / norm(want) << " exceeds " << bound << "; worst at ["
+      << at / got.cols << "," << at % got.cols << "]: " << got[at] << " for " << want[at];
 }
 
 // Unit roundoff of float32: sums of n terms err by about sqrt(n) * kEps32 relative to their norm.
 inline constexpr double kEps32 = 0x1.0p-24;
 
 // Skips (never passes) when the device cannot be used here.
-#define NESTLING_SKIP_WITHOUT(device)                                              \
-  if ((device) == Device::kCuda && !cuda::unavailable_reason().empty())            \
+#define NESTLING_SKIP_WITHOUT(device)                                   \
+  if ((device) == Device::kCuda && !cuda::unavailable_reason().empty()) \
   GTEST_SKIP() << cuda::unavailable_reason()
 
 }  // namespace nestling::testing

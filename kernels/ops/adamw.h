@@ -1,0 +1,38 @@
+// adamw.h - AdamW over many tensors at once (Loshchilov and Hutter 2019, algorithm 2), and the
+// global gradient norm.
+//
+//   m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    (g already times grad_scale)
+//   w = w - lr (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + decay w)
+//
+// Dtypes        master, m, v, grad f32; `low` is the bf16 copy the products read, rewritten.
+// Law 7         a weight whose gradient is zero is stepped like any other: moments and decay act.
+// Determinism   element-wise; the norm sums f64 partial sums in a fixed order: same bits for the
+//               same tensors and any thread count.
+#pragma once
+#include <span>
+
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+struct AdamWTensor {
+  View master;     // [n...] dense, updated
+  View m, v;       // like master, updated
+  ConstView grad;  // like master
+  View low = {};   // bf16, like master (own pitch), overwritten
+  float lr;        // of this tensor's group
+  float decay;
+};
+
+struct AdamWStep {
+  std::span<const AdamWTensor> tensors;
+  float beta1, beta2, eps;
+  int64_t step;             // 1 for the first
+  float grad_scale = 1.0f;  // clipping and loss scaling
+};
+
+void adamw_step(Context& ctx, const AdamWStep& a);
+// sqrt(sum of squares) over all tensors, in f64. Infinite or NaN gradients show in the result.
+double global_norm(Context& ctx, std::span<const ConstView> grads);
+
+}  // namespace nestling

@@ -1,0 +1,53 @@
+// attention.h - causal softmax attention with grouped query heads, tiled: the S x S scores are
+// never in memory (Dao et al. 2022, "FlashAttention", algorithms 1 and 4; Dao 2023 for the
+// backward).
+//
+// Shapes        q, y [T, Q, h]   k, v [T, K, h]   lse [T, Q]   Q query heads, K KV heads, h head
+// dim Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K. Mask
+// token t sees tokens s <= t of its own segment. With `window` > 0 only s > t - window. Dtypes f32;
+// softmax in f32. scale is usually 1/sqrt(h). Saved         lse = log of the sum of exponentials,
+// per token and head. Elasticity    Q comes from the views: the heads of the first slots are a
+// prefix of dim 1. FLOPs         counted causally: only the pairs that are computed. Determinism
+// same inputs, shapes and threads: same bits.
+#pragma once
+#include "kernels/core/context.h"
+#include "kernels/ops/segments.h"
+
+namespace nestling {
+
+struct AttentionForward {
+  View y;          // [T, Q, h] overwritten
+  View lse;        // [T, Q]    overwritten
+  ConstView q;     // [T, Q, h]
+  ConstView k, v;  // [T, K, h]
+  Segments segments;
+  float scale;
+  int64_t window = 0;
+};
+
+struct AttentionBackward {
+  View dq;       // [T, Q, h] overwritten
+  View dk, dv;   // [T, K, h] overwritten
+  ConstView dy;  // [T, Q, h]
+  ConstView q, k, v, y, lse;
+  Segments segments;
+  float scale;
+  int64_t window = 0;
+};
+
+// One or more new tokens for each of B sequences against a cache. Sequence b has `lengths[b]`
+// tokens in the cache, the new one included (the caller appends k and v first).
+struct AttentionStep {
+  View y;                            // [B, Q, h] overwritten
+  ConstView q;                       // [B, Q, h]
+  ConstView k, v;                    // [B, capacity, K * h] caches
+  std::span<const int32_t> lengths;  // [B] host memory, each 1..capacity
+  float scale;
+  int64_t window = 0;
+};
+
+void attention_forward(Context& ctx, const AttentionForward& a);
+void attention_backward(Context& ctx, const AttentionBackward& a);
+void attention_step(Context& ctx, const AttentionStep& a);
+
+}  // namespace nestling

@@ -1,0 +1,71 @@
+// experts.h - tokens to experts and back, and the grouped products in between. No capacity, no
+// drops: every expert takes as many rows as it was given, including none.
+//
+// Shapes        x, y [T, D]   rows [R, .] with R = T*k, sorted by expert, stable in token order
+//               index [T, k] i32   offsets [E+1] i32 (expert e owns rows [offsets[e],
+//               offsets[e+1])) order [R] i32 (row r came from pair order[r] = t*k + j)   w [E, N,
+//               K]
+// Dtypes        as in linear.h: w f32 or bf16, dw f32; permutation in f32.
+// Elasticity    E, N and K come from the views: w.prefix(0, experts).prefix(1, n).prefix(2, k).
+// Determinism   combine adds a token's experts in the order j = 0..k-1: same inputs, same bits.
+#pragma once
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+// Sorts the pairs by expert. `index` must lie in [0, E).
+struct ExpertSort {
+  View offsets;     // [E+1] i32 overwritten
+  View order;       // [R]   i32 overwritten
+  ConstView index;  // [T, k] i32
+};
+// rows[r] = x[order[r] / k]
+struct ExpertGather {
+  View rows;        // [R, D] overwritten
+  ConstView x;      // [T, D]
+  ConstView order;  // [R]
+};
+// y[t] (+)= sum_j weight[t, j] rows[position of pair (t, j)]
+struct ExpertCombine {
+  View y;            // [T, D] overwritten, unless accumulate
+  ConstView rows;    // [R, D]
+  ConstView weight;  // [T, k]
+  ConstView order;   // [R]
+  bool accumulate = false;
+};
+struct ExpertCombineBackward {
+  View drows;    // [R, D] overwritten: weight * dy; may not be rows
+  View dweight;  // [T, k] overwritten: dy . rows
+  ConstView dy;  // [T, D]
+  ConstView rows, weight, order;
+};
+// The gather's gradient: dx[t] (+)= sum over its k rows.
+struct ExpertGatherBackward {
+  View dx;          // [T, D] overwritten, unless accumulate
+  ConstView drows;  // [R, D]
+  ConstView order;  // [R]
+  bool accumulate = false;
+};
+// y[rows of e] = x[rows of e] w[e]^T
+struct ExpertLinearForward {
+  View y;             // [R, N] overwritten
+  ConstView x;        // [R, K]
+  ConstView w;        // [E, N, K]
+  ConstView offsets;  // [E+1]
+};
+struct ExpertLinearBackward {
+  View dx;       // [R, K] overwritten
+  View dw = {};  // [E, N, K] accumulated
+  ConstView dy;  // [R, N]
+  ConstView x, w, offsets;
+};
+
+void expert_sort(Context& ctx, const ExpertSort& a);
+void expert_gather(Context& ctx, const ExpertGather& a);
+void expert_combine(Context& ctx, const ExpertCombine& a);
+void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a);
+void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a);
+void expert_linear_forward(Context& ctx, const ExpertLinearForward& a);
+void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a);
+
+}  // namespace nestling

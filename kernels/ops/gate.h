@@ -1,0 +1,54 @@
+// gate.h - which experts a token goes to, and with what weight; gradients to the logits.
+//
+// Shapes        logits, dlogits [T, E]   bias [E]   index [T, k] i32   weight, dweight [T, k]
+// Dtypes        f32; index i32.
+// Sigmoid       s = sigmoid(logits), c = s + bias; selection on c, group-limited: of `groups` equal
+//               groups the `top_groups` with the largest sum of their two best c stay, the others
+//               are excluded; weights are s of the selected (without bias), divided by their sum
+//               (+1e-20) if `renormalize`, times `scale`. (DeepSeek-V3, arXiv 2412.19437, eq.
+//               13-16; Nemotron 3.)
+// Softmax       kSoftmaxTopK: softmax over all, then top-k (Qwen3-MoE); kTopKSoftmax: top-k of the
+//               logits, softmax over the selected (Granite). No bias, no groups.
+// Ties          the lower expert index wins. index[t] is ordered by falling selection score.
+// Width mask    `mask` [E] (law 5): selection by c + log m, weights by m * s before renormalising;
+// an
+//               expert of mask 0 is never selected. dmask accumulates through the weights.
+// Gradient      index is taken as constant (as in every published implementation).
+#pragma once
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+enum class GateKind : uint8_t { kSigmoid, kSoftmaxTopK, kTopKSoftmax };
+
+struct GateRule {
+  GateKind kind = GateKind::kSigmoid;
+  int64_t groups = 1;
+  int64_t top_groups = 1;
+  bool renormalize = true;
+  float scale = 1.0f;
+};
+
+struct GateForward {
+  View index;           // [T, k] i32 overwritten
+  View weight;          // [T, k]     overwritten
+  ConstView logits;     // [T, E]
+  ConstView bias = {};  // [E]
+  ConstView mask = {};  // [E]
+  GateRule rule;
+};
+
+struct GateBackward {
+  View dlogits;       // [T, E] overwritten
+  View dmask = {};    // [E]    accumulated; needs mask
+  ConstView dweight;  // [T, k]
+  ConstView index;    // [T, k] saved by forward
+  ConstView logits;   // [T, E]
+  ConstView mask = {};
+  GateRule rule;
+};
+
+void gate_forward(Context& ctx, const GateForward& a);
+void gate_backward(Context& ctx, const GateBackward& a);
+
+}  // namespace nestling

@@ -1,0 +1,44 @@
+// loss.h - the output projection fused with its loss, in chunks of tokens: the logits of a batch
+// are never in memory at once.
+//
+//   logits = x W^T * logit_scale
+//   cross-entropy: -log softmax(logits)[target]
+//   distillation:  KL(p_teacher || p_student) = sum_v p_v (log p_v - log q_v), p and q softened by
+//                  temperature (Hinton et al. 2015; no T^2 factor)
+//
+// Shapes        x, dx [T, D]   w, dw [V, D]   targets [T] i32 (-1: ignored)   nll, kl [T]
+//               teacher_x [T, Dt]   teacher_w [V, Dt]
+// Dtypes        as in linear.h (w bf16: bf16 products, f32 sums); softmax and sums in f32.
+// Loss          loss = ce_weight * sum(nll) + kl_weight * sum(kl), over tokens that count: nll over
+//               target >= 0, kl over all tokens unless `kl_tokens` says otherwise. The caller
+//               divides by putting 1/count into the weights.
+// Gradient      computed in the same pass; parameter gradients accumulate. Leave dx and dw out to
+//               evaluate only.
+// Determinism   same inputs, shapes, chunk and threads: same bits.
+#pragma once
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+struct HeadLoss {
+  View nll = {};             // [T] overwritten: 0 where ignored
+  View kl = {};              // [T] overwritten; needs the teacher
+  View correct = {};         // [T] i32 overwritten: 1 where the arg max is the target
+  View dx = {};              // [T, D] overwritten: gradient of the weighted loss
+  View dw = {};              // [V, D] accumulated; needs dx
+  ConstView x;               // [T, D] output of the final norm
+  ConstView w;               // [V, D]
+  ConstView targets = {};    // [T] i32
+  ConstView teacher_x = {};  // [T, Dt]
+  ConstView teacher_w = {};  // [V, Dt]
+  float ce_weight = 0.0f;
+  float kl_weight = 0.0f;
+  float temperature = 1.0f;
+  float logit_scale = 1.0f;
+  float teacher_logit_scale = 1.0f;
+  int64_t chunk = 256;  // tokens whose logits exist at once
+};
+
+void head_loss(Context& ctx, const HeadLoss& a);
+
+}  // namespace nestling

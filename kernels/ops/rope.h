@@ -1,0 +1,34 @@
+// rope.h - rotary position embedding, half-rotation form (Su et al. 2021; Hugging Face's
+// rotate_half): (a, b) -> (a cos - b sin, b cos + a sin) for the pairs (i, i + r/2).
+//
+// Shapes        x [T, heads, h] rotated in place over its first `rotary` channels
+//               inv_freq [rotary/2] f32   positions [T] i32
+// Dtypes        f32; angles in f64.
+// Gradient      the inverse rotation: pass inverse = true on dx.
+#pragma once
+#include <vector>
+
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+// Frequencies of the common schemes; `llama3` follows Llama 3.1's published scaling rule.
+struct RopeScaling {
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  double original_max_positions = 0;  // 0: no scaling
+};
+std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
+                                            const RopeScaling& scaling);
+
+struct Rope {
+  View x;               // [T, heads, h] rotated in place
+  ConstView inv_freq;   // [rotary / 2]
+  ConstView positions;  // [T] i32
+  bool inverse = false;
+};
+
+void rope(Context& ctx, const Rope& a);
+
+}  // namespace nestling

@@ -1,0 +1,30 @@
+// sample.h - the next token from logits: temperature, top-k, top-p, or the arg max.
+//
+// Shapes        logits [B, V] f32   tokens [B] i32
+// Order         temperature, then top-k, then top-p (nucleus: Holtzman et al. 2020), then one draw.
+//               Ties go to the lower id. temperature 0 is the arg max and draws nothing.
+// Randomness    a pure function of (seed, stream, position): repeats whatever the batch.
+#pragma once
+#include <span>
+
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+struct SamplingRule {
+  float temperature = 0.0f;
+  int64_t top_k = 0;  // 0: all
+  float top_p = 1.0f;
+};
+struct Sample {
+  View tokens;       // [B] i32 overwritten
+  ConstView logits;  // [B, V]
+  SamplingRule rule;
+  uint64_t seed;
+  std::span<const uint64_t> streams;  // [B] one per sequence
+  uint64_t position;                  // index of the token being drawn
+};
+
+void sample(Context& ctx, const Sample& a);
+
+}  // namespace nestling
