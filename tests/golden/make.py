@@ -26,31 +26,31 @@ CASES = {
     # one B/C group, one KV head, chunk 8 in T = 37
     "dense_g1": (dict(pattern="M-*-", hidden=24, vocab=67, heads=3, head_dim=10, state=9, groups=1, chunk=8, query=3, kv=1, attn_dim=6, ffn=44), 37, {}),
     # matrices stored in bf16, vectors of the scan in f32; conv kernel 3
-    "dense_bf16": (dict(pattern="M-M*-", hidden=31, vocab=66, heads=4, head_dim=6, state=7, groups=2, kernel=3, chunk=16, query=4, kv=2, attn_dim=6, ffn=38),
-                   45, dict(dtype=torch.bfloat16)),
+    "dense_bf16": (dict(pattern="M-M*-", hidden=31, vocab=66, heads=4, head_dim=6, state=7, groups=2, kernel=3, chunk=16, query=4, kv=2, attn_dim=6, ffn=34),
+                   35, dict(dtype=torch.bfloat16)),
     # eight groups of one head, no conv bias, as many KV as query heads, large epsilon
     "dense_g8": (dict(pattern="M*-", hidden=31, vocab=64, heads=8, head_dim=4, state=5, groups=8, chunk=7, conv_bias=False, query=5, kv=5, attn_dim=4, ffn=41,
                       eps=1e-3), 29, {}),
     # chunk longer than the sequence, widest hidden, longest sequence
-    "dense_wide": (dict(pattern="M*", hidden=72, vocab=64, heads=4, head_dim=4, state=5, groups=2, chunk=256, query=6, kv=2, attn_dim=4), 70, {}),
+    "dense_wide": (dict(pattern="M*", hidden=64, vocab=64, heads=4, head_dim=4, state=5, groups=2, chunk=256, query=6, kv=2, attn_dim=4), 56, {}),
     # the head is the embedding: no lm_head tensor; attention wider than hidden
-    "dense_tied": (dict(pattern="M-*M", hidden=26, vocab=81, heads=6, head_dim=6, state=5, groups=3, kernel=2, chunk=10, query=9, kv=3, attn_dim=4, ffn=39,
+    "dense_tied": (dict(pattern="M-*M", hidden=24, vocab=72, heads=6, head_dim=6, state=5, groups=3, kernel=2, chunk=10, query=9, kv=3, attn_dim=4, ffn=39,
                         tied=True), 33, {}),
     # the Nano pattern in small
     "moe_nano": (dict(pattern="ME*E", hidden=27, vocab=66, heads=4, head_dim=7, state=8, groups=1, chunk=16, query=8, kv=2, attn_dim=4, experts=8, top_k=3,
                       expert_ffn=7, shared_ffn=15), 41, {}),
     # four expert groups of three, two of them open; two shards with an index
     "moe_groups_sharded": (dict(pattern="ME*E", hidden=24, vocab=65, heads=8, head_dim=3, state=5, groups=4, chunk=12, query=6, kv=2, attn_dim=6, experts=12,
-                                top_k=4, expert_ffn=5, shared_ffn=11, n_group=4, topk_group=2), 50, dict(shards=2)),
+                                top_k=4, expert_ffn=5, shared_ffn=11, n_group=4, topk_group=2), 40, dict(shards=2)),
     # groups of two, weights of the chosen experts not renormalised, attention first
     "moe_raw_weights": (dict(pattern="*EM-", hidden=25, vocab=67, heads=5, head_dim=6, state=6, groups=5, chunk=9, query=4, kv=1, attn_dim=7, ffn=35, experts=10,
                              top_k=3, expert_ffn=7, shared_ffn=13, n_group=5, topk_group=3, norm_topk=False, scale=1.0), 38, {}),
     # every spelling a reader has to accept: layers_block_type, model., mamba_* keys, dtype, Infinity
-    "moe_aliases": (dict(pattern="ME-*E", hidden=25, vocab=64, heads=6, head_dim=5, state=4, groups=3, kernel=4, chunk=5, query=4, kv=4, attn_dim=6, ffn=27,
+    "moe_aliases": (dict(pattern="ME-*E", hidden=24, vocab=64, heads=6, head_dim=5, state=4, groups=3, kernel=4, chunk=5, query=4, kv=4, attn_dim=6, ffn=27,
                          experts=6, top_k=2, expert_ffn=9, shared_ffn=14), 23, dict(spelling="aliases")),
     # one expert a token (so its weight must stay raw, or the gate would have no gradient), no conv bias, largest vocabulary;
     # written by save_pretrained: layers_block_type in its newest spelling, no pattern, {"__float__": "Infinity"}
-    "moe_top1": (dict(pattern="EM*E", hidden=24, vocab=150, heads=6, head_dim=4, state=7, groups=2, chunk=32, conv_bias=False, query=2, kv=1, attn_dim=10,
+    "moe_top1": (dict(pattern="EM*E", hidden=24, vocab=100, heads=6, head_dim=4, state=7, groups=2, chunk=32, conv_bias=False, query=2, kv=1, attn_dim=10,
                       experts=5, top_k=1, expert_ffn=11, shared_ffn=10, norm_topk=False, scale=5.0), 20, dict(spelling="saved")),
 }
 
