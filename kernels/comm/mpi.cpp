@@ -18,6 +18,7 @@ namespace nestling {
 namespace {
 
 constexpr int64_t kMessageBytes = int64_t{1} << 30;  // MPI counts are ints
+constexpr int64_t kSmallBytes = int64_t{32} << 10;   // of all ranks together
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
 constexpr int kTag = 1;
 
@@ -77,6 +78,7 @@ class MpiComm final : public Comm {
                       std::span<const ConstView> sent) override;
   void run_broadcast(Context& ctx, View x, int root) override;
 
+  void reduce_small(Context& ctx, View dense, Reduce op);
   void reduce_large(Context& ctx, View dense, Reduce op);
   void exchange(std::span<const Piece> sent, std::span<const Piece> received);
 
@@ -162,9 +164,22 @@ void MpiComm::run_all_reduce(Context& ctx, View x, Reduce op) {
     reduce_in_rank_order(dense.data(), parts_, x.size(), x.dtype(), op);
   } else {
     meeting_.meet(call);
-    reduce_large(ctx, dense, op);
+    if (x.bytes() * size() <= kSmallBytes)
+      reduce_small(ctx, dense, op);
+    else if (size() > 1)  // one rank's sum, mean and maximum are its own
+      reduce_large(ctx, dense, op);
   }
   unpack(x, dense);
+}
+
+// Everyone gets everything and adds it up: one exchange instead of two.
+void MpiComm::reduce_small(Context& ctx, View dense, Reduce op) {
+  const auto bytes = static_cast<int>(dense.bytes());
+  std::byte* scratch = ctx.scratch().alloc(DType::kU8, {dense.bytes() * size()}).data();
+  NESTLING_MPI(MPI_Allgather(dense.data(), bytes, MPI_BYTE, scratch, bytes, MPI_BYTE, comm_));
+  parts_.clear();
+  for (int r = 0; r < size(); ++r) parts_.push_back(scratch + r * dense.bytes());
+  reduce_in_rank_order(dense.data(), parts_, dense.size(), dense.dtype(), op);
 }
 
 // Part r of every chunk goes to rank r, which adds up the ranks' versions of it and hands the
