@@ -1,5 +1,5 @@
-// cuda_check.h - NESTLING_CUDA(call), NESTLING_CUBLAS(call): a call that fails throws Error with its
-// text, the symbolic name of the error, its meaning and the device. For kernels/cuda alone.
+// cuda_check.h - NESTLING_CUDA(call), NESTLING_CUBLAS(call): a call that fails throws Error with
+// its text, the symbolic name of the error, its meaning and the device. For kernels/cuda alone.
 //
 // Sticky errors are cleared first, so that the next call does not report this one's. A kernel's own
 // failure shows at the next call that waits; kernels check their launch with NESTLING_CUDA_LAUNCH.

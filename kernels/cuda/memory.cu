@@ -1,8 +1,7 @@
-#include "kernels/cuda/memory.h"
-
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/memory.h"
 
 namespace nestling::cuda {
 
@@ -50,11 +49,15 @@ cudaMemcpyKind kind_of(Device dst, Device src) {
   return dst == Device::kCuda ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
 }
 
-void wait_for_legacy_stream() { NESTLING_CUDA(cudaStreamSynchronize(cudaStreamLegacy)); }
+void wait_for_legacy_stream() {
+  NESTLING_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
+}
 
 }  // namespace
 
-bool built() { return true; }
+bool built() {
+  return true;
+}
 
 // Without a driver cudaGetDeviceCount returns cudaErrorInsufficientDriver and leaves the count
 // unwritten.
@@ -63,7 +66,8 @@ std::string unavailable_reason() {
   const cudaError_t code = cudaGetDeviceCount(&devices);
   if (code != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
-    const char* hint = code == cudaErrorInsufficientDriver ? ": no NVIDIA driver, or too old a one" : "";
+    const char* hint =
+        code == cudaErrorInsufficientDriver ? ": no NVIDIA driver, or too old a one" : "";
     return str("no usable CUDA device", hint, " (", cudaGetErrorName(code), ")");
   }
   return devices > 0 ? "" : "no CUDA device in this machine";
@@ -97,11 +101,10 @@ void release(std::byte* data) noexcept {
 
 void copy(View dst, ConstView src) {
   for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
-    NESTLING_CUDA(cudaMemcpy2DAsync(dst.data() + dst_at, pitch_of(rows.dst_step, rows),
-                                    src.data() + src_at, pitch_of(rows.src_step, rows),
-                                    static_cast<size_t>(rows.bytes),
-                                    static_cast<size_t>(rows.count),
-                                    kind_of(dst.device(), src.device()), cudaStreamLegacy));
+    NESTLING_CUDA(cudaMemcpy2DAsync(
+        dst.data() + dst_at, pitch_of(rows.dst_step, rows), src.data() + src_at,
+        pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
+        static_cast<size_t>(rows.count), kind_of(dst.device(), src.device()), cudaStreamLegacy));
   });
   wait_for_legacy_stream();
 }

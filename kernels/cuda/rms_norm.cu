@@ -84,19 +84,30 @@ __global__ void add_parts_kernel(float* dw, float* dactive, const float* parts, 
   if (d > width) return;
   float sum = 0.0f;
   for (int64_t b = 0; b < blocks; ++b) sum += parts[b * (width + 1) + d];
-  if (d < width) dw[d] += sum;
-  else if (dactive != nullptr) *dactive += sum;
+  if (d < width)
+    dw[d] += sum;
+  else if (dactive != nullptr)
+    *dactive += sum;
 }
 
-const float* active_of(ConstView active) { return active ? active.ptr<float>() : nullptr; }
+const float* active_of(ConstView active) {
+  return active ? active.ptr<float>() : nullptr;
+}
 
 }  // namespace
 
 void run(Context& ctx, const RmsNormForward& a) {
   if (a.x.size() == 0) return;
-  const Forward f{.y = a.y.ptr<float>(), .rstd = a.rstd.ptr<float>(), .x = a.x.ptr<float>(),
-                  .w = a.w.ptr<float>(), .active = active_of(a.active), .y_pitch = a.y.pitch(),
-                  .x_pitch = a.x.pitch(), .rows = a.x.dim(0), .width = a.x.dim(1), .eps = a.eps};
+  const Forward f{.y = a.y.ptr<float>(),
+                  .rstd = a.rstd.ptr<float>(),
+                  .x = a.x.ptr<float>(),
+                  .w = a.w.ptr<float>(),
+                  .active = active_of(a.active),
+                  .y_pitch = a.y.pitch(),
+                  .x_pitch = a.x.pitch(),
+                  .rows = a.x.dim(0),
+                  .width = a.x.dim(1),
+                  .eps = a.eps};
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(f.rows, int64_t{1} << 20));
   forward_kernel<<<blocks, kThreads, 0, ctx.cuda().stream>>>(f);
   NESTLING_CUDA_LAUNCH(forward_kernel);
@@ -109,10 +120,18 @@ void run(Context& ctx, const RmsNormBackward& a) {
   const int64_t blocks = std::min(rows, kParts);
   const Arena::Mark mark(ctx.scratch());
   float* parts = ctx.scratch().floats(blocks * (width + 1));
-  const Backward b{.dx = a.dx.ptr<float>(), .parts = parts, .dy = a.dy.ptr<float>(),
-                   .x = a.x.ptr<float>(), .w = a.w.ptr<float>(), .rstd = a.rstd.ptr<float>(),
-                   .active = active_of(a.active), .dx_pitch = a.dx.pitch(),
-                   .dy_pitch = a.dy.pitch(), .x_pitch = a.x.pitch(), .rows = rows, .width = width};
+  const Backward b{.dx = a.dx.ptr<float>(),
+                   .parts = parts,
+                   .dy = a.dy.ptr<float>(),
+                   .x = a.x.ptr<float>(),
+                   .w = a.w.ptr<float>(),
+                   .rstd = a.rstd.ptr<float>(),
+                   .active = active_of(a.active),
+                   .dx_pitch = a.dx.pitch(),
+                   .dy_pitch = a.dy.pitch(),
+                   .x_pitch = a.x.pitch(),
+                   .rows = rows,
+                   .width = width};
   cudaStream_t stream = ctx.cuda().stream;
   backward_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(b);
   NESTLING_CUDA_LAUNCH(backward_kernel);

@@ -1,7 +1,6 @@
-#include "kernels/cuda/stream.h"
-
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/cuda/stream_state.h"
 
 namespace nestling::cuda {
@@ -30,8 +29,14 @@ StreamState::~StreamState() {
   cudaStreamDestroy(stream);
 }
 
-StreamState* make_stream_state() { return std::make_unique<StreamState>().release(); }
-void synchronize(StreamState& state) { NESTLING_CUDA(cudaStreamSynchronize(state.stream)); }
-void StreamStateDelete::operator()(StreamState* state) const noexcept { delete state; }
+StreamState* make_stream_state() {
+  return std::make_unique<StreamState>().release();
+}
+void synchronize(StreamState& state) {
+  NESTLING_CUDA(cudaStreamSynchronize(state.stream));
+}
+void StreamStateDelete::operator()(StreamState* state) const noexcept {
+  delete state;
+}
 
 }  // namespace nestling::cuda

@@ -5,19 +5,19 @@
 //               scratch given back to the Context's arena is safe to reuse, as all of its users are
 //               on this one stream.
 #pragma once
-#include <cublasLt.h>
-#include <cuda_runtime_api.h>
-
 #include <array>
 #include <map>
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
 
 #include "kernels/core/context.h"
 #include "kernels/core/tensor.h"
 
 namespace nestling::cuda {
 
-// All that cuBLASLt's choice of an algorithm depends on, in integers: see linear.cu.
-using ProductKey = std::array<int64_t, 14>;
+// All that cuBLASLt's choice of an algorithm depends on, in integers: see product.cu.
+using ProductKey = std::array<int64_t, 12>;
 
 struct StreamState {
   cudaStream_t stream = nullptr;
