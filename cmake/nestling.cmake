@@ -7,6 +7,8 @@ add_library(nestling_flags INTERFACE)
 target_include_directories(nestling_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(nestling_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Werror -Wno-psabi -Wno-restrict -march=x86-64-v3 -mtune=generic -ffp-contract=fast>)
+target_compile_options(nestling_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-psabi,-Wno-restrict,-Werror --Werror=all-warnings>)
 if(NESTLING_SANITIZE)
   target_compile_options(nestling_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${NESTLING_SANITIZE} -fno-omit-frame-pointer>)
