@@ -31,7 +31,7 @@ NESTLING_INLINE void angles(const Turn& a, double position, float* cosines, floa
     const double angle = position * static_cast<double>(a.inv_freq[i]);
     const double shifted = angle * kTwoOverPi + kMagic;
     const double turns = shifted - kMagic;
-    const auto quadrant = std::bit_cast<int64_t>(shifted);
+    const auto quadrant = std::bit_cast<uint64_t>(shifted);
     const double r = (angle - turns * kHalfPiHigh) - turns * kHalfPiLow;
     const double z = r * r;
     double s = 1.0 / 6227020800;
@@ -48,10 +48,14 @@ NESTLING_INLINE void angles(const Turn& a, double position, float* cosines, floa
     c = c * z + 1.0 / 24;
     c = c * z - 0.5;
     c = c * z + 1.0;
-    const double sine = (quadrant & 1) != 0 ? c : s;
-    const double cosine = (quadrant & 1) != 0 ? s : c;
-    sines[i] = static_cast<float>((quadrant & 2) != 0 ? -sine : sine);
-    cosines[i] = static_cast<float>(((quadrant + 1) & 2) != 0 ? -cosine : cosine);
+    // Odd quadrants swap the two, quadrants 2 and 3 (sine) or 1 and 2 (cosine) negate: on bits, for
+    // a ternary of doubles stays a branch.
+    const auto sine = std::bit_cast<uint64_t>(s);
+    const auto cosine = std::bit_cast<uint64_t>(c);
+    const uint64_t swap = (sine ^ cosine) & (0 - (quadrant & 1));
+    sines[i] = static_cast<float>(std::bit_cast<double>((sine ^ swap) ^ (quadrant & 2) << 62));
+    cosines[i] =
+        static_cast<float>(std::bit_cast<double>((cosine ^ swap) ^ ((quadrant + 1) & 2) << 62));
   }
 }
 
