@@ -1,13 +1,15 @@
-// simd.h - sixteen floats at a time, written once for every instruction set.
+// simd.h - vectors of floats, written once for every instruction set.
 //
-// Vf is a GCC vector of 16 floats: two AVX2 registers, or one AVX-512 register when the function
-// it is inlined into carries NESTLING_TARGET_AVX512. Every helper is always inlined, so that it
-// takes its caller's target. Contraction to FMA is on; no fast-math.
+// Bodies are templates over the vector type: F8 (AVX2, 8 floats) or F16 (AVX-512, 16 floats). Every
+// helper is always inlined, so that it takes the target of the function it stands in. Contraction
+// to FMA is on; no fast-math. A sum's order depends on the lanes, so results are bit-equal per
+// instruction set, not across them.
 //
-// Pattern       NESTLING_INLINE void body(...) { ... Vf ... }
-//               static void run_avx2(...) { body(...); }
-//               NESTLING_TARGET_AVX512 static void run_avx512(...) { body(...); }
+// Pattern       template <class V> NESTLING_INLINE void body(...) { ... simd::load<V>(p) ... }
+//               void run_avx2(...) { body<simd::F8>(...); }
+//               NESTLING_TARGET_AVX512 void run_avx512(...) { body<simd::F16>(...); }
 //               caller: (cpu_isa() >= CpuIsa::kAvx512 ? run_avx512 : run_avx2)(...)
+// Never use F16 outside a NESTLING_TARGET_AVX512 function: it works, and is a hundred times slower.
 // Lambdas are functions of their own: inside a parallel_for, call the run_* function.
 #pragma once
 #include <cmath>
@@ -19,94 +21,129 @@
 
 namespace nestling::simd {
 
-inline constexpr int64_t kLanes = 16;
-using Vf = float __attribute__((vector_size(64)));
-using Vi = int32_t __attribute__((vector_size(64)));
-using Vu16 = uint16_t __attribute__((vector_size(32)));
+using F8 = float __attribute__((vector_size(32)));
+using F16 = float __attribute__((vector_size(64)));
 
-NESTLING_INLINE Vf load(const float* p) {
-  Vf v;
+template <class V>
+struct Traits;
+template <>
+struct Traits<F8> {
+  using Int = int32_t __attribute__((vector_size(32)));
+  using Half = uint16_t __attribute__((vector_size(16)));
+};
+template <>
+struct Traits<F16> {
+  using Int = int32_t __attribute__((vector_size(64)));
+  using Half = uint16_t __attribute__((vector_size(32)));
+};
+template <class V>
+using Int = typename Traits<V>::Int;
+template <class V>
+inline constexpr int64_t kLanesOf = sizeof(V) / sizeof(float);
+
+// The widest vector, for sizes and scratch that must suit every instruction set.
+using Vf = F16;
+inline constexpr int64_t kLanes = kLanesOf<Vf>;
+
+template <class V = Vf>
+NESTLING_INLINE V load(const float* p) {
+  V v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-NESTLING_INLINE void store(float* p, Vf v) {
+template <class V>
+NESTLING_INLINE void store(float* p, V v) {
   std::memcpy(p, &v, sizeof v);
 }
-NESTLING_INLINE Vf splat(float x) {
-  return x - Vf{};
+template <class V = Vf>
+NESTLING_INLINE V splat(float x) {
+  return x - V{};
 }
 
-// The first n lanes (n <= 16); the rest are zero and memory behind them is not touched.
-NESTLING_INLINE Vf load_n(const float* p, int64_t n) {
-  Vf v{};
+// The first n lanes; the rest are zero and memory behind them is not touched.
+template <class V = Vf>
+NESTLING_INLINE V load_n(const float* p, int64_t n) {
+  V v{};
   std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(float));
   return v;
 }
-NESTLING_INLINE void store_n(float* p, Vf v, int64_t n) {
+template <class V>
+NESTLING_INLINE void store_n(float* p, V v, int64_t n) {
   std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
-NESTLING_INLINE Vf load(const bf16* p) {
-  Vu16 h;
+template <class V = Vf>
+NESTLING_INLINE V load(const bf16* p) {
+  typename Traits<V>::Half h;
   std::memcpy(&h, p, sizeof h);
-  const Vi wide = __builtin_convertvector(h, Vi) << 16;
-  return reinterpret_cast<Vf>(wide);
+  const Int<V> wide = __builtin_convertvector(h, Int<V>) << 16;
+  return reinterpret_cast<V>(wide);
 }
 
-NESTLING_INLINE Vf select(Vi mask, Vf a, Vf b) {  // mask lanes are 0 or -1
-  return reinterpret_cast<Vf>((reinterpret_cast<Vi>(a) & mask) | (reinterpret_cast<Vi>(b) & ~mask));
+template <class V>
+NESTLING_INLINE V select(Int<V> mask, V a, V b) {  // mask lanes are 0 or -1
+  return reinterpret_cast<V>((reinterpret_cast<Int<V>>(a) & mask) |
+                             (reinterpret_cast<Int<V>>(b) & ~mask));
 }
-NESTLING_INLINE Vf min(Vf a, Vf b) {
-  return select(a < b, a, b);
+template <class V>
+NESTLING_INLINE V min(V a, V b) {
+  return select<V>(a < b, a, b);
 }
-NESTLING_INLINE Vf max(Vf a, Vf b) {
-  return select(a > b, a, b);
+template <class V>
+NESTLING_INLINE V max(V a, V b) {
+  return select<V>(a > b, a, b);
 }
 
-// Pairwise, in a fixed order: the same bits on every instruction set.
-NESTLING_INLINE float sum(Vf v) {
-  float lane[16];
+template <class V>
+NESTLING_INLINE float sum(V v) {  // pairwise, in a fixed order
+  constexpr int kCount = static_cast<int>(kLanesOf<V>);
+  float lane[kCount];
   store(lane, v);
-  for (int width = 8; width > 0; width /= 2)
+  for (int width = kCount / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
   return lane[0];
 }
-NESTLING_INLINE float max_lane(Vf v) {
-  float lane[16];
+template <class V>
+NESTLING_INLINE float max_lane(V v) {
+  constexpr int kCount = static_cast<int>(kLanesOf<V>);
+  float lane[kCount];
   store(lane, v);
-  for (int width = 8; width > 0; width /= 2)
+  for (int width = kCount / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
   return lane[0];
 }
 
 // e^x, relative error below 2e-7 (tests/kernels/simd_test). x < -87.3 gives 0, x > 88.7 infinity,
-// NaN stays NaN. Range reduction by ln 2 in two parts, degree-7 polynomial on [-ln2/2, ln2/2].
-NESTLING_INLINE Vf exp(Vf x) {
-  const Vf clamped = max(min(x, splat(88.8f)), splat(-87.4f));
-  const Vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vf n = (clamped * splat(1.44269504088896341f) + magic) - magic;
-  Vf r = clamped - n * splat(0.693359375f);
-  r = r - n * splat(-2.12194440e-4f);
-  Vf p = splat(1.9875691500e-4f);  // the coefficients of Cephes' expf (Moshier)
-  p = p * r + splat(1.3981999507e-3f);
-  p = p * r + splat(8.3334519073e-3f);
-  p = p * r + splat(4.1665795894e-2f);
-  p = p * r + splat(1.6666665459e-1f);
-  p = p * r + splat(5.0000001201e-1f);
-  p = p * (r * r) + r + splat(1.0f);
+// NaN stays NaN. Range reduction by ln 2 in two parts, degree-7 polynomial on [-ln2/2, ln2/2] with
+// the coefficients of Cephes' expf (Moshier).
+template <class V>
+NESTLING_INLINE V exp(V x) {
+  const V clamped = max(min(x, splat<V>(88.8f)), splat<V>(-87.4f));
+  const V magic = splat<V>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const V n = (clamped * 1.44269504088896341f + magic) - magic;
+  V r = clamped - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  V p = splat<V>(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
   // 2^n in two halves so that both exponents stay in range.
-  const Vi whole = __builtin_convertvector(n, Vi);
-  const Vi half = whole >> 1;
-  const Vf a = reinterpret_cast<Vf>((half + 127) << 23);
-  const Vf b = reinterpret_cast<Vf>((whole - half + 127) << 23);
-  Vf y = p * a * b;
-  y = select(x < splat(-87.33654f), Vf{}, y);
-  y = select(x > splat(88.72284f), splat(__builtin_inff()), y);
-  return select(x != x, x, y);
+  const Int<V> whole = __builtin_convertvector(n, Int<V>);
+  const Int<V> half = whole >> 1;
+  const V a = reinterpret_cast<V>((half + 127) << 23);
+  const V b = reinterpret_cast<V>((whole - half + 127) << 23);
+  V y = p * a * b;
+  y = select<V>(x < splat<V>(-87.33654f), V{}, y);
+  y = select<V>(x > splat<V>(88.72284f), splat<V>(__builtin_inff()), y);
+  return select<V>(x != x, x, y);
 }
 
-NESTLING_INLINE Vf sigmoid(Vf x) {
-  return splat(1.0f) / (splat(1.0f) + exp(-x));
+template <class V>
+NESTLING_INLINE V sigmoid(V x) {
+  return 1.0f / (1.0f + exp(-x));
 }
 
 }  // namespace nestling::simd

@@ -10,17 +10,18 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
 constexpr int64_t kRowsPerTask = 16;
 
+template <class V>
 NESTLING_INLINE float dot_row(const float* a, const float* b, int64_t n) {
-  Vf sums[4] = {};
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  V sums[4] = {};
   int64_t i = 0;
-  for (; i + 4 * simd::kLanes <= n; i += 4 * simd::kLanes)
+  for (; i + 4 * kN <= n; i += 4 * kN)
     for (int64_t u = 0; u < 4; ++u)
-      sums[u] += simd::load(a + i + u * simd::kLanes) * simd::load(b + i + u * simd::kLanes);
-  for (; i + simd::kLanes <= n; i += simd::kLanes) sums[0] += simd::load(a + i) * simd::load(b + i);
-  if (i < n) sums[1] += simd::load_n(a + i, n - i) * simd::load_n(b + i, n - i);
+      sums[u] += simd::load<V>(a + i + u * kN) * simd::load<V>(b + i + u * kN);
+  for (; i + kN <= n; i += kN) sums[0] += simd::load<V>(a + i) * simd::load<V>(b + i);
+  if (i < n) sums[1] += simd::load_n<V>(a + i, n - i) * simd::load_n<V>(b + i, n - i);
   return simd::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
@@ -33,23 +34,25 @@ struct Forward {
   float active, eps;
 };
 
+template <class V>
 NESTLING_INLINE void forward_rows(const Forward& f, int64_t begin, int64_t end) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t t = begin; t < end; ++t) {
     const float* x = f.x + t * f.x_pitch;
     float* y = f.y + t * f.y_pitch;
-    const float rstd = 1.0f / std::sqrt(dot_row(x, x, f.width) / f.active + f.eps);
+    const float rstd = 1.0f / std::sqrt(dot_row<V>(x, x, f.width) / f.active + f.eps);
     f.rstd[t] = rstd;
     int64_t d = 0;
-    for (; d + simd::kLanes <= f.width; d += simd::kLanes)
-      simd::store(y + d, simd::load(x + d) * rstd * simd::load(f.w + d));
+    for (; d + kN <= f.width; d += kN)
+      simd::store(y + d, simd::load<V>(x + d) * rstd * simd::load<V>(f.w + d));
     for (; d < f.width; ++d) y[d] = x[d] * rstd * f.w[d];
   }
 }
 void forward_avx2(const Forward& f, int64_t begin, int64_t end) {
-  forward_rows(f, begin, end);
+  forward_rows<simd::F8>(f, begin, end);
 }
 NESTLING_TARGET_AVX512 void forward_avx512(const Forward& f, int64_t begin, int64_t end) {
-  forward_rows(f, begin, end);
+  forward_rows<simd::F16>(f, begin, end);
 }
 
 struct Backward {
@@ -63,43 +66,45 @@ struct Backward {
 };
 
 // dw [width] and dactive are this thread's own sums.
+template <class V>
 NESTLING_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t end, float* dw,
                                    float* dactive) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t t = begin; t < end; ++t) {
     const float* x = b.x + t * b.x_pitch;
     const float* dy = b.dy + t * b.dy_pitch;
     float* dx = b.dx + t * b.dx_pitch;
     const float rstd = b.rstd[t];
-    Vf sums[2] = {};
+    V sums[2] = {};
     int64_t d = 0;
-    for (; d + simd::kLanes <= b.width; d += simd::kLanes) {
-      const Vf scaled = simd::load(dy + d) * simd::load(x + d);  // reused for dw
-      sums[0] += scaled * simd::load(b.w + d);
-      simd::store(dw + d, simd::load(dw + d) + scaled * rstd);
+    for (; d + kN <= b.width; d += kN) {
+      const V scaled = simd::load<V>(dy + d) * simd::load<V>(x + d);  // reused for dw
+      sums[0] += scaled * simd::load<V>(b.w + d);
+      simd::store(dw + d, simd::load<V>(dw + d) + scaled * rstd);
     }
     if (d < b.width) {
       const int64_t n = b.width - d;
-      const Vf scaled = simd::load_n(dy + d, n) * simd::load_n(x + d, n);
-      sums[1] += scaled * simd::load_n(b.w + d, n);
-      simd::store_n(dw + d, simd::load_n(dw + d, n) + scaled * rstd, n);
+      const V scaled = simd::load_n<V>(dy + d, n) * simd::load_n<V>(x + d, n);
+      sums[1] += scaled * simd::load_n<V>(b.w + d, n);
+      simd::store_n(dw + d, simd::load_n<V>(dw + d, n) + scaled * rstd, n);
     }
     const float dot = simd::sum(sums[0] + sums[1]);
     const float cube = rstd * rstd * rstd;
     const float pull = dot * cube / b.active;
-    for (d = 0; d + simd::kLanes <= b.width; d += simd::kLanes)
-      simd::store(dx + d,
-                  simd::load(dy + d) * simd::load(b.w + d) * rstd - simd::load(x + d) * pull);
+    for (d = 0; d + kN <= b.width; d += kN)
+      simd::store(dx + d, simd::load<V>(dy + d) * simd::load<V>(b.w + d) * rstd -
+                              simd::load<V>(x + d) * pull);
     for (; d < b.width; ++d) dx[d] = dy[d] * b.w[d] * rstd - x[d] * pull;
     if (dactive != nullptr)
-      *dactive += dot * cube * dot_row(x, x, b.width) / (2.0f * b.active * b.active);
+      *dactive += dot * cube * dot_row<V>(x, x, b.width) / (2.0f * b.active * b.active);
   }
 }
 void backward_avx2(const Backward& b, int64_t begin, int64_t end, float* dw, float* dactive) {
-  backward_rows(b, begin, end, dw, dactive);
+  backward_rows<simd::F8>(b, begin, end, dw, dactive);
 }
 NESTLING_TARGET_AVX512 void backward_avx512(const Backward& b, int64_t begin, int64_t end,
                                             float* dw, float* dactive) {
-  backward_rows(b, begin, end, dw, dactive);
+  backward_rows<simd::F16>(b, begin, end, dw, dactive);
 }
 
 float active_width(ConstView active, int64_t width) {

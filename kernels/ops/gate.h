@@ -51,4 +51,9 @@ struct GateBackward {
 void gate_forward(Context& ctx, const GateForward& a);
 void gate_backward(Context& ctx, const GateBackward& a);
 
+namespace cpu {
+void run(Context& ctx, const GateForward& a);
+void run(Context& ctx, const GateBackward& a);
+}  // namespace cpu
+
 }  // namespace nestling

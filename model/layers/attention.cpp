@@ -1,0 +1,138 @@
+#include "model/layers/attention.h"
+
+#include <cmath>
+
+#include "kernels/ops/attention.h"
+#include "kernels/ops/linear.h"
+#include "kernels/ops/rms_norm.h"
+
+namespace nestling {
+
+namespace {
+
+void allocate(Arena& arena, const AttentionParams<ConstView>& w, int64_t tokens, AttentionActs& a) {
+  const int64_t Q = w.q.dim(0), K = w.k.dim(0), h = w.q.dim(1);
+  a.q = arena.alloc(DType::kF32, {tokens, Q, h});
+  a.k = arena.alloc(DType::kF32, {tokens, K, h});
+  a.v = arena.alloc(DType::kF32, {tokens, K, h});
+  a.y = arena.alloc(DType::kF32, {tokens, Q, h});
+  a.lse = arena.alloc(DType::kF32, {tokens, Q});
+}
+
+void project(Context& ctx, const AttentionParams<ConstView>& w, const AttentionActs& a) {
+  const ConstView in = a.norm.normed;
+  linear_forward(ctx, {.y = merge_cols(a.q), .x = in, .w = merge_rows(w.q)});
+  linear_forward(ctx, {.y = merge_cols(a.k), .x = in, .w = merge_rows(w.k)});
+  linear_forward(ctx, {.y = merge_cols(a.v), .x = in, .w = merge_rows(w.v)});
+}
+
+float softmax_scale(const AttentionParams<ConstView>& w) {
+  return 1.0f / std::sqrt(static_cast<float>(w.q.dim(1)));
+}
+
+// Leaves the keys and values of every segment at the start of its sequence's cache.
+void fill_cache(const LayerRun& run, const AttentionActs& a, const AttentionCache& cache) {
+  const Segments& s = run.segments;
+  for (int64_t i = 0; i < s.count(); ++i) {
+    const auto store = [&](View to, ConstView from) {
+      const ConstView rows = merge_cols(from).slice(0, s.begin(i), s.length(i));
+      copy(to.slice(0, i, 1).reshape({to.dim(1), to.dim(2)}).prefix(0, s.length(i)), rows);
+    };
+    store(cache.k, a.k);
+    store(cache.v, a.v);
+  }
+}
+
+}  // namespace
+
+AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<ConstView>& w,
+                                      ConstView input, View output, const AttentionCache* cache) {
+  AttentionActs a;
+  a.norm = layer_norm_forward(run, w.norm, input);
+  allocate(run.arena, w, input.dim(0), a);
+  project(run.ctx, w, a);
+  attention_forward(run.ctx, {.y = a.y,
+                              .lse = a.lse,
+                              .q = a.q,
+                              .k = a.k,
+                              .v = a.v,
+                              .segments = run.segments,
+                              .scale = softmax_scale(w)});
+  if (cache != nullptr) fill_cache(run, a, *cache);
+  copy(output, input);
+  linear_forward(
+      run.ctx,
+      {.y = output, .x = merge_cols(ConstView(a.y)), .w = merge_cols(w.o), .accumulate = true});
+  return a;
+}
+
+void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w,
+                              const AttentionParams<View>& g, const AttentionActs& a, View dh) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(run.arena);
+  AttentionActs d;
+  allocate(run.arena, w, dh.dim(0), d);
+  const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
+  linear_backward(ctx, {.dx = merge_cols(d.y),
+                        .dw = merge_cols(g.o),
+                        .dy = dh,
+                        .x = merge_cols(ConstView(a.y)),
+                        .w = merge_cols(w.o)});
+  attention_backward(ctx, {.dq = d.q,
+                           .dk = d.k,
+                           .dv = d.v,
+                           .dy = d.y,
+                           .q = a.q,
+                           .k = a.k,
+                           .v = a.v,
+                           .y = a.y,
+                           .lse = a.lse,
+                           .segments = run.segments,
+                           .scale = softmax_scale(w)});
+  const auto project_backward = [&](View dy, ConstView weight, View dweight, bool accumulate) {
+    linear_backward(ctx, {.dx = dnormed,
+                          .dw = merge_rows(dweight),
+                          .dy = merge_cols(dy),
+                          .x = a.norm.normed,
+                          .w = merge_rows(weight),
+                          .accumulate_dx = accumulate});
+  };
+  project_backward(d.q, w.q, g.q, false);
+  project_backward(d.k, w.k, g.k, true);
+  project_backward(d.v, w.v, g.v, true);
+  layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
+}
+
+void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
+                          const AttentionCache& cache, View h) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(ctx.scratch());
+  const int64_t batch = h.dim(0);
+  AttentionActs a;
+  allocate(ctx.scratch(), w, batch, a);
+  a.norm = {.input = h,
+            .rstd = ctx.scratch().alloc(DType::kF32, {batch}),
+            .normed = ctx.scratch().alloc(DType::kF32, {batch, h.dim(1)})};
+  rms_norm_forward(
+      ctx, {.y = a.norm.normed, .rstd = a.norm.rstd, .x = h, .w = w.norm, .eps = run.config.eps});
+  project(ctx, w, a);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t at = run.lengths[static_cast<size_t>(b)] - 1;
+    const auto append = [&](View to, View from) {
+      copy(to.slice(0, b, 1).reshape({to.dim(1), to.dim(2)}).slice(0, at, 1),
+           merge_cols(from).slice(0, b, 1));
+    };
+    append(cache.k, a.k);
+    append(cache.v, a.v);
+  }
+  attention_step(ctx, {.y = a.y,
+                       .q = a.q,
+                       .k = cache.k,
+                       .v = cache.v,
+                       .lengths = run.lengths,
+                       .scale = softmax_scale(w)});
+  linear_forward(
+      ctx, {.y = h, .x = merge_cols(ConstView(a.y)), .w = merge_cols(w.o), .accumulate = true});
+}
+
+}  // namespace nestling

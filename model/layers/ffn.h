@@ -1,0 +1,27 @@
+// ffn.h - the dense feed-forward layer with squared ReLU: h + down(relu(up(norm(h)))^2).
+#pragma once
+#include "model/layers/layer.h"
+
+namespace nestling {
+
+struct FfnActs {
+  NormActs norm;
+  View up;   // [T, F]
+  View act;  // [T, F]
+};
+
+FfnActs ffn_forward(LayerRun& run, const FfnParams<ConstView>& w, ConstView input, View output);
+void ffn_backward(LayerRun& run, const FfnParams<ConstView>& w, const FfnParams<View>& g,
+                  const FfnActs& acts, View dh);
+
+// The two products and the activation alone, as the shared expert uses them too. y accumulates.
+struct FfnProducts {
+  View up, act;  // [T, F]
+};
+FfnProducts ffn_products_forward(LayerRun& run, ConstView up, ConstView down, ConstView x, View y);
+// dx [T, D] is overwritten, or accumulated.
+void ffn_products_backward(LayerRun& run, ConstView up, ConstView down, View dup, View ddown,
+                           const FfnProducts& acts, ConstView x, ConstView dy, View dx,
+                           bool accumulate_dx);
+
+}  // namespace nestling

@@ -1,0 +1,31 @@
+// mamba.h - the Mamba-2 mixer (FORMATS 1.3; Dao and Gu 2024).
+//
+//   z, x, B, C, dt = projections of norm(h);  x, B, C = silu(conv1d(.));  y = scan(x, dt, B, C)
+//   h + out_proj(group_norm(y silu(z)))
+#pragma once
+#include "model/layers/layer.h"
+
+namespace nestling {
+
+struct MambaActs {
+  NormActs norm;
+  View z;                    // [T, H, P]
+  View x_raw, B_raw, C_raw;  // [T, H*P], [T, N*G], [T, N*G] before the convolution
+  View x;                    // [T, H, P]  after it
+  View B, C;                 // [T, N, G]
+  View dt;                   // [T, H]     raw
+  View chunk_states;         // [chunks, H, P, N]
+  View y;                    // [T, H, P]
+  View group_rstd;           // [T, G]
+  View gated;                // [T, H, P]
+};
+
+// output [T, D] may not be input [T, D].
+MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstView input,
+                        View output, const MambaCache* cache);
+void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+                    const MambaActs& acts, View dh);
+// h [B, D] in place.
+void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache& cache, View h);
+
+}  // namespace nestling

@@ -1,0 +1,101 @@
+#include "model/layers/moe.h"
+
+#include "kernels/ops/activation.h"
+#include "kernels/ops/experts.h"
+#include "kernels/ops/linear.h"
+
+namespace nestling {
+
+namespace {
+
+void route(LayerRun& run, const MoeParams<ConstView>& w, MoeActs& a) {
+  Context& ctx = run.ctx;
+  Arena& arena = run.arena;
+  const int64_t tokens = a.norm.normed.dim(0);
+  const int64_t experts = w.gate.dim(0);
+  const int64_t k = run.config.top_k;
+  a.logits = arena.alloc(DType::kF32, {tokens, experts});
+  a.index = arena.alloc(DType::kI32, {tokens, k});
+  a.weight = arena.alloc(DType::kF32, {tokens, k});
+  a.offsets = arena.alloc(DType::kI32, {experts + 1});
+  a.order = arena.alloc(DType::kI32, {tokens * k});
+  linear_forward(ctx, {.y = a.logits, .x = a.norm.normed, .w = w.gate});
+  gate_forward(ctx, {.index = a.index,
+                     .weight = a.weight,
+                     .logits = a.logits,
+                     .bias = w.gate_bias,
+                     .rule = run.config.gate});
+  expert_sort(ctx, {.offsets = a.offsets, .order = a.order, .index = a.index});
+}
+
+void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
+                     const MoeActs& a, View dh, View dnormed) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(run.arena);
+  const auto like = [&](ConstView x) { return run.arena.alloc(DType::kF32, {x.dim(0), x.dim(1)}); };
+  const View drows = like(a.rows);
+  const View dact = like(a.act);
+  const View dweight = like(a.weight);
+  const View dlogits = like(a.logits);
+  expert_combine_backward(ctx, {.drows = drows,
+                                .dweight = dweight,
+                                .dy = dh,
+                                .rows = a.down,
+                                .weight = a.weight,
+                                .order = a.order});
+  expert_linear_backward(
+      ctx, {.dx = dact, .dw = g.down, .dy = drows, .x = a.act, .w = w.down, .offsets = a.offsets});
+  squared_relu_backward(ctx, {.dx = dact, .dy = dact, .x = a.up});
+  expert_linear_backward(
+      ctx, {.dx = drows, .dw = g.up, .dy = dact, .x = a.rows, .w = w.up, .offsets = a.offsets});
+  expert_gather_backward(ctx, {.dx = dnormed, .drows = drows, .order = a.order});
+  gate_backward(ctx, {.dlogits = dlogits,
+                      .dweight = dweight,
+                      .index = a.index,
+                      .logits = a.logits,
+                      .rule = run.config.gate});
+  linear_backward(ctx, {.dx = dnormed,
+                        .dw = g.gate,
+                        .dy = dlogits,
+                        .x = a.norm.normed,
+                        .w = w.gate,
+                        .accumulate_dx = true});
+}
+
+}  // namespace
+
+MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView input, View output) {
+  Context& ctx = run.ctx;
+  MoeActs a;
+  a.norm = layer_norm_forward(run, w.norm, input);
+  route(run, w, a);
+  const int64_t pairs = a.order.dim(0);
+  const int64_t width = w.up.dim(1);
+  a.rows = run.arena.alloc(DType::kF32, {pairs, input.dim(1)});
+  a.up = run.arena.alloc(DType::kF32, {pairs, width});
+  a.act = run.arena.alloc(DType::kF32, {pairs, width});
+  a.down = run.arena.alloc(DType::kF32, {pairs, input.dim(1)});
+  expert_gather(ctx, {.rows = a.rows, .x = a.norm.normed, .order = a.order});
+  expert_linear_forward(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
+  squared_relu_forward(ctx, {.y = a.act, .x = a.up});
+  expert_linear_forward(ctx, {.y = a.down, .x = a.act, .w = w.down, .offsets = a.offsets});
+  copy(output, input);
+  expert_combine(
+      ctx, {.y = output, .rows = a.down, .weight = a.weight, .order = a.order, .accumulate = true});
+  if (w.shared_up)
+    a.shared = ffn_products_forward(run, w.shared_up, w.shared_down, a.norm.normed, output);
+  return a;
+}
+
+void moe_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
+                  const MoeActs& a, View dh) {
+  const Arena::Mark mark(run.arena);
+  const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
+  routed_backward(run, w, g, a, dh, dnormed);
+  if (w.shared_up)
+    ffn_products_backward(run, w.shared_up, w.shared_down, g.shared_up, g.shared_down, a.shared,
+                          a.norm.normed, dh, dnormed, true);
+  layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
+}
+
+}  // namespace nestling

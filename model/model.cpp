@@ -1,0 +1,120 @@
+#include "model/model.h"
+
+#include "kernels/ops/embedding.h"
+#include "kernels/ops/linear.h"
+#include "kernels/ops/rms_norm.h"
+
+namespace nestling {
+
+namespace {
+
+LayerActs forward_layer(LayerRun& run, const LayerParams<ConstView>& w, ConstView input,
+                        View output, const LayerCache* cache) {
+  if (const auto* m = std::get_if<MambaParams<ConstView>>(&w))
+    return mamba_forward(run, *m, input, output, cache ? &cache->mamba : nullptr);
+  if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w))
+    return attention_layer_forward(run, *a, input, output, cache ? &cache->attention : nullptr);
+  if (const auto* f = std::get_if<FfnParams<ConstView>>(&w))
+    return ffn_forward(run, *f, input, output);
+  return moe_forward(run, std::get<MoeParams<ConstView>>(w), input, output);
+}
+
+void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerParams<View>& g,
+                    const LayerActs& acts, View dh) {
+  if (const auto* m = std::get_if<MambaActs>(&acts))
+    return mamba_backward(run, std::get<MambaParams<ConstView>>(w), std::get<MambaParams<View>>(g),
+                          *m, dh);
+  if (const auto* a = std::get_if<AttentionActs>(&acts))
+    return attention_layer_backward(run, std::get<AttentionParams<ConstView>>(w),
+                                    std::get<AttentionParams<View>>(g), *a, dh);
+  if (const auto* f = std::get_if<FfnActs>(&acts))
+    return ffn_backward(run, std::get<FfnParams<ConstView>>(w), std::get<FfnParams<View>>(g), *f,
+                        dh);
+  moe_backward(run, std::get<MoeParams<ConstView>>(w), std::get<MoeParams<View>>(g),
+               std::get<MoeActs>(acts), dh);
+}
+
+// A layer without state: its step is its forward on B tokens that do not see each other.
+void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(ctx.scratch());
+  const int32_t offsets[] = {0, static_cast<int32_t>(h.dim(0))};
+  LayerRun one{.ctx = ctx,
+               .arena = ctx.scratch(),
+               .config = run.config,
+               .segments = Segments(offsets),
+               .save = false};
+  const View output = ctx.scratch().alloc(DType::kF32, {h.dim(0), h.dim(1)});
+  forward_layer(one, w, h, output, nullptr);
+  copy(h, output);
+}
+
+}  // namespace
+
+ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+                        const std::vector<LayerCache>* caches) {
+  const int64_t count = tokens.dim(0);
+  const int64_t width = w.embeddings.dim(1);
+  NESTLING_CHECK(run.segments.tokens() == count, "segments cover ", run.segments.tokens(),
+                 " tokens, the batch holds ", count);
+  ModelActs acts;
+  const auto stream = [&] { return run.arena.alloc(DType::kF32, {count, width}); };
+  View h = stream();
+  View spare = run.save ? View() : stream();  // inference alternates between two streams
+  embedding_forward(run.ctx, {.y = h, .table = w.embeddings, .ids = tokens});
+  for (size_t l = 0; l < w.layers.size(); ++l) {
+    const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
+    if (run.save) {
+      const View next = stream();
+      acts.layers.push_back(forward_layer(run, w.layers[l], h, next, cache));
+      h = next;
+    } else {
+      const Arena::Mark mark(run.arena);
+      forward_layer(run, w.layers[l], h, spare, cache);
+      std::swap(h, spare);
+    }
+  }
+  acts.final_norm = layer_norm_forward(run, w.final_norm, h);
+  return acts;
+}
+
+void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+                    const ModelActs& acts, ConstView tokens, View dnormed) {
+  const NormActs& last = acts.final_norm;
+  NESTLING_CHECK(acts.layers.size() == w.layers.size(), "backward of a forward that saved nothing");
+  rms_norm_backward(run.ctx, {.dx = dnormed,
+                              .dw = g.final_norm,
+                              .dy = dnormed,
+                              .x = last.input,
+                              .w = w.final_norm,
+                              .rstd = last.rstd});
+  for (size_t l = w.layers.size(); l-- > 0;)
+    backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
+  embedding_backward(run.ctx, {.dtable = g.embeddings, .dy = dnormed, .ids = tokens});
+}
+
+void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+                const std::vector<LayerCache>& caches, View normed) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(ctx.scratch());
+  const int64_t batch = tokens.dim(0);
+  const View h = ctx.scratch().alloc(DType::kF32, {batch, w.embeddings.dim(1)});
+  embedding_forward(ctx, {.y = h, .table = w.embeddings, .ids = tokens});
+  for (size_t l = 0; l < w.layers.size(); ++l) {
+    if (const auto* m = std::get_if<MambaParams<ConstView>>(&w.layers[l]))
+      mamba_step(run, *m, caches[l].mamba, h);
+    else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w.layers[l]))
+      attention_layer_step(run, *a, caches[l].attention, h);
+    else
+      step_stateless(run, w.layers[l], h);
+  }
+  const View rstd = ctx.scratch().alloc(DType::kF32, {batch});
+  rms_norm_forward(ctx,
+                   {.y = normed, .rstd = rstd, .x = h, .w = w.final_norm, .eps = run.config.eps});
+}
+
+void model_logits(Context& ctx, const ModelParams<ConstView>& w, ConstView normed, View out) {
+  linear_forward(ctx, {.y = out, .x = normed, .w = w.head});
+}
+
+}  // namespace nestling

@@ -1,0 +1,35 @@
+// model.h - embedding, the residual layers in order, the final norm; forward, backward and
+// one-token step. The output projection belongs to the loss (kernels/ops/loss.h) or to logits().
+//
+// Shapes        tokens [T] i32, T the tokens of a micro-batch in segments; hidden states [T, D]
+// Sizes         the widths are those of the parameter views: prefix views run a smaller size.
+// Determinism   same inputs, widths, threads and device: same bits.
+#pragma once
+#include "model/layers/attention.h"
+#include "model/layers/ffn.h"
+#include "model/layers/mamba.h"
+#include "model/layers/moe.h"
+
+namespace nestling {
+
+using LayerActs = std::variant<MambaActs, AttentionActs, FfnActs, MoeActs>;
+
+struct ModelActs {
+  std::vector<LayerActs> layers;  // empty unless saved
+  NormActs final_norm;            // .normed [T, D] is what the output projection reads
+};
+
+// With run.save, activations stay in run.arena until the caller's mark dies. caches, if given, has
+// one entry a layer and receives the state after every segment.
+ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+                        const std::vector<LayerCache>* caches = nullptr);
+// dnormed [T, D]: gradient of final_norm.normed; overwritten.
+void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+                    const ModelActs& acts, ConstView tokens, View dnormed);
+// One token for each of B sequences: normed [B, D] is overwritten with the final hidden states.
+void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+                const std::vector<LayerCache>& caches, View normed);
+// out [T, V] = normed W_head^T, f32.
+void model_logits(Context& ctx, const ModelParams<ConstView>& w, ConstView normed, View out);
+
+}  // namespace nestling

@@ -1,0 +1,26 @@
+#include "model/parameters.h"
+
+namespace nestling {
+
+int64_t ParameterSpec::size() const {
+  int64_t n = 1;
+  for (const Dim& d : dims) n *= d.extent;
+  return n;
+}
+
+std::string ParameterSpec::published_of(int64_t expert) const {
+  const size_t at = published.find("{e}");
+  if (at == std::string::npos) return published;
+  return published.substr(0, at) + std::to_string(expert) + published.substr(at + 3);
+}
+
+std::vector<ParameterSpec> parameter_list(const ModelConfig& config) {
+  struct Nothing {};
+  std::vector<ParameterSpec> list;
+  ModelParams<Nothing> fields;
+  visit_parameters(config, fields,
+                   [&](Nothing&, const ParameterSpec& spec) { list.push_back(spec); });
+  return list;
+}
+
+}  // namespace nestling

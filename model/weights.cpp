@@ -1,0 +1,118 @@
+#include "model/weights.h"
+
+#include <cmath>
+
+#include "kernels/core/rng.h"
+#include "kernels/ops/elementwise.h"
+
+namespace nestling {
+
+namespace {
+
+constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+
+double draw(const ParameterSpec& spec, const ModelConfig& config, Rng& rng) {
+  switch (spec.init) {
+    case Init::kNormal:
+      return 0.02 * rng.normal();
+    case Init::kNormalResidual:
+      return 0.02 / std::sqrt(static_cast<double>(config.layers())) * rng.normal();
+    case Init::kOne:
+      return 1.0;
+    case Init::kZero:
+      return 0.0;
+    case Init::kConv: {
+      const double bound = 1.0 / std::sqrt(static_cast<double>(config.conv_kernel));
+      return rng.uniform(-bound, bound);
+    }
+    case Init::kALog:
+      return std::log(rng.uniform(1.0, 16.0));
+    case Init::kDtBias: {
+      const double dt = std::exp(rng.uniform(std::log(1e-3), std::log(1e-1)));
+      return dt + std::log(-std::expm1(-dt));  // softplus of this is dt
+    }
+  }
+  throw Error("unknown initialisation");
+}
+
+// Shape of a spec as a view's extents.
+View shaped(std::byte* data, DType dtype, Device device, const ParameterSpec& spec) {
+  Extents shape{};
+  for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
+  return {data, dtype, device, shape, static_cast<int>(spec.dims.size())};
+}
+
+}  // namespace
+
+Weights::Weights(const ModelConfig& config, Device device, WeightsOptions options)
+    : config_(config), device_(device), options_(options), specs_(parameter_list(config)) {
+  NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
+                 "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");
+  int64_t total = 0;
+  for (const ParameterSpec& spec : specs_) {
+    offsets_.push_back(total);
+    total += (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
+  }
+  master_ = Tensor(device, DType::kF32, {total});
+  if (options.gradients) grads_ = Tensor(device, DType::kF32, {total});
+  if (options.compute == DType::kBF16) low_ = Tensor(device, DType::kBF16, {total});
+}
+
+View Weights::at(Tensor& pool, int64_t i, DType dtype) {
+  const auto index = static_cast<size_t>(i);
+  std::byte* base = pool.view().data();
+  if (base != nullptr) base += offsets_[index] * dtype_bytes(dtype);
+  return shaped(base, dtype, device_, specs_[index]);
+}
+
+View Weights::grad(int64_t i) {
+  if (!grads_ || !specs_[static_cast<size_t>(i)].trained) return {};
+  return at(grads_, i, DType::kF32);
+}
+
+View Weights::low(int64_t i) {
+  if (!low_ || !specs_[static_cast<size_t>(i)].product) return {};
+  return at(low_, i, DType::kBF16);
+}
+
+ModelParams<ConstView> Weights::params() {
+  return bind_parameters<ConstView>(config_, [&](int64_t i) -> ConstView {
+    const View copy = low(i);
+    return copy ? copy : master(i);
+  });
+}
+
+ModelParams<View> Weights::grads() {
+  return bind_parameters<View>(config_, [&](int64_t i) { return grad(i); });
+}
+
+void Weights::initialize(uint64_t seed) {
+  NESTLING_CHECK(device_ != Device::kNull, "the null device holds no weights to initialise");
+  for (int64_t i = 0; i < count(); ++i) {
+    const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
+    Rng rng(seed, static_cast<uint64_t>(i));
+    Tensor host(Device::kCpu, DType::kF32, {spec.size()});
+    for (int64_t k = 0; k < spec.size(); ++k)
+      host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
+    copy(master(i).reshape({spec.size()}), host.view());
+  }
+  Context ctx(device_);
+  refresh_low(ctx);
+}
+
+void Weights::refresh_low(Context& ctx) {
+  for (int64_t i = 0; i < count(); ++i)
+    if (const View copy = low(i)) cast(ctx, copy, master(i));
+}
+
+void Weights::zero_gradients() {
+  if (grads_) fill_zero(grads_.view());
+}
+
+int64_t Weights::parameter_count() const {
+  int64_t n = 0;
+  for (const ParameterSpec& spec : specs_) n += spec.size();
+  return n;
+}
+
+}  // namespace nestling

@@ -1,0 +1,56 @@
+// weights.h - the memory behind the parameter list.
+//
+// Pools         one allocation each for master weights, gradients and low-precision copies; every
+//               tensor starts on a 256-byte boundary. `flat_gradients` is all gradients as one
+//               view, which is what data parallelism reduces.
+// Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
+// copy,
+//               which the products read; refresh_low() rounds the masters into it.
+// Null device   extents only.
+// Threads       one writer at a time.
+#pragma once
+#include <vector>
+
+#include "kernels/core/context.h"
+#include "kernels/core/tensor.h"
+#include "model/parameters.h"
+
+namespace nestling {
+
+struct WeightsOptions {
+  DType compute = DType::kF32;  // kF32 or kBF16
+  bool gradients = false;
+};
+
+class Weights {
+ public:
+  Weights(const ModelConfig& config, Device device, WeightsOptions options);
+
+  const std::vector<ParameterSpec>& specs() const { return specs_; }
+  int64_t count() const { return static_cast<int64_t>(specs_.size()); }
+  View master(int64_t i) { return at(master_, i, DType::kF32); }
+  ConstView master(int64_t i) const { return const_cast<Weights*>(this)->master(i); }
+  View grad(int64_t i);  // absent for a buffer, or without gradients
+  View low(int64_t i);   // absent in f32, or where the parameter is no product operand
+  View flat_gradients() { return grads_.view(); }
+
+  // What the layers read: the low copy where there is one, else the master.
+  ModelParams<ConstView> params();
+  ModelParams<View> grads();
+
+  void initialize(uint64_t seed);  // fresh weights by each spec's Init; refreshes the low copies
+  void refresh_low(Context& ctx);
+  void zero_gradients();
+  int64_t parameter_count() const;  // trained or not, buffers included
+
+ private:
+  View at(Tensor& pool, int64_t i, DType dtype);
+  ModelConfig config_;
+  Device device_;
+  WeightsOptions options_;
+  std::vector<ParameterSpec> specs_;
+  std::vector<int64_t> offsets_;  // elements into each pool
+  Tensor master_, grads_, low_;
+};
+
+}  // namespace nestling
