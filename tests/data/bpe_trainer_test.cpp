@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "kernels/core/rng.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace nestling {
@@ -112,6 +113,19 @@ TEST(BpeTrainer, TrainsATokenizerThatRoundTrips) {
   // Special tokens leave no merges behind.
   for (const std::string& merge : merges_of(t.source()))
     EXPECT_EQ(merge.find('<'), std::string::npos);
+}
+
+TEST(BpeTrainer, LearnsWhatTheTokenizersPackageLearns) {
+  const auto golden = source_dir() / "tests" / "golden" / "bpe_trainer";
+  const auto want = read_json(golden / "expected.json");
+  BpeTrainer trainer({.vocab_size = want.json()["vocab_size"],
+                      .special_tokens = want.json()["special_tokens"],
+                      .regex = want.json()["regex"],
+                      .min_frequency = want.json()["min_frequency"]});
+  trainer.add_file(golden / "text.txt");
+  const Json model = Json::parse(trainer.train())["model"];
+  EXPECT_EQ(model["merges"], want.json()["merges"]);
+  EXPECT_EQ(model["vocab"], want.json()["vocab"]);
 }
 
 TEST(BpeTrainer, RefusesWhatCannotBe) {
