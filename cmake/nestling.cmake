@@ -7,6 +7,8 @@ add_library(nestling_flags INTERFACE)
 target_include_directories(nestling_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(nestling_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Werror -Wno-psabi -Wno-restrict -march=x86-64-v3 -mtune=generic -ffp-contract=fast>)
+target_compile_options(nestling_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-psabi,-Wno-restrict,-Werror --Werror=all-warnings>)
 if(NESTLING_SANITIZE)
   target_compile_options(nestling_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${NESTLING_SANITIZE} -fno-omit-frame-pointer>)
@@ -25,22 +27,49 @@ function(nestling_library name)
 endfunction()
 
 # nestling_test(kernels/linear_test USES kernels): tests/kernels/linear_test.cpp as one ctest entry.
-# LABELS slow keeps it out of the fast suite; RANKS 4 runs it under mpirun.
+# LABELS slow keeps it out of the fast suite. RANKS 4 runs it under mpirun with the main of
+# tests/support/mpi_main.cpp; RANKS 1 2 4 makes an entry for each, kernels/comm_test.2ranks and so on.
 function(nestling_test path)
-  cmake_parse_arguments(ARG "" "RANKS" "USES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "USES;LIBS;LABELS;RANKS" ${ARGN})
   string(REPLACE "/" "_" name ${path})
   add_executable(${name} ${path}.cpp)
   foreach(used ${ARG_USES})
     target_link_libraries(${name} PRIVATE nestling_${used})
   endforeach()
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock)
-  if(ARG_RANKS)
-    target_link_libraries(${name} PRIVATE MPI::MPI_CXX)
-    add_test(NAME ${path} COMMAND ${PROJECT_SOURCE_DIR}/launch/mpirun.sh ${ARG_RANKS} $<TARGET_FILE:${name}>)
-  else()
+  if(NOT ARG_RANKS)
     target_link_libraries(${name} PRIVATE nestling_test_main)
     add_test(NAME ${path} COMMAND ${name})
+    nestling_test_properties(${path} 1 ${path} "${ARG_LABELS}")
+    return()
   endif()
-  set_tests_properties(${path} PROPERTIES TIMEOUT 600 LABELS "${ARG_LABELS}"
-    ENVIRONMENT "GTEST_OUTPUT=json:${CMAKE_BINARY_DIR}/test_results/;NESTLING_SOURCE_DIR=${PROJECT_SOURCE_DIR};NESTLING_BINARY_DIR=${CMAKE_BINARY_DIR}")
+  target_link_libraries(${name} PRIVATE nestling_mpi_test_main)
+  list(LENGTH ARG_RANKS runs)
+  foreach(ranks ${ARG_RANKS})
+    set(entry ${path})
+    if(runs GREATER 1)
+      set(entry ${path}.${ranks}ranks)
+    endif()
+    add_test(NAME ${entry}
+      COMMAND ${PROJECT_SOURCE_DIR}/launch/mpirun.sh ${ranks} $<TARGET_FILE:${name}>)
+    nestling_test_properties(${entry} ${ranks} ${entry} "${ARG_LABELS}")
+  endforeach()
+endfunction()
+
+# A test of PROCESSORS cores that writes its report to test_results/REPORT.json.
+function(nestling_test_properties entry processors report labels)
+  string(REPLACE "/" "_" report ${report})
+  set_tests_properties(${entry} PROPERTIES TIMEOUT 600 LABELS "${labels}" PROCESSORS ${processors}
+    ENVIRONMENT "GTEST_OUTPUT=json:${CMAKE_BINARY_DIR}/test_results/${report}.json;NESTLING_SOURCE_DIR=${PROJECT_SOURCE_DIR};NESTLING_BINARY_DIR=${CMAKE_BINARY_DIR}")
+endfunction()
+
+# nestling_exit_test(kernels/x.case CODE 1 MATCH regex NEVER regex SECONDS 60 COMMAND a b c): the
+# command ends in time with that exit code (NONZERO: any but 0), having written what MATCH names.
+function(nestling_exit_test entry)
+  cmake_parse_arguments(ARG "" "CODE;MATCH;NEVER;SECONDS" "COMMAND" ${ARGN})
+  add_test(NAME ${entry} COMMAND ${CMAKE_COMMAND} "-DCOMMAND=${ARG_COMMAND}" -DCODE=${ARG_CODE}
+    "-DMATCH=${ARG_MATCH}" "-DNEVER=${ARG_NEVER}" -DSECONDS=${ARG_SECONDS}
+    -P ${PROJECT_SOURCE_DIR}/tests/support/expect_exit.cmake)
+  math(EXPR limit "${ARG_SECONDS} + 30")
+  set_tests_properties(${entry} PROPERTIES TIMEOUT ${limit})
 endfunction()

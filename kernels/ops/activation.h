@@ -29,4 +29,11 @@ void squared_relu_backward(Context& ctx, const SquaredReluBackward& a);
 void gated_silu_forward(Context& ctx, const GatedSiluForward& a);
 void gated_silu_backward(Context& ctx, const GatedSiluBackward& a);
 
+namespace cpu {
+void run(Context& ctx, const SquaredReluForward& a);
+void run(Context& ctx, const SquaredReluBackward& a);
+void run(Context& ctx, const GatedSiluForward& a);
+void run(Context& ctx, const GatedSiluBackward& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -35,4 +35,9 @@ void adamw_step(Context& ctx, const AdamWStep& a);
 // sqrt(sum of squares) over all tensors, in f64. Infinite or NaN gradients show in the result.
 double global_norm(Context& ctx, std::span<const ConstView> grads);
 
+namespace cpu {
+void run(Context& ctx, const AdamWStep& a);
+double run_global_norm(Context& ctx, std::span<const ConstView> grads);
+}  // namespace cpu
+
 }  // namespace nestling

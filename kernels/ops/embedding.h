@@ -23,4 +23,9 @@ struct EmbeddingBackward {
 void embedding_forward(Context& ctx, const EmbeddingForward& a);
 void embedding_backward(Context& ctx, const EmbeddingBackward& a);
 
+namespace cpu {
+void run(Context& ctx, const EmbeddingForward& a);
+void run(Context& ctx, const EmbeddingBackward& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -27,4 +27,9 @@ struct MaskBackward {
 void mask_forward(Context& ctx, const MaskForward& a);
 void mask_backward(Context& ctx, const MaskBackward& a);
 
+namespace cpu {
+void run(Context& ctx, const MaskForward& a);
+void run(Context& ctx, const MaskBackward& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -27,4 +27,8 @@ struct Sample {
 
 void sample(Context& ctx, const Sample& a);
 
+namespace cpu {
+void run(Context& ctx, const Sample& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -1,0 +1,73 @@
+#include "data/atomic_file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "kernels/core/check.h"
+
+namespace nestling {
+namespace {
+
+constexpr size_t kBufferBytes = size_t{1} << 20;
+
+void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::path& file) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    NESTLING_CHECK(n > 0, "cannot write ", file.string(), ": ", std::strerror(errno));
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+}
+
+// A rename is on disk once its folder is.
+void sync_folder(const std::filesystem::path& file) {
+  const auto folder = file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  NESTLING_CHECK(fd >= 0, "cannot open ", folder.string(), ": ", std::strerror(errno));
+  const int failed = ::fsync(fd);
+  const int why = errno;
+  ::close(fd);
+  NESTLING_CHECK(failed == 0, "cannot sync ", folder.string(), ": ", std::strerror(why));
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(const std::filesystem::path& file)
+    : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
+  fd_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  NESTLING_CHECK(fd_ >= 0, "cannot create ", aside_.string(), ": ", std::strerror(errno));
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(aside_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  NESTLING_CHECK(fd_ >= 0, path_.string(), " was already committed");
+  size_ += static_cast<int64_t>(bytes.size());
+  if (buffer_.size() + bytes.size() > kBufferBytes) flush();
+  if (bytes.size() >= kBufferBytes) return write_all(fd_, bytes, aside_);
+  buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+}
+
+void AtomicFile::flush() {
+  write_all(fd_, buffer_, aside_);
+  buffer_.clear();
+}
+
+void AtomicFile::commit() {
+  NESTLING_CHECK(fd_ >= 0, path_.string(), " was already committed");
+  flush();
+  NESTLING_CHECK(::fsync(fd_) == 0, "cannot sync ", aside_.string(), ": ", std::strerror(errno));
+  NESTLING_CHECK(::rename(aside_.c_str(), path_.c_str()) == 0, "cannot rename ", aside_.string(),
+                 " to ", path_.string(), ": ", std::strerror(errno));
+  ::close(fd_);
+  fd_ = -1;
+  sync_folder(path_);
+}
+
+}  // namespace nestling

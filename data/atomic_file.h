@@ -1,0 +1,39 @@
+// atomic_file.h - a file that is whole or absent.
+//
+// Bytes go to "<path>.tmp.<pid>" in the same folder; commit() syncs them to disk, renames onto
+// `path`, and syncs the folder. Without commit (an exception on the way) the destructor removes the
+// file written aside and what was at `path` stays.
+// Errors        every failure of the system throws Error of kind kRuntime naming the file.
+// Threads       one thread at a time.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace nestling {
+
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& file);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  int64_t size() const { return size_; }  // bytes given to write() so far
+  void commit();
+
+ private:
+  void flush();
+  std::filesystem::path path_;
+  std::filesystem::path aside_;
+  std::vector<std::byte> buffer_;
+  int64_t size_ = 0;
+  int fd_ = -1;
+};
+
+}  // namespace nestling

@@ -1,0 +1,164 @@
+// adamw.cu - AdamW and the gradient norm over any number of tensors, one launch each: a block looks
+// up the tensor its chunk belongs to in a table sent along with the launch.
+#include <cmath>
+#include <vector>
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/stream_state.h"
+#include "kernels/ops/adamw.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kChunk = 16384;  // elements a block
+
+struct Entry {
+  float* master;
+  float* m;
+  float* v;
+  const float* grad;
+  __nv_bfloat16* low;   // null: none
+  int64_t first_chunk;  // of this tensor among all
+  int64_t size;
+  int64_t cols, grad_pitch, low_pitch;  // element i: row i / cols, column i % cols
+  float lr, decay;
+};
+
+struct Step {
+  const Entry* entries;
+  int64_t tensors;
+  float beta1, beta2, eps, grad_scale;
+  float correction1, correction2;  // 1 - beta^t
+};
+
+// The tensor of a chunk: the last whose first chunk is not behind it.
+__device__ const Entry& entry_of(const Entry* entries, int64_t tensors, int64_t chunk) {
+  int64_t low = 0;
+  int64_t high = tensors - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (entries[middle].first_chunk <= chunk)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return entries[low];
+}
+
+__global__ void adamw_kernel(Step s) {
+  const Entry e = entry_of(s.entries, s.tensors, blockIdx.x);
+  const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
+  const int64_t end = min(e.size, begin + kChunk);
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const int64_t row = i / e.cols;
+    const int64_t col = i % e.cols;
+    const float g = e.grad[row * e.grad_pitch + col] * s.grad_scale;
+    const float m = s.beta1 * e.m[i] + (1.0f - s.beta1) * g;
+    const float v = s.beta2 * e.v[i] + (1.0f - s.beta2) * g * g;
+    const float w = e.master[i];
+    const float step = (m / s.correction1) / (sqrtf(v / s.correction2) + s.eps);
+    const float next = w - e.lr * (step + e.decay * w);
+    e.m[i] = m;
+    e.v[i] = v;
+    e.master[i] = next;
+    if (e.low != nullptr) e.low[row * e.low_pitch + col] = __float2bfloat16_rn(next);
+  }
+}
+
+__global__ void squares_kernel(double* parts, const Entry* entries, int64_t tensors) {
+  const Entry e = entry_of(entries, tensors, blockIdx.x);
+  const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
+  const int64_t end = min(e.size, begin + kChunk);
+  double sum = 0.0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const double g = e.grad[i / e.cols * e.grad_pitch + i % e.cols];
+    sum += g * g;
+  }
+  sum = block_sum<kThreads>(sum);
+  if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+int64_t cols_of(ConstView v) {
+  return v.dim(v.rank() - 1);
+}
+int64_t chunks_of(int64_t size) {
+  return (size + kChunk - 1) / kChunk;
+}
+
+// The table in scratch; the copy has left the host's memory when this returns.
+const Entry* upload(Context& ctx, const std::vector<Entry>& entries) {
+  const auto bytes = static_cast<int64_t>(entries.size() * sizeof(Entry));
+  std::byte* table = ctx.scratch().alloc(DType::kU8, {bytes}).data();
+  NESTLING_CUDA(cudaMemcpyAsync(table, entries.data(), static_cast<size_t>(bytes),
+                                cudaMemcpyHostToDevice, ctx.cuda().stream));
+  return reinterpret_cast<const Entry*>(table);
+}
+
+}  // namespace
+
+void run(Context& ctx, const AdamWStep& a) {
+  std::vector<Entry> entries;
+  int64_t chunks = 0;
+  for (const AdamWTensor& t : a.tensors) {
+    if (t.master.size() == 0) continue;
+    entries.push_back({.master = t.master.ptr<float>(),
+                       .m = t.m.ptr<float>(),
+                       .v = t.v.ptr<float>(),
+                       .grad = t.grad.ptr<float>(),
+                       .low = t.low ? reinterpret_cast<__nv_bfloat16*>(t.low.ptr<bf16>()) : nullptr,
+                       .first_chunk = chunks,
+                       .size = t.master.size(),
+                       .cols = cols_of(t.master),
+                       .grad_pitch = t.grad.pitch(),
+                       .low_pitch = t.low ? t.low.pitch() : 0,
+                       .lr = t.lr,
+                       .decay = t.decay});
+    chunks += chunks_of(t.master.size());
+  }
+  if (chunks == 0) return;
+  const Arena::Mark mark(ctx.scratch());
+  const auto t = static_cast<double>(a.step);
+  const Step step{.entries = upload(ctx, entries),
+                  .tensors = static_cast<int64_t>(entries.size()),
+                  .beta1 = a.beta1,
+                  .beta2 = a.beta2,
+                  .eps = a.eps,
+                  .grad_scale = a.grad_scale,
+                  .correction1 = static_cast<float>(1.0 - std::pow(double{a.beta1}, t)),
+                  .correction2 = static_cast<float>(1.0 - std::pow(double{a.beta2}, t))};
+  adamw_kernel<<<static_cast<unsigned>(chunks), kThreads, 0, ctx.cuda().stream>>>(step);
+  NESTLING_CUDA_LAUNCH(adamw_kernel);
+}
+
+double global_norm(Context& ctx, std::span<const ConstView> grads) {
+  std::vector<Entry> entries;
+  int64_t chunks = 0;
+  for (const ConstView& g : grads) {
+    if (g.size() == 0) continue;
+    entries.push_back({.grad = g.ptr<float>(),
+                       .first_chunk = chunks,
+                       .size = g.size(),
+                       .cols = cols_of(g),
+                       .grad_pitch = g.pitch()});
+    chunks += chunks_of(g.size());
+  }
+  if (chunks == 0) return 0.0;
+  const Arena::Mark mark(ctx.scratch());
+  const View parts = ctx.scratch().alloc(DType::kF64, {chunks});
+  const Entry* table = upload(ctx, entries);
+  squares_kernel<<<static_cast<unsigned>(chunks), kThreads, 0, ctx.cuda().stream>>>(
+      parts.ptr<double>(), table, static_cast<int64_t>(entries.size()));
+  NESTLING_CUDA_LAUNCH(squares_kernel);
+  Tensor host(Device::kCpu, DType::kF64, {chunks});
+  copy(host, parts);  // waits for the kernel
+  double sum = 0.0;
+  for (int64_t i = 0; i < chunks; ++i) sum += host.ptr<double>()[i];
+  return std::sqrt(sum);
+}
+
+}  // namespace nestling::cuda

@@ -1,0 +1,153 @@
+// linear.cu - the linear layer: products by cuBLASLt, rounding to bf16 and biases by own kernels.
+#include <algorithm>
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/stream_state.h"
+#include "kernels/ops/linear.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 4096;
+constexpr int64_t kMaxParts = 64;  // of the rows of dy whose columns are summed apart
+
+unsigned blocks_for(int64_t items) {
+  return static_cast<unsigned>(std::min((items + kThreads - 1) / kThreads, kMaxBlocks));
+}
+
+__device__ float load(const float* p) {
+  return *p;
+}
+__device__ float load(const __nv_bfloat16* p) {
+  return __bfloat162float(*p);
+}
+
+__global__ void round_kernel(__nv_bfloat16* to, const float* from, int64_t rows, int64_t cols,
+                             int64_t to_pitch, int64_t from_pitch) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * cols;
+       i += int64_t{gridDim.x} * kThreads) {
+    const int64_t r = i / cols;
+    const int64_t c = i % cols;
+    to[r * to_pitch + c] = __float2bfloat16_rn(from[r * from_pitch + c]);
+  }
+}
+
+// to = from + bias; f32 in place, or from f32 scratch into bf16.
+__global__ void add_bias_kernel(float* y, __nv_bfloat16* low, const float* bias, int64_t rows,
+                                int64_t cols, int64_t y_pitch, int64_t low_pitch) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * cols;
+       i += int64_t{gridDim.x} * kThreads) {
+    const int64_t r = i / cols;
+    const int64_t c = i % cols;
+    const float sum = y[r * y_pitch + c] + bias[c];
+    if (low != nullptr)
+      low[r * low_pitch + c] = __float2bfloat16_rn(sum);
+    else
+      y[r * y_pitch + c] = sum;
+  }
+}
+
+// parts [gridDim.y, cols]: the sums of the columns over one run of rows each.
+template <class T>
+__global__ void column_parts_kernel(float* parts, const T* dy, int64_t rows, int64_t cols,
+                                    int64_t pitch) {
+  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  const int64_t per = (rows + gridDim.y - 1) / gridDim.y;
+  const int64_t end = min(rows, (int64_t{blockIdx.y} + 1) * per);
+  float sum = 0.0f;
+  for (int64_t r = int64_t{blockIdx.y} * per; r < end; ++r) sum += load(dy + r * pitch + c);
+  parts[int64_t{blockIdx.y} * cols + c] = sum;
+}
+
+__global__ void add_column_parts_kernel(float* to, const float* parts, int64_t count,
+                                        int64_t cols) {
+  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  float sum = 0.0f;
+  for (int64_t i = 0; i < count; ++i) sum += parts[i * cols + c];
+  to[c] += sum;
+}
+
+auto* bf16_of(View v) {
+  return reinterpret_cast<__nv_bfloat16*>(v.ptr<bf16>());
+}
+auto* bf16_of(ConstView v) {
+  return reinterpret_cast<const __nv_bfloat16*>(v.ptr<bf16>());
+}
+
+// Scratch [rows, cols] whose rows start at multiples of 16 bytes.
+View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols) {
+  const int64_t per = 16 / dtype_bytes(dtype);
+  return ctx.scratch().alloc(dtype, {rows, (cols + per - 1) / per * per}).prefix(1, cols);
+}
+
+// x as the products with w read it: rounded to bf16 where w is bf16 and x is not.
+ConstView like_weight(Context& ctx, ConstView x, ConstView w) {
+  if (x.dtype() == w.dtype()) return x;
+  const View low = aligned_scratch(ctx, DType::kBF16, x.dim(0), x.dim(1));
+  round_kernel<<<blocks_for(x.size()), kThreads, 0, ctx.cuda().stream>>>(
+      bf16_of(low), x.ptr<float>(), x.dim(0), x.dim(1), low.pitch(), x.pitch());
+  NESTLING_CUDA_LAUNCH(round_kernel);
+  return low;
+}
+
+void add_bias(Context& ctx, View y, View low, ConstView bias) {
+  add_bias_kernel<<<blocks_for(y.size()), kThreads, 0, ctx.cuda().stream>>>(
+      y.ptr<float>(), low ? bf16_of(low) : nullptr, bias.ptr<float>(), y.dim(0), y.dim(1),
+      y.pitch(), low ? low.pitch() : 0);
+  NESTLING_CUDA_LAUNCH(add_bias_kernel);
+}
+
+void add_column_sums(Context& ctx, View to, ConstView dy) {
+  const int64_t rows = dy.dim(0);
+  const int64_t cols = dy.dim(1);
+  const int64_t count = std::min(rows, kMaxParts);
+  const auto blocks = static_cast<unsigned>((cols + kThreads - 1) / kThreads);
+  const dim3 grid(blocks, static_cast<unsigned>(count));
+  float* parts = ctx.scratch().floats(count * cols);
+  cudaStream_t stream = ctx.cuda().stream;
+  if (dy.dtype() == DType::kBF16)
+    column_parts_kernel<<<grid, kThreads, 0, stream>>>(parts, bf16_of(dy), rows, cols, dy.pitch());
+  else
+    column_parts_kernel<<<grid, kThreads, 0, stream>>>(parts, dy.ptr<float>(), rows, cols,
+                                                       dy.pitch());
+  NESTLING_CUDA_LAUNCH(column_parts_kernel);
+  add_column_parts_kernel<<<blocks, kThreads, 0, stream>>>(to.ptr<float>(), parts, count, cols);
+  NESTLING_CUDA_LAUNCH(add_column_parts_kernel);
+}
+
+}  // namespace
+
+void run(Context& ctx, const LinearForward& a) {
+  if (a.y.size() == 0) return;
+  const Arena::Mark mark(ctx.scratch());
+  const ConstView x = like_weight(ctx, a.x, a.w);
+  // A bias is added before the one rounding of y.
+  const bool apart = a.bias && a.y.dtype() == DType::kBF16;
+  const View y = apart ? aligned_scratch(ctx, DType::kF32, a.y.dim(0), a.y.dim(1)) : a.y;
+  run(ctx, Product{.d = y, .a = x, .b = a.w, .transpose_b = true, .accumulate = a.accumulate});
+  if (a.bias) add_bias(ctx, y, apart ? a.y : View(), a.bias);
+}
+
+void run(Context& ctx, const LinearBackward& a) {
+  if (a.dy.size() == 0) return;
+  const Arena::Mark mark(ctx.scratch());
+  if (a.dbias) add_column_sums(ctx, a.dbias, a.dy);
+  if (!a.dx && !a.dw) return;
+  const ConstView dy = like_weight(ctx, a.dy, a.w);
+  if (a.dw)
+    run(ctx, Product{.d = a.dw,
+                     .a = dy,
+                     .b = like_weight(ctx, a.x, a.w),
+                     .transpose_a = true,
+                     .accumulate = true});
+  if (a.dx) run(ctx, Product{.d = a.dx, .a = dy, .b = a.w, .accumulate = a.accumulate_dx});
+}
+
+}  // namespace nestling::cuda

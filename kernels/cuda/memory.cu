@@ -1,0 +1,121 @@
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/memory.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+struct Rows {
+  int64_t count;     // of the innermost two dims: one 2-D copy
+  int64_t bytes;     // of a row
+  int64_t dst_step;  // bytes from row to row
+  int64_t src_step;
+};
+
+// Calls fn(dst byte offset, src byte offset, rows) for each [rows, cols] matrix of two views of one
+// shape: all but the last two dims are walked here.
+template <class Fn>
+void for_each_matrix(const ConstView& dst, const ConstView& src, Fn fn) {
+  const int64_t item = dtype_bytes(dst.dtype());
+  const int last = dst.rank() - 1;
+  const Rows rows{last >= 1 ? dst.dim(last - 1) : 1, dst.dim(last) * item,
+                  (last >= 1 ? dst.stride(last - 1) : dst.dim(last)) * item,
+                  (last >= 1 ? src.stride(last - 1) : src.dim(last)) * item};
+  int64_t matrices = 1;
+  for (int d = 0; d < last - 1; ++d) matrices *= dst.dim(d);
+  for (int64_t m = 0; m < matrices; ++m) {
+    int64_t rest = m;
+    int64_t dst_at = 0;
+    int64_t src_at = 0;
+    for (int d = last - 2; d >= 0; --d) {
+      const int64_t i = rest % dst.dim(d);
+      rest /= dst.dim(d);
+      dst_at += i * dst.stride(d) * item;
+      src_at += i * src.stride(d) * item;
+    }
+    fn(dst_at, src_at, rows);
+  }
+}
+
+// A view of one row may carry a stride shorter than the row; the 2-D calls refuse that.
+size_t pitch_of(int64_t step, const Rows& rows) {
+  return static_cast<size_t>(rows.count > 1 ? step : rows.bytes);
+}
+
+cudaMemcpyKind kind_of(Device dst, Device src) {
+  if (dst == Device::kCuda && src == Device::kCuda) return cudaMemcpyDeviceToDevice;
+  return dst == Device::kCuda ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+}
+
+void wait_for_legacy_stream() {
+  NESTLING_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
+}
+
+}  // namespace
+
+bool built() {
+  return true;
+}
+
+// Without a driver cudaGetDeviceCount returns cudaErrorInsufficientDriver and leaves the count
+// unwritten.
+std::string unavailable_reason() {
+  int devices = 0;
+  const cudaError_t code = cudaGetDeviceCount(&devices);
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    const char* hint =
+        code == cudaErrorInsufficientDriver ? ": no NVIDIA driver, or too old a one" : "";
+    return str("no usable CUDA device", hint, " (", cudaGetErrorName(code), ")");
+  }
+  return devices > 0 ? "" : "no CUDA device in this machine";
+}
+
+std::byte* allocate(int64_t bytes) {
+  void* data = nullptr;
+  const cudaError_t code = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (code == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    NESTLING_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+    throw Error(str("out of CUDA memory: ", bytes, " bytes asked for, ", free_bytes, " of ",
+                    total_bytes, " are free"));
+  }
+  NESTLING_CUDA(code);
+  try {
+    NESTLING_CUDA(cudaMemset(data, 0, static_cast<size_t>(bytes)));
+    wait_for_legacy_stream();
+  } catch (...) {
+    cudaFree(data);
+    throw;
+  }
+  return static_cast<std::byte*>(data);
+}
+
+void release(std::byte* data) noexcept {
+  if (cudaFree(data) != cudaSuccess) static_cast<void>(cudaGetLastError());  // at exit: no device
+}
+
+void copy(View dst, ConstView src) {
+  for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
+    NESTLING_CUDA(cudaMemcpy2DAsync(
+        dst.data() + dst_at, pitch_of(rows.dst_step, rows), src.data() + src_at,
+        pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
+        static_cast<size_t>(rows.count), kind_of(dst.device(), src.device()), cudaStreamLegacy));
+  });
+  wait_for_legacy_stream();
+}
+
+void fill_zero(View x) {
+  for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
+    NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, pitch_of(rows.dst_step, rows), 0,
+                                    static_cast<size_t>(rows.bytes),
+                                    static_cast<size_t>(rows.count), cudaStreamLegacy));
+  });
+  wait_for_legacy_stream();
+}
+
+}  // namespace nestling::cuda

@@ -1,0 +1,33 @@
+#!/bin/sh
+# launch/mpirun.sh N PROGRAM ARGS... - runs PROGRAM as N ranks on this machine.
+#
+# Sets what Open MPI needs here; a variable that is already set is left as it is. OMP_NUM_THREADS
+# becomes the cores divided by the ranks: threads that outnumber the cores spin against each other
+# and cost more than they give.
+set -eu
+if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
+  echo "usage: launch/mpirun.sh N PROGRAM ARGS..." >&2
+  exit 2
+fi
+ranks=$1
+shift
+command -v mpirun >/dev/null || { echo "mpirun: not found; launch/setup.sh installs Open MPI" >&2; exit 2; }
+
+cores=$(nproc)
+threads=$((cores / ranks))
+[ "$threads" -ge 1 ] || threads=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
+# Where threads outnumber cores all the same, they sleep at barriers instead of spinning.
+if [ $((ranks * OMP_NUM_THREADS)) -gt "$cores" ]; then
+  export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+fi
+# Ranks of one machine talk through shared memory; probing for networks costs 0.2 s at start.
+export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}"
+export OMPI_MCA_btl="${OMPI_MCA_btl:-self,vader}"
+export OMPI_MCA_mtl="${OMPI_MCA_mtl:-^ofi,psm,psm2}"
+export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
+export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
+# Containers often have no other user.
+export OMPI_ALLOW_RUN_AS_ROOT="${OMPI_ALLOW_RUN_AS_ROOT:-1}"
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}"
+exec mpirun -n "$ranks" "$@"

@@ -1,0 +1,45 @@
+// huggingface.h - models in and out as Hugging Face directories, exactly (FORMATS 1.2 to 1.4).
+//
+// Import        config.json to a ModelConfig; published tensors to slot-major masters. Every alias
+// of
+//               FORMATS 1.2 and 1.4 is accepted. A tensor that is missing, extra, of the wrong
+//               shape or type, or not finite is an Error of kind kInput naming file and tensor.
+// Export        the hub's spelling and layout. A tensor is stored in the type it was read in, so
+// import
+//               and export give the same bytes; a fresh model is stored as the caller asks.
+// Memory        rows are converted one by one: nothing larger than a row is held beside the
+// weights.
+#pragma once
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "data/json.h"
+#include "data/stored_type.h"
+#include "model/weights.h"
+
+namespace nestling {
+
+// config.json of `directory`. Unsupported features (biases, latent experts, dt limits, ...) are
+// refused by name.
+ModelConfig read_model_config(const std::filesystem::path& directory);
+// The published form of a config, as transformers, vLLM and llama.cpp read it.
+Json model_config_json(const ModelConfig& config, StoredType type);
+
+// Type of every published tensor as it was stored.
+using PublishedTypes = std::map<std::string, StoredType>;
+
+// Fills the masters (CPU) and refreshes the low copies. Returns the types found.
+PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
+                              Weights& weights);
+
+struct ExportOptions {
+  PublishedTypes types;                 // a name that is not here gets `type`
+  StoredType type = StoredType::kBF16;  // buffers and vectors of heads are F32 unless in `types`
+  int64_t max_shard_bytes = int64_t{5'000'000'000};
+};
+// Writes model.safetensors (or shards and index) and config.json into an existing directory.
+void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
+                    const Weights& weights, const ExportOptions& options);
+
+}  // namespace nestling

@@ -1,0 +1,41 @@
+// decode_state.h - what decoding carries from token to token for B sequences: convolution windows, SSM
+// states, keys and values.
+//
+// Shapes        read off the weight views, so a smaller size has smaller caches.
+// Memory        one allocation a tensor; keys and values for `capacity` tokens a sequence.
+// Threads       one at a time.
+#pragma once
+#include <vector>
+
+#include "kernels/core/tensor.h"
+#include "model/layers/layer.h"
+
+namespace nestling {
+
+class DecodeState {
+ public:
+  DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
+              int64_t batch, int64_t capacity);
+
+  const std::vector<LayerCache>& caches() const { return caches_; }
+  std::span<const int32_t> lengths() const { return lengths_; }
+  int64_t batch() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t capacity() const { return capacity_; }
+  int64_t bytes() const;
+
+  // The tokens of `segments` have just gone through a forward that filled the caches.
+  void set_lengths(const Segments& segments);
+  // One more token each; throws when a sequence is at capacity.
+  void advance();
+  void reset();  // zero state, length 0
+
+ private:
+  View take(DType dtype, std::initializer_list<int64_t> shape);
+  Device device_;
+  int64_t capacity_;
+  std::vector<Tensor> memory_;
+  std::vector<LayerCache> caches_;
+  std::vector<int32_t> lengths_;
+};
+
+}  // namespace nestling

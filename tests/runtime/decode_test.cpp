@@ -1,0 +1,128 @@
+// Decoding equals prefill: the same tokens one by one give the logits of the whole forward.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/core/rng.h"
+#include "model/model.h"
+#include "model/weights.h"
+#include "runtime/decode_state.h"
+
+namespace nestling {
+namespace {
+
+ModelConfig small_config() {
+  ModelConfig c;
+  c.pattern = "M*-ME*E";
+  c.vocab = 50;
+  c.hidden = 24;
+  c.query_heads = 6;
+  c.kv_heads = 2;
+  c.head_dim = 5;
+  c.mamba_heads = 6;
+  c.mamba_head_dim = 7;
+  c.state = 9;
+  c.groups = 3;
+  c.conv_kernel = 4;
+  c.chunk = 8;
+  c.ffn = 30;
+  c.experts = 7;
+  c.top_k = 3;
+  c.expert_ffn = 11;
+  c.shared_ffn = 13;
+  c.gate.scale = 2.5f;
+  c.validate("test");
+  return c;
+}
+
+// Logits [T, V] of a whole forward over segments.
+Tensor forward_logits(const ModelConfig& config, Weights& weights, ConstView tokens,
+                      std::span<const int32_t> offsets) {
+  Context ctx(Device::kCpu);
+  Arena arena(Device::kCpu);
+  arena.set_poison(true);
+  LayerRun run{.ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets),
+               .save = false};
+  const ModelActs acts = model_forward(run, weights.params(), tokens);
+  Tensor logits(Device::kCpu, DType::kF32, {tokens.dim(0), config.vocab});
+  model_logits(ctx, weights.params(), acts.final_norm.normed, logits.view());
+  return logits;
+}
+
+// Every element within `bound` of the largest.
+void expect_same(ConstView got, ConstView want, double bound, const std::string& what) {
+  double largest = 0;
+  for (int64_t i = 0; i < want.size(); ++i)
+    largest = std::max(largest, std::abs(static_cast<double>(want.ptr<float>()[i])));
+  for (int64_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(got.ptr<float>()[i], want.ptr<float>()[i], bound * largest) << what << " at " << i;
+}
+
+class Decode : public ::testing::TestWithParam<DType> {};
+
+TEST_P(Decode, StepByStepEqualsPrefill) {
+  const ModelConfig config = small_config();
+  Weights weights(config, Device::kCpu, {.compute = GetParam()});
+  weights.initialize(11);
+  constexpr int64_t kBatch = 3, kPrompt = 13, kSteps = 9, kTotal = kPrompt + kSteps;
+  Rng rng(3);
+  Tensor tokens(Device::kCpu, DType::kI32, {kBatch, kTotal});
+  for (int64_t i = 0; i < tokens.size(); ++i)
+    tokens.ptr<int32_t>()[i] = static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab)));
+  const int32_t all[] = {0, kTotal, 2 * kTotal, 3 * kTotal};
+  const Tensor want =
+      forward_logits(config, weights, tokens.view().reshape({kBatch * kTotal}), all);
+
+  // Prefill the prompts, then feed the rest one token at a time.
+  Context ctx(Device::kCpu);
+  Arena arena(Device::kCpu);
+  const auto w = weights.params();
+  DecodeState state(Device::kCpu, config, w, kBatch, kTotal);
+  Tensor prompt(Device::kCpu, DType::kI32, {kBatch, kPrompt});
+  copy(prompt.view(), tokens.view().prefix(1, kPrompt));
+  const int32_t offsets[] = {0, kPrompt, 2 * kPrompt, 3 * kPrompt};
+  const Segments segments(offsets);
+  LayerRun run{.ctx = ctx, .arena = arena, .config = config, .segments = segments, .save = false};
+  model_forward(run, w, prompt.view().reshape({kBatch * kPrompt}), &state.caches());
+  state.set_lengths(segments);
+
+  Tensor ids(Device::kCpu, DType::kI32, {kBatch});
+  Tensor normed(Device::kCpu, DType::kF32, {kBatch, config.hidden});
+  Tensor logits(Device::kCpu, DType::kF32, {kBatch, config.vocab});
+  // f32: the orders of the sums differ, a few hundred roundings. bf16: an activation on the edge of
+  // rounding may fall the other way, 2^-8 of one operand in many.
+  const double bound = GetParam() == DType::kF32 ? 1e-5 : 2e-2;
+  for (int64_t t = kPrompt; t < kTotal; ++t) {
+    for (int64_t b = 0; b < kBatch; ++b)
+      ids.ptr<int32_t>()[b] = tokens.ptr<int32_t>()[b * kTotal + t];
+    state.advance();
+    StepRun step{.ctx = ctx, .config = config, .lengths = state.lengths()};
+    model_step(step, w, ids.view(), state.caches(), normed.view());
+    model_logits(ctx, w, normed.view(), logits.view());
+    for (int64_t b = 0; b < kBatch; ++b)
+      expect_same(logits.view().slice(0, b, 1), want.view().slice(0, b * kTotal + t, 1), bound,
+                  str("sequence ", b, " token ", t));
+  }
+}
+
+TEST_P(Decode, SequencesOfABatchDoNotSeeEachOther) {
+  const ModelConfig config = small_config();
+  Weights weights(config, Device::kCpu, {.compute = GetParam()});
+  weights.initialize(12);
+  Rng rng(4);
+  Tensor tokens(Device::kCpu, DType::kI32, {40});
+  for (int64_t i = 0; i < 40; ++i)
+    tokens.ptr<int32_t>()[i] = static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab)));
+  const int32_t both[] = {0, 17, 40};
+  const int32_t alone[] = {0, 23};
+  const Tensor together = forward_logits(config, weights, tokens.view(), both);
+  const Tensor second = forward_logits(config, weights, tokens.view().slice(0, 17, 23), alone);
+  const double bound = GetParam() == DType::kF32 ? 1e-5 : 2e-2;
+  expect_same(together.view().slice(0, 17, 23), second.view(), bound, "the second document");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Decode, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& test) { return std::string(dtype_name(test.param)); });
+
+}  // namespace
+}  // namespace nestling
