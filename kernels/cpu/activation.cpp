@@ -6,57 +6,55 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
-
 // A matrix as base pointer and pitch; `in` and `out` are the elements of one step.
 struct In {
   const float* base;
   int64_t pitch;
   explicit In(ConstView v) : base(v.ptr<float>()), pitch(v.pitch()) {}
-  template <bool full>
-  NESTLING_INLINE Vf at(int64_t t, int64_t d, int64_t n) const {
-    return load_some<full>(base + t * pitch + d, n);
+  template <class V, bool full>
+  NESTLING_INLINE V at(int64_t t, int64_t d, int64_t n) const {
+    return load_some<V, full>(base + t * pitch + d, n);
   }
 };
 struct Out {
   float* base;
   int64_t pitch;
   explicit Out(View v) : base(v.ptr<float>()), pitch(v.pitch()) {}
-  template <bool full>
-  NESTLING_INLINE void put(int64_t t, int64_t d, int64_t n, Vf v) const {
-    store_some<full>(base + t * pitch + d, v, n);
+  template <class V, bool full>
+  NESTLING_INLINE void put(int64_t t, int64_t d, int64_t n, V v) const {
+    store_some<V, full>(base + t * pitch + d, v, n);
   }
 };
 
 struct SquaredRelu {
   Out y;
   In x;
-  template <bool full>
+  template <class V, bool full>
   NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const {
-    const Vf v = x.at<full>(t, d, n);
+    const V v = x.at<V, full>(t, d, n);
     // select, not max: a NaN goes on to y.
-    y.put<full>(t, d, n, simd::select(v < Vf{}, Vf{}, v * v));
+    y.put<V, full>(t, d, n, simd::select<V>(v < V{}, V{}, v * v));
   }
 };
 
 struct SquaredReluGrad {
   Out dx;
   In dy, x;
-  template <bool full>
+  template <class V, bool full>
   NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const {
-    const Vf v = x.at<full>(t, d, n);
-    const Vf slope = simd::select(v < Vf{}, Vf{}, v + v);
-    dx.put<full>(t, d, n, dy.at<full>(t, d, n) * slope);
+    const V v = x.at<V, full>(t, d, n);
+    const V slope = simd::select<V>(v < V{}, V{}, v + v);
+    dx.put<V, full>(t, d, n, dy.at<V, full>(t, d, n) * slope);
   }
 };
 
 struct GatedSilu {
   Out y;
   In gate, up;
-  template <bool full>
+  template <class V, bool full>
   NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const {
-    const Vf g = gate.at<full>(t, d, n);
-    y.put<full>(t, d, n, g * simd::sigmoid(g) * up.at<full>(t, d, n));
+    const V g = gate.at<V, full>(t, d, n);
+    y.put<V, full>(t, d, n, g * simd::sigmoid(g) * up.at<V, full>(t, d, n));
   }
 };
 
@@ -64,15 +62,14 @@ struct GatedSilu {
 struct GatedSiluGrad {
   Out dgate, dup;
   In dy, gate, up;
-  template <bool full>
+  template <class V, bool full>
   NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const {
-    const Vf g = gate.at<full>(t, d, n);
-    const Vf u = up.at<full>(t, d, n);
-    const Vf dout = dy.at<full>(t, d, n);
-    const Vf one = simd::splat(1.0f);
-    const Vf s = simd::sigmoid(g);
-    dgate.put<full>(t, d, n, dout * u * s * (one + g * (one - s)));
-    dup.put<full>(t, d, n, dout * g * s);
+    const V g = gate.at<V, full>(t, d, n);
+    const V u = up.at<V, full>(t, d, n);
+    const V dout = dy.at<V, full>(t, d, n);
+    const V s = simd::sigmoid(g);
+    dgate.put<V, full>(t, d, n, dout * u * s * (1.0f + g * (1.0f - s)));
+    dup.put<V, full>(t, d, n, dout * g * s);
   }
 };
 

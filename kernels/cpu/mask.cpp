@@ -8,8 +8,6 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
-
 // The mask with one entry a channel: m itself, or its entries repeated into scratch.
 const float* per_channel(Context& ctx, ConstView m, int64_t repeat) {
   const auto* from = m.ptr<float>();
@@ -24,11 +22,11 @@ struct Multiply {
   const float* x;
   const float* m;
   int64_t y_pitch, x_pitch;
-  template <bool full>
+  template <class V, bool full>
   NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const {
-    store_some<full>(
-        y + t * y_pitch + d,
-        load_some<full>(x + t * x_pitch + d, n) * load_some<full>(m + d, n), n);
+    store_some<V, full>(y + t * y_pitch + d,
+                        load_some<V, full>(x + t * x_pitch + d, n) * load_some<V, full>(m + d, n),
+                        n);
   }
 };
 
@@ -42,35 +40,36 @@ struct Backward {
 
 constexpr int64_t kRowsAtOnce = 4;  // dm is read and written once for so many rows
 
-template <bool full>
+template <class V, bool full>
 NESTLING_INLINE void backward_step(const Backward& b, int64_t t, int64_t rows, int64_t d, int64_t n,
                                    float* dm) {
-  const Vf mask = load_some<full>(b.m + d, n);
-  Vf sum = load_some<full>(dm + d, n);
+  const V mask = load_some<V, full>(b.m + d, n);
+  V sum = load_some<V, full>(dm + d, n);
   for (int64_t r = t; r < t + rows; ++r) {
-    const Vf dy = load_some<full>(b.dy + r * b.dy_pitch + d, n);
-    sum += dy * load_some<full>(b.x + r * b.x_pitch + d, n);
-    store_some<full>(b.dx + r * b.dx_pitch + d, dy * mask, n);
+    const V dy = load_some<V, full>(b.dy + r * b.dy_pitch + d, n);
+    sum += dy * load_some<V, full>(b.x + r * b.x_pitch + d, n);
+    store_some<V, full>(b.dx + r * b.dx_pitch + d, dy * mask, n);
   }
-  store_some<full>(dm + d, sum, n);
+  store_some<V, full>(dm + d, sum, n);
 }
 
 // dm [width] are this thread's own sums.
+template <class V>
 NESTLING_INLINE void backward_rows(const Backward& b, int64_t begin, int64_t end, float* dm) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t t = begin; t < end; t += kRowsAtOnce) {
     const int64_t rows = std::min(kRowsAtOnce, end - t);
     int64_t d = 0;
-    for (; d + simd::kLanes <= b.width; d += simd::kLanes)
-      backward_step<true>(b, t, rows, d, simd::kLanes, dm);
-    if (d < b.width) backward_step<false>(b, t, rows, d, b.width - d, dm);
+    for (; d + kN <= b.width; d += kN) backward_step<V, true>(b, t, rows, d, kN, dm);
+    if (d < b.width) backward_step<V, false>(b, t, rows, d, b.width - d, dm);
   }
 }
 void backward_avx2(const Backward& b, int64_t begin, int64_t end, float* dm) {
-  backward_rows(b, begin, end, dm);
+  backward_rows<simd::F8>(b, begin, end, dm);
 }
 NESTLING_TARGET_AVX512 void backward_avx512(const Backward& b, int64_t begin, int64_t end,
                                             float* dm) {
-  backward_rows(b, begin, end, dm);
+  backward_rows<simd::F16>(b, begin, end, dm);
 }
 
 }  // namespace

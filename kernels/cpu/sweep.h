@@ -1,9 +1,10 @@
-// sweep.h - element-wise operators over the rows of a matrix, sixteen columns at a time.
+// sweep.h - element-wise operators over the rows of a matrix, one vector of columns at a time.
 //
 // An Op holds pointers and pitches and has
-//   template <bool full> NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const;
-// which handles row t, columns [d, d + n): n is 16 where `full`. Every element goes through the
-// same vector instructions, wherever a row ends: its bits do not depend on its neighbours.
+//   template <class V, bool full> NESTLING_INLINE void step(int64_t t, int64_t d, int64_t n) const;
+// which handles row t, columns [d, d + n): n is V's lanes where `full`, less at the end of a row.
+// Every element goes through the same vector instructions wherever a row ends: its bits do not
+// depend on its neighbours.
 #pragma once
 #include <algorithm>
 
@@ -12,13 +13,13 @@
 
 namespace nestling::cpu {
 
-template <bool full>
-NESTLING_INLINE simd::Vf load_some(const float* p, int64_t n) {
-  if constexpr (full) return simd::load(p);
-  return simd::load_n(p, n);
+template <class V, bool full>
+NESTLING_INLINE V load_some(const float* p, int64_t n) {
+  if constexpr (full) return simd::load<V>(p);
+  return simd::load_n<V>(p, n);
 }
-template <bool full>
-NESTLING_INLINE void store_some(float* p, simd::Vf v, int64_t n) {
+template <class V, bool full>
+NESTLING_INLINE void store_some(float* p, V v, int64_t n) {
   if constexpr (full) {
     simd::store(p, v);
   } else {
@@ -26,24 +27,25 @@ NESTLING_INLINE void store_some(float* p, simd::Vf v, int64_t n) {
   }
 }
 
-template <class Op>
+template <class V, class Op>
 NESTLING_INLINE void sweep_body(const Op& op, int64_t begin, int64_t end, int64_t width) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t t = begin; t < end; ++t) {
     int64_t d = 0;
-    for (; d + simd::kLanes <= width; d += simd::kLanes) op.template step<true>(t, d, simd::kLanes);
-    if (d < width) op.template step<false>(t, d, width - d);
+    for (; d + kN <= width; d += kN) op.template step<V, true>(t, d, kN);
+    if (d < width) op.template step<V, false>(t, d, width - d);
   }
 }
 template <class Op>
 void sweep_avx2(const Op& op, int64_t begin, int64_t end, int64_t width) {
-  sweep_body(op, begin, end, width);
+  sweep_body<simd::F8>(op, begin, end, width);
 }
 template <class Op>
 NESTLING_TARGET_AVX512 void sweep_avx512(const Op& op, int64_t begin, int64_t end, int64_t width) {
-  sweep_body(op, begin, end, width);
+  sweep_body<simd::F16>(op, begin, end, width);
 }
 
-// Rows a thread takes at a time: 16 KiB elements, so that small matrices stay on one thread.
+// Rows a thread takes at a time: 16384 elements, so that small matrices stay on one thread.
 inline int64_t rows_per_task(int64_t width) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(width, 1));
 }

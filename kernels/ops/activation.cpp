@@ -9,8 +9,8 @@ void check_alike(Context& ctx, const char* op, std::initializer_list<ConstView> 
   const ConstView first = *views.begin();
   NESTLING_CHECK(first.rank() == 2, op, ": an operand is ", first.describe(), ", needs [T, F]");
   for (const ConstView& v : views) {
-    NESTLING_CHECK(same_shape(v, first), op, ": operands ", first.describe(), " and ",
-                   v.describe(), " differ in shape");
+    NESTLING_CHECK(same_shape(v, first), op, ": operands ", first.describe(), " and ", v.describe(),
+                   " differ in shape");
     check_dtype(op, "operand", v, DType::kF32);
   }
   check_device(ctx, op, views);

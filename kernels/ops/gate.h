@@ -9,11 +9,22 @@
 //               13-16; Nemotron 3.)
 // Softmax       kSoftmaxTopK: softmax over all, then top-k (Qwen3-MoE); kTopKSoftmax: top-k of the
 //               logits, softmax over the selected (Granite). No bias, no groups.
-// Ties          the lower expert index wins. index[t] is ordered by falling selection score.
-// Width mask    `mask` [E] (law 5): selection by c + log m, weights by m * s before renormalising;
-// an
-//               expert of mask 0 is never selected. dmask accumulates through the weights.
+// Score         what is selected on: c for sigmoid gates, the logit for softmax gates (the order of
+// the
+//               probabilities, without their rounding).
+// Ties          the lower expert index wins, and the lower group. index[t] is ordered by falling
+//               selection score.
+// Width mask    `mask` [E] (law 5): selection by score + log m, so an expert of mask 0 is never
+//               selected; weights by m * s before renormalising. A softmax is over m e^logit: an
+//               expert of mask 0 is not there. A hard mask (m = 1 for the first E') gives bit for
+//               bit what the gate over the logits of the first E' experts gives (groups = 1; a
+//               prefix would deal groups anew). dmask accumulates through the weights.
 // Gradient      index is taken as constant (as in every published implementation).
+// Limits        k <= 32; bias and groups only with kSigmoid; `renormalize` changes nothing for
+//               kTopKSoftmax, whose weights sum to `scale` as they are.
+// Errors        a token for which fewer than k experts can be selected (mask 0, excluded group,
+//               score NaN or -infinity) throws, naming the token (CPU).
+// Determinism   same inputs, shapes and threads: same bits.
 #pragma once
 #include "kernels/core/context.h"
 
@@ -28,6 +39,8 @@ struct GateRule {
   bool renormalize = true;
   float scale = 1.0f;
 };
+
+inline constexpr int64_t kMaxTopK = 32;
 
 struct GateForward {
   View index;           // [T, k] i32 overwritten

@@ -14,8 +14,7 @@ Mat<T> squared_relu_forward(const Mat<T>& x) {
 template <class T>
 Mat<T> squared_relu_backward(const Mat<T>& x, const Mat<T>& dy) {
   Mat<T> dx(x.rows, x.cols);
-  for (int64_t i = 0; i < x.size(); ++i)
-    dx[i] = real_part(x[i]) < 0 ? T(0) : T(2) * x[i] * dy[i];
+  for (int64_t i = 0; i < x.size(); ++i) dx[i] = real_part(x[i]) < 0 ? T(0) : T(2) * x[i] * dy[i];
   return dx;
 }
 

@@ -86,11 +86,8 @@ TEST_P(Activation, GatedSiluMatchesTheReference) {
   Guarded g(device, gate), u(device, up), gdy(device, dy), y(device, gate.rows, gate.cols);
   Guarded dgate(device, gate.rows, gate.cols), dup(device, gate.rows, gate.cols);
   gated_silu_forward(ctx, {.y = y.view(), .gate = g.view(), .up = u.view()});
-  const GatedSiluBackward backward{.dgate = dgate.view(),
-                                   .dup = dup.view(),
-                                   .dy = gdy.view(),
-                                   .gate = g.view(),
-                                   .up = u.view()};
+  const GatedSiluBackward backward{
+      .dgate = dgate.view(), .dup = dup.view(), .dy = gdy.view(), .gate = g.view(), .up = u.view()};
   gated_silu_backward(ctx, backward);
   ctx.synchronize();
   const auto want = reference::gated_silu_backward(gate, up, dy);

@@ -66,8 +66,7 @@ TEST_P(Mask, MatchesTheReference) {
   auto want = reference::mask_backward(x, m, dy, shape.repeat);
   // Each entry of dm is a sum of rows * repeat products; it may cancel, so the bound is on the
   // terms, plus one rounding where it meets what was there.
-  const double dm_bound =
-      (2 + std::sqrt(static_cast<double>(shape.rows * shape.repeat))) * kEps32;
+  const double dm_bound = (2 + std::sqrt(static_cast<double>(shape.rows * shape.repeat))) * kEps32;
   for (auto& v : want.dm.v) v += 2.0;
   expect_close("y", y.read(), reference::mask_forward(x, m, shape.repeat), kEps32);
   expect_close("dx", dx.read(), want.dx, kEps32);

@@ -1,0 +1,74 @@
+#include "kernels/ops/adamw.h"
+
+#include <cmath>
+
+namespace nestling {
+
+namespace {
+
+void check_tensor(Context& ctx, const char* op, const AdamWTensor& t, size_t at) {
+  NESTLING_CHECK(t.master.rank() >= 1, op, ": tensor ", at, " has no master weights");
+  for (const ConstView& v : {ConstView(t.master), ConstView(t.m), ConstView(t.v), t.grad}) {
+    NESTLING_CHECK(same_shape(v, t.master), op, ": tensor ", at, " has operands ", v.describe(),
+                   " and ", t.master.describe());
+    NESTLING_CHECK(v.dense(), op, ": tensor ", at, ", ", v.describe(), ", is not dense");
+    check_dtype(op, "master, m, v or grad", v, DType::kF32);
+  }
+  NESTLING_CHECK(!t.low || same_shape(t.low, t.master), op, ": tensor ", at, " has low ",
+                 t.low.describe(), " of master ", t.master.describe());
+  check_dtype(op, "low", t.low, DType::kBF16);
+  NESTLING_CHECK(std::isfinite(t.lr) && std::isfinite(t.decay), op, ": tensor ", at, " has lr ",
+                 t.lr, " and decay ", t.decay);
+  check_device(ctx, op, {t.master, t.m, t.v, t.grad, t.low});
+}
+
+}  // namespace
+
+void adamw_step(Context& ctx, const AdamWStep& a) {
+  constexpr const char* kOp = "adamw_step";
+  NESTLING_CHECK(a.step >= 1, kOp, ": step ", a.step, ", the first is 1");
+  NESTLING_CHECK(a.beta1 >= 0 && a.beta1 < 1 && a.beta2 >= 0 && a.beta2 < 1, kOp, ": betas ",
+                 a.beta1, " and ", a.beta2, " must lie in [0, 1)");
+  NESTLING_CHECK(a.eps > 0, kOp, ": eps ", a.eps, " must be above 0");
+  double flops = 0;
+  double bytes = 0;
+  for (size_t i = 0; i < a.tensors.size(); ++i) {
+    const AdamWTensor& t = a.tensors[i];
+    check_tensor(ctx, kOp, t, i);
+    const auto n = static_cast<double>(t.master.size());
+    flops += 15 * n;
+    bytes += (t.low ? 30 : 28) * n;  // four reads, three writes, the copy
+  }
+  ctx.count(kOp, flops, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+double global_norm(Context& ctx, std::span<const ConstView> grads) {
+  constexpr const char* kOp = "global_norm";
+  double n = 0;
+  for (const ConstView& g : grads) {
+    NESTLING_CHECK(static_cast<bool>(g), kOp, ": a gradient is missing");
+    check_dtype(kOp, "gradient", g, DType::kF32);
+    check_device(ctx, kOp, {g});
+    n += static_cast<double>(g.size());
+  }
+  ctx.count(kOp, 2 * n, 4 * n);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run_global_norm(ctx, grads);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return 0.0;
+  }
+  return 0.0;
+}
+
+}  // namespace nestling

@@ -1,0 +1,139 @@
+#include "kernels/ops/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/core/parallel.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/reference/embedding.h"
+#include "tests/support/complex_step.h"
+#include "tests/support/ints.h"
+#include "tests/support/operands.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+using Complex = std::complex<double>;
+
+std::vector<int32_t> random_ids(Rng& rng, int64_t tokens, int64_t vocabulary) {
+  std::vector<int32_t> ids(static_cast<size_t>(tokens));
+  // Every second id is among the first three: equal ids must meet.
+  for (size_t t = 0; t < ids.size(); ++t)
+    ids[t] = static_cast<int32_t>(
+        rng.below(static_cast<uint64_t>(t % 2 ? std::min<int64_t>(vocabulary, 3) : vocabulary)));
+  return ids;
+}
+
+TEST(EmbeddingReference, BackwardIsTheComplexStepDerivative) {
+  Rng rng(1);
+  const auto table = random_mat(rng, 5, 3);
+  const auto dy = random_mat(rng, 7, 3);
+  const auto ids = random_ids(rng, 7, 5);
+  Mat<double> dtable(5, 3);
+  reference::embedding_backward(dtable, dy, ids);
+  expect_gradient("dtable", dtable, complex_step_gradient(table, [&](const Mat<Complex>& z) {
+                    const auto y = reference::embedding_forward(z, ids);
+                    Complex s = 0;
+                    for (int64_t i = 0; i < y.size(); ++i) s += y[i] * dy[i];
+                    return s;
+                  }));
+}
+
+struct Shape {
+  int64_t tokens, vocabulary, cols;
+};
+
+class Embedding : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
+
+TEST_P(Embedding, MatchesTheReference) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Rng rng(7, static_cast<uint64_t>(shape.cols));
+  const auto table = random_mat(rng, shape.vocabulary, shape.cols);
+  const auto dy = random_mat(rng, shape.tokens, shape.cols);
+  const auto ids = random_ids(rng, shape.tokens, shape.vocabulary);
+  Context ctx(device);
+  Guarded gtable(device, table), gdy(device, dy), y(device, shape.tokens, shape.cols);
+  Guarded dtable(device, shape.vocabulary, shape.cols);
+  GuardedInts gids(device, ids);
+  dtable.fill(2.0f);  // gradients of parameters accumulate
+  embedding_forward(ctx, {.y = y.view(), .table = gtable.view(), .ids = gids.row()});
+  embedding_backward(ctx, {.dtable = dtable.view(), .dy = gdy.view(), .ids = gids.row()});
+  ctx.synchronize();
+  EXPECT_EQ(y.read().v, reference::embedding_forward(table, ids).v);
+  // In token order in float32 there is one answer: rows that no id names keep their bits.
+  Mat<float> want(shape.vocabulary, shape.cols);
+  for (auto& v : want.v) v = 2.0f;
+  reference::embedding_backward(want, reference::cast<float>(dy), ids);
+  EXPECT_EQ(dtable.read().v, reference::cast<double>(want).v);
+  y.expect_guards_intact("y");
+  dtable.expect_guards_intact("dtable");
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
+  const auto& [device, shape] = test.param;
+  return str(device_name(device), "_", shape.tokens, "x", shape.vocabulary, "x", shape.cols);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Embedding,
+                         ::testing::Combine(::testing::Values(Device::kCpu),
+                                            ::testing::Values(Shape{1, 1, 1}, Shape{9, 5, 7},
+                                                              Shape{100, 11, 149},
+                                                              Shape{333, 50, 384})),
+                         case_name);
+
+TEST(Embedding, BitsDoNotDependOnTheThreadCount) {
+  Rng rng(3);
+  const auto dy = random_mat(rng, 400, 200);
+  const auto ids = random_ids(rng, 400, 9);
+  const int threads = thread_count();
+  Context ctx(Device::kCpu);
+  Guarded gdy(Device::kCpu, dy);
+  GuardedInts gids(Device::kCpu, ids);
+  std::vector<Mat<double>> results;
+  for (int n : {1, 2, 3}) {
+    set_thread_count(n);
+    Guarded dtable(Device::kCpu, 9, 200);
+    dtable.fill(0.0f);
+    embedding_backward(ctx, {.dtable = dtable.view(), .dy = gdy.view(), .ids = gids.row()});
+    results.push_back(dtable.read());
+  }
+  set_thread_count(threads);
+  EXPECT_EQ(results[0].v, results[1].v);
+  EXPECT_EQ(results[0].v, results[2].v);
+}
+
+TEST(Embedding, WidensBf16Rows) {
+  Rng rng(4);
+  Tensor table(Device::kCpu, DType::kBF16, {5, 24});
+  for (int64_t i = 0; i < table.size(); ++i)
+    table.ptr<bf16>()[i] = bf16(static_cast<float>(rng.normal()));
+  Guarded y(Device::kCpu, 3, 19);
+  GuardedInts ids(Device::kCpu, {4, 0, 4});
+  Context ctx(Device::kCpu);
+  embedding_forward(ctx, {.y = y.view(), .table = table.view().prefix(1, 19), .ids = ids.row()});
+  const auto got = y.read();
+  for (int64_t t = 0; t < 3; ++t)
+    for (int64_t d = 0; d < 19; ++d)
+      EXPECT_EQ(got(t, d), static_cast<float>(table.ptr<bf16>()[(t == 1 ? 0 : 4) * 24 + d]));
+}
+
+TEST(EmbeddingContract, NamesTheIdOutsideTheTable) {
+  Context ctx(Device::kCpu);
+  Guarded table(Device::kCpu, 5, 2), y(Device::kCpu, 3, 2);
+  for (const int32_t bad : {5, -1}) {
+    GuardedInts ids(Device::kCpu, {1, bad, 9});
+    try {
+      embedding_forward(ctx, {.y = y.view(), .table = table.view(), .ids = ids.row()});
+      FAIL() << "accepted id " << bad;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(str("id ", bad, " at position 1")), std::string::npos)
+          << e.what();
+    }
+    EXPECT_THROW(
+        embedding_backward(ctx, {.dtable = table.view(), .dy = y.view(), .ids = ids.row()}), Error);
+  }
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,167 @@
+#include "kernels/ops/sample.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/memory.h"
+#include "kernels/reference/sample.h"
+#include "tests/support/ints.h"
+#include "tests/support/operands.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+std::vector<int32_t> draw(Device device, const Mat<double>& logits, const SamplingRule& rule,
+                          const std::vector<uint64_t>& streams, uint64_t position = 0,
+                          uint64_t seed = 11) {
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  Guarded x(device, logits);
+  GuardedInts tokens(device, 1, logits.rows);
+  sample(ctx, {.tokens = tokens.row(),
+               .logits = x.view(),
+               .rule = rule,
+               .seed = seed,
+               .streams = streams,
+               .position = position});
+  ctx.synchronize();
+  tokens.expect_guards_intact("tokens");
+  return tokens.read();
+}
+
+std::vector<uint64_t> streams(int64_t n) {
+  std::vector<uint64_t> s;
+  for (int64_t i = 0; i < n; ++i) s.push_back(static_cast<uint64_t>(i));
+  return s;
+}
+
+class Sampling : public ::testing::TestWithParam<Device> {};
+INSTANTIATE_TEST_SUITE_P(All, Sampling, ::testing::Values(Device::kCpu),
+                         [](const auto& test) { return std::string(device_name(test.param)); });
+
+TEST_P(Sampling, TemperatureZeroIsTheFirstArgMax) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Rng rng(1);
+  for (int64_t width : {1, 7, 16, 149, 1000}) {
+    auto logits = random_mat(rng, 5, width);
+    std::vector<int32_t> want;
+    for (int64_t b = 0; b < 5; ++b) {
+      const auto at = static_cast<int64_t>(rng.below(static_cast<uint64_t>(width)));
+      logits(b, at) = logits(b, width - 1) = 9.0;  // a tie with the last
+      want.push_back(static_cast<int32_t>(at));
+    }
+    EXPECT_EQ(draw(device, logits, {}, {}), want);
+  }
+}
+
+struct Case {
+  int64_t width;
+  SamplingRule rule;
+};
+
+// Draws are independent Bernoulli trials for each id. By Bernstein's inequality, |count - n p| is
+// above sqrt(2 n p z) + 2 z / 3 with probability below 2 e^-z. z = 25 leaves less than 1e-7 for
+// all ids of all cases together.
+TEST_P(Sampling, DrawsTheReferenceDistribution) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  constexpr double kZ = 25;
+  constexpr int64_t kBatch = 500;
+  constexpr int64_t kPositions = 80;
+  const Case cases[] = {{6, {.temperature = 1.0f}},
+                        {40, {.temperature = 0.5f}},
+                        {40, {.temperature = 1.5f, .top_k = 7}},
+                        {40, {.temperature = 1.0f, .top_p = 0.8f}},
+                        {40, {.temperature = 1.0f, .top_k = 12, .top_p = 0.6f}},
+                        {1500, {.temperature = 0.8f, .top_p = 0.95f}},
+                        {1500, {.temperature = 0.3f}}};
+  for (const Case& c : cases) {
+    Rng rng(3, static_cast<uint64_t>(c.width));
+    const auto row = random_mat(rng, 1, c.width, 2.0);
+    Mat<double> logits(kBatch, c.width);
+    for (int64_t i = 0; i < logits.size(); ++i) logits[i] = row[i % c.width];
+    const auto p = reference::sample_distribution(row, c.rule);
+    std::vector<int64_t> counts(static_cast<size_t>(c.width));
+    for (uint64_t position = 0; position < kPositions; ++position)
+      for (int32_t id : draw(device, logits, c.rule, streams(kBatch), position))
+        ++counts[static_cast<size_t>(id)];
+    const double n = kBatch * kPositions;
+    for (int64_t id = 0; id < c.width; ++id) {
+      const auto count = static_cast<double>(counts[static_cast<size_t>(id)]);
+      if (p[id] == 0) {
+        EXPECT_EQ(count, 0) << "id " << id << " is cut off";
+        continue;
+      }
+      EXPECT_LE(std::abs(count - n * p[id]), std::sqrt(2 * n * p[id] * kZ) + 2 * kZ / 3)
+          << "id " << id << " of " << c.width << ", p " << p[id] << ", top_k " << c.rule.top_k
+          << ", top_p " << c.rule.top_p;
+    }
+  }
+}
+
+TEST_P(Sampling, TiesAtTheCutGoToTheLowerId) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Mat<double> logits(200, 300);  // all alike
+  const auto s = streams(200);
+  for (int32_t id : draw(device, logits, {.temperature = 1.0f, .top_k = 3}, s)) EXPECT_LT(id, 3);
+  // Ten of 300 equal weights hold 1/30; a hair less than ten need ten.
+  for (int32_t id : draw(device, logits, {.temperature = 1.0f, .top_p = 0.0332f}, s))
+    EXPECT_LT(id, 10);
+}
+
+TEST_P(Sampling, IsAPureFunctionOfSeedStreamAndPosition) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Rng rng(4);
+  const auto logits = random_mat(rng, 50, 200);
+  for (const SamplingRule& rule : {SamplingRule{.temperature = 1.0f},
+                                   SamplingRule{.temperature = 1.0f, .top_k = 50, .top_p = 0.9f}}) {
+    const auto together = draw(device, logits, rule, streams(50), 7);
+    for (int64_t b : {0, 17, 49}) {
+      Mat<double> alone(1, 200);
+      for (int64_t v = 0; v < 200; ++v) alone[v] = logits(b, v);
+      EXPECT_EQ(draw(device, alone, rule, {static_cast<uint64_t>(b)}, 7)[0],
+                together[static_cast<size_t>(b)]);
+    }
+    EXPECT_NE(draw(device, logits, rule, streams(50), 8), together);
+    EXPECT_NE(draw(device, logits, rule, streams(50), 7, 12), together);
+  }
+}
+
+TEST(Sampling, NeverDrawsWhatHasNoProbability) {
+  Mat<double> logits(64, 20);
+  for (int64_t b = 0; b < 64; ++b)
+    for (int64_t v = 0; v < 20; ++v) logits(b, v) = v == 5 || v == 19 ? 0.0 : -HUGE_VAL;
+  for (const SamplingRule& rule :
+       {SamplingRule{.temperature = 2.0f}, SamplingRule{.temperature = 2.0f, .top_k = 4},
+        SamplingRule{.temperature = 2.0f, .top_p = 0.999f}})
+    for (int32_t id : draw(Device::kCpu, logits, rule, streams(64)))
+      EXPECT_TRUE(id == 5 || id == 19) << id;
+}
+
+TEST(SamplingErrors, SaysWhatIsWrong) {
+  Mat<double> logits(2, 40);
+  const auto s = streams(2);
+  logits(1, 33) = std::nan("");
+  for (float temperature : {0.0f, 1.0f}) {
+    try {
+      draw(Device::kCpu, logits, {.temperature = temperature}, s);
+      FAIL() << "sampled from NaN";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("row 1"), std::string::npos) << e.what();
+    }
+  }
+  logits(1, 33) = HUGE_VAL;
+  EXPECT_THROW(draw(Device::kCpu, logits, {}, s), Error);
+  logits(1, 33) = 0;
+  EXPECT_THROW(draw(Device::kCpu, logits, {.temperature = -1.0f}, s), Error);
+  EXPECT_THROW(draw(Device::kCpu, logits, {.temperature = 1.0f, .top_k = -1}, s), Error);
+  EXPECT_THROW(draw(Device::kCpu, logits, {.temperature = 1.0f, .top_p = 0.0f}, s), Error);
+  EXPECT_THROW(draw(Device::kCpu, logits, {.temperature = 1.0f}, {1}), Error);
+}
+
+}  // namespace
+}  // namespace nestling
