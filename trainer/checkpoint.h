@@ -20,16 +20,16 @@
 namespace nestling {
 
 struct TrainingCounters {
-  int64_t step = 0;        // optimizer steps done, skipped ones included
-  int64_t updates = 0;     // steps that changed weights: AdamW's t
-  int64_t tokens = 0;      // seen
-  int64_t position = 0;    // next global sequence
-  int64_t skipped = 0;     // steps dropped for NaN or Inf
+  int64_t step = 0;      // optimizer steps done, skipped ones included
+  int64_t updates = 0;   // steps that changed weights: AdamW's t
+  int64_t tokens = 0;    // seen
+  int64_t position = 0;  // next global sequence
+  int64_t skipped = 0;   // steps dropped for NaN or Inf
 };
 
 struct NamedState {
   std::string name;
-  View view;               // CPU; dense
+  View view;  // CPU; dense
 };
 
 struct CheckpointMeta {

@@ -21,7 +21,7 @@ struct SourceConfig {
   double weight = 1.0;  // share of the sequences drawn, relative to the others
 };
 
-struct ShapeConfig {    // a fresh model; widths as in model/config.h
+struct ShapeConfig {  // a fresh model; widths as in model/config.h
   std::string pattern;
   int64_t hidden = 0;
   int64_t query_heads = 0, kv_heads = 0, head_dim = 0;
@@ -40,22 +40,24 @@ struct DataConfig {
 };
 
 struct OptimizerConfig {
-  double lr = 1e-3;             // peak
-  double min_lr_ratio = 0.1;    // of the peak, at the end of the schedule
+  double lr = 1e-3;           // peak
+  double min_lr_ratio = 0.1;  // of the peak, at the end of the schedule
   int64_t warmup_tokens = 0;
-  std::string schedule = "cosine";  // cosine, linear, constant, or wsd: flat, then linear over decay_share
+  std::string schedule =
+      "cosine";  // cosine, linear, constant, or wsd: flat, then linear over decay_share
   double decay_share = 0.2;
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
-  double weight_decay = 0.1;    // on matrices; vectors, norms and biases have none
-  double clip = 1.0;            // global gradient norm; 0: none
+  double weight_decay = 0.1;  // on matrices; vectors, norms and biases have none
+  double clip = 1.0;          // global gradient norm; 0: none
 };
 
 struct MoeConfig {
-  double bias_rate = 1e-3;      // step of the selection bias towards balanced experts, per optimizer step
+  double bias_rate =
+      1e-3;  // step of the selection bias towards balanced experts, per optimizer step
 };
 
 struct CheckpointConfig {
-  int64_t every_tokens = 0;     // 0: only at the end and on SIGTERM
+  int64_t every_tokens = 0;  // 0: only at the end and on SIGTERM
   int64_t keep = 2;
 };
 
@@ -70,28 +72,28 @@ struct PretrainConfig {
   std::string output = "runs";  // the run writes under output/name and nowhere else
   std::string init;             // a model directory to go on from; empty: fresh weights of `model`
   ShapeConfig model;
-  std::string tokenizer;        // directory with tokenizer.json
+  std::string tokenizer;  // directory with tokenizer.json
   DataConfig data;
   int64_t seq_len = 512;
-  int64_t micro_batch = 8;            // sequences a rank computes at once
-  int64_t global_batch_tokens = 0;    // of one optimizer step, over all ranks
-  int64_t tokens = 0;                 // of the whole run; the schedule's length
+  int64_t micro_batch = 8;          // sequences a rank computes at once
+  int64_t global_batch_tokens = 0;  // of one optimizer step, over all ranks
+  int64_t tokens = 0;               // of the whole run; the schedule's length
   OptimizerConfig optimizer;
   MoeConfig moe;
-  std::string compute = "bf16";       // precision of the products: bf16 or fp32
+  std::string compute = "bf16";  // precision of the products: bf16 or fp32
   CheckpointConfig checkpoint;
   LogConfig log;
   std::string device = "cpu";
-  int64_t threads = 0;                // a rank; 0: cores / ranks
-  std::string cpu_isa;                // empty: what the machine has
+  int64_t threads = 0;  // a rank; 0: cores / ranks
+  std::string cpu_isa;  // empty: what the machine has
   uint64_t seed = 42;
 };
 
 // Reads a file and applies overrides "a.b=value" through the same parser.
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides);
-std::string dump_config(const PretrainConfig& config);           // YAML, every field
-std::string pretrain_config_reference();                         // Markdown table: key, type, default, meaning
+std::string dump_config(const PretrainConfig& config);  // YAML, every field
+std::string pretrain_config_reference();  // Markdown table: key, type, default, meaning
 ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab);
 
 }  // namespace nestling

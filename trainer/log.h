@@ -16,7 +16,7 @@ struct LogRecord {
   int64_t step = 0;
   int64_t tokens = 0;                     // seen so far
   std::map<std::string, double> scalars;  // "loss", "valid/english/loss", "lr", ...
-  std::string event;                      // "" for a plain record; else what happened ("skipped step")
+  std::string event;  // "" for a plain record; else what happened ("skipped step")
 };
 
 class RunLog {

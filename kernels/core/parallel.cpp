@@ -33,6 +33,10 @@ int thread_index() {
   return omp_get_thread_num();
 }
 
+bool in_parallel() {
+  return omp_in_parallel() != 0;
+}
+
 namespace detail {
 
 namespace {
@@ -73,7 +77,7 @@ void run_parallel(int64_t n, int64_t grain, void* body, RangeFn fn) {
   grain = std::max<int64_t>(grain, 1);
   const int64_t blocks = (n + grain - 1) / grain;
   const auto parts = static_cast<int>(std::min<int64_t>(thread_count(), blocks));
-  if (parts <= 1 || omp_in_parallel() != 0) {
+  if (parts <= 1 || in_parallel()) {
     fn(body, 0, n);
     return;
   }

@@ -12,6 +12,7 @@ namespace nestling {
 int thread_count();            // threads a parallel_for uses at most
 void set_thread_count(int n);  // also what oneDNN uses; call before work starts
 int thread_index();            // 0 .. thread_count() - 1 inside a parallel_for, 0 outside
+bool in_parallel();            // inside a parallel_for that runs on more than one thread
 
 namespace detail {
 using RangeFn = void (*)(void* body, int64_t begin, int64_t end);

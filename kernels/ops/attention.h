@@ -2,13 +2,18 @@
 // never in memory (Dao et al. 2022, "FlashAttention", algorithms 1 and 4; Dao 2023 for the
 // backward).
 //
-// Shapes        q, y [T, Q, h]   k, v [T, K, h]   lse [T, Q]   Q query heads, K KV heads, h head
-// dim Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K. Mask
-// token t sees tokens s <= t of its own segment. With `window` > 0 only s > t - window. Dtypes f32;
-// softmax in f32. scale is usually 1/sqrt(h). Saved         lse = log of the sum of exponentials,
-// per token and head. Elasticity    Q comes from the views: the heads of the first slots are a
-// prefix of dim 1. FLOPs         counted causally: only the pairs that are computed. Determinism
-// same inputs, shapes and threads: same bits.
+// Shapes        q, y [T, Q, h]   k, v [T, K, h]   lse [T, Q]
+//               Q query heads, K KV heads, h head dim. Heads may lie apart (a prefix view).
+// Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K.
+// Mask          token t sees tokens s <= t of its own segment. With `window` > 0 only
+//               s > t - window.
+// Dtypes        f32; softmax in f32. scale is usually 1/sqrt(h).
+// Saved         lse = log of the sum of exponentials, per token and head.
+// Elasticity    Q comes from the views: the heads of the first slots are a prefix of dim 1.
+// FLOPs         counted causally: 4h forward and 10h backward for each visible pair and head.
+// Scratch       CPU: backward threads x 4 S h, S the longest segment; forward and step need less.
+// Determinism   same inputs, shapes and threads: same bits. Forward and step do not depend on the
+//               threads at all.
 #pragma once
 #include "kernels/core/context.h"
 #include "kernels/ops/segments.h"
@@ -35,8 +40,8 @@ struct AttentionBackward {
   int64_t window = 0;
 };
 
-// One or more new tokens for each of B sequences against a cache. Sequence b has `lengths[b]`
-// tokens in the cache, the new one included (the caller appends k and v first).
+// One new token for each of B sequences against a cache. Sequence b has `lengths[b]` tokens in the
+// cache, the new one included (the caller appends k and v first).
 struct AttentionStep {
   View y;                            // [B, Q, h] overwritten
   ConstView q;                       // [B, Q, h]
@@ -49,5 +54,11 @@ struct AttentionStep {
 void attention_forward(Context& ctx, const AttentionForward& a);
 void attention_backward(Context& ctx, const AttentionBackward& a);
 void attention_step(Context& ctx, const AttentionStep& a);
+
+namespace cpu {
+void run(Context& ctx, const AttentionForward& a);
+void run(Context& ctx, const AttentionBackward& a);
+void run(Context& ctx, const AttentionStep& a);
+}  // namespace cpu
 
 }  // namespace nestling

@@ -5,6 +5,8 @@
 //               inv_freq [rotary/2] f32   positions [T] i32
 // Dtypes        f32; angles in f64.
 // Gradient      the inverse rotation: pass inverse = true on dx.
+// Elasticity    the heads come from the view: a prefix of dim 1 leaves the others untouched.
+// Determinism   a token's result depends on that token alone.
 #pragma once
 #include <vector>
 
@@ -30,5 +32,9 @@ struct Rope {
 };
 
 void rope(Context& ctx, const Rope& a);
+
+namespace cpu {
+void run(Context& ctx, const Rope& a);
+}  // namespace cpu
 
 }  // namespace nestling

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Compares `nestling logits` with transformers on random Nemotron-H directories, in float32 and float64.
+
+    parity.py build/release/nestling --seeds 12 [--first-seed 0] [--golden] [--keep DIR]
+
+For every seed a config is drawn (pattern, widths, groups, experts; see nemotron.random_config), a directory is written as published, and
+`nestling logits DIR --compute fp32 --token-ids ... --out F` must give float32 logits [T, V] in tensor `logits` with
+    relative L2 distance to transformers in float32   <= 1e-5
+    relative L2 error against float64                 <= 3 x that of torch's own float32
+Draws in which a gate decision is closer than 1e-4 are drawn again. --golden also runs the committed cases. Exit 0: all hold, 1: a miss, 2: bad usage.
+"""
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
+sys.path.insert(0, str(GOLDEN))
+import safetensors.torch
+import torch
+
+import nemotron
+
+BOUND_F32 = 1e-5
+BOUND_OWN = 3.0
+MIN_MARGIN = 1e-4
+
+
+def draw(seed, root):
+    """-> (directory, label, ids). Stores every third in bf16, every fourth in two shards, every fifth under alias names."""
+    config = nemotron.random_config(seed)
+    length = random.Random(seed + 77).randint(5, 90)
+    storage = dict(shards=2 if seed % 4 == 3 else 1, spelling="aliases" if seed % 5 == 4 else "published")
+    for attempt in range(100):
+        path = root / f"seed{seed}_{attempt}"
+        tensors = nemotron.draw_tensors(config, 100_000 + 100 * seed + attempt, torch.bfloat16 if seed % 3 == 2 else torch.float32)
+        nemotron.write_directory(path, config, tensors, **storage)
+        ids = torch.randint(0, config["vocab_size"], (length,), generator=torch.Generator().manual_seed(seed))
+        if nemotron.Oracle(path).margin(ids) >= MIN_MARGIN:
+            break
+    else:
+        raise RuntimeError(f"seed {seed}: no draw with a gate margin of {MIN_MARGIN}")
+    label = (f"{config['hybrid_override_pattern']} D{config['hidden_size']} V{config['vocab_size']} H{config['mamba_num_heads']}x{config['mamba_head_dim']} N{config['ssm_state_size']} "
+             f"G{config['n_groups']} q{config['num_attention_heads']}/{config['num_key_value_heads']}x{config['head_dim']}")
+    if "E" in config["hybrid_override_pattern"]:
+        label += f" E{config['n_routed_experts']}:{config['num_experts_per_tok']} g{config['n_group']}:{config['topk_group']}"
+    return path, f"{label} T{length}", ids
+
+
+def ours(program, path, ids, scratch):
+    """-> (logits, None) or (None, what went wrong)"""
+    out = scratch / "logits.safetensors"
+    out.unlink(missing_ok=True)
+    command = [program, "logits", str(path), "--compute", "fp32", "--token-ids", ",".join(map(str, ids.tolist())), "--out", str(out)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return None, str(e)
+    if done.returncode != 0:
+        return None, f"exit {done.returncode}: {done.stderr.strip()[:2000]}"
+    logits = safetensors.torch.load_file(out).get("logits") if out.exists() else None
+    if logits is None:
+        return None, "no tensor `logits` in its output"
+    return logits, None
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("program", help="path of the nestling program")
+    ap.add_argument("--seeds", type=int, default=12, help="how many random configs")
+    ap.add_argument("--first-seed", type=int, default=0)
+    ap.add_argument("--golden", action="store_true", help="also the committed cases in tests/golden")
+    ap.add_argument("--keep", metavar="DIR", help="write the directories here and leave them")
+    args = ap.parse_args()
+    if not os.access(args.program, os.X_OK):
+        ap.error(f"{args.program} is not a program")
+    torch.set_num_threads(1)
+    misses = total = 0
+    print(f"{'name':20s} {'vs f32':>8s} {'vs f64':>8s} {'torch':>8s}  ok    config")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        root = Path(args.keep) if args.keep else scratch
+        cases = []
+        if args.golden:
+            for d in sorted(p.parent for p in GOLDEN.glob("*/golden.safetensors")):
+                cases.append(lambda d=d: (d, "committed", safetensors.torch.load_file(d / "golden.safetensors")["input_ids"]))
+        cases += [lambda s=s: draw(s, root) for s in range(args.first_seed, args.first_seed + args.seeds)]
+        for case in cases:
+            path, label, ids = case()
+            with torch.no_grad():
+                single, double = nemotron.Oracle(path).logits(ids), nemotron.Oracle(path, torch.float64).logits(ids)
+            own = nemotron.relative_l2(single, double)
+            logits, problem = ours(args.program, path, ids, scratch)
+            total += 1
+            if problem is None and (logits.shape != single.shape or logits.dtype != torch.float32):
+                problem = f"logits are {logits.dtype} {tuple(logits.shape)}, wanted float32 {tuple(single.shape)}"
+            if problem is not None:
+                misses += 1
+                print(f"{path.name:20s} {'-':>8s} {'-':>8s} {own:8.1e}  MISS  {label}\n    {problem}", flush=True)
+                continue
+            against32, against64 = nemotron.relative_l2(logits, single), nemotron.relative_l2(logits, double)
+            ok = against32 <= BOUND_F32 and against64 <= BOUND_OWN * own
+            misses += not ok
+            print(f"{path.name:20s} {against32:8.1e} {against64:8.1e} {own:8.1e}  {'ok  ' if ok else 'MISS'}  {label}", flush=True)
+    print(f"{total - misses} passed, {misses} failed")
+    return 1 if misses else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

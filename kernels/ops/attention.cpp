@@ -1,0 +1,123 @@
+#include "kernels/ops/attention.h"
+
+#include <algorithm>
+
+namespace nestling {
+
+namespace {
+
+// Pairs (t, s) that the mask lets through in a segment of n tokens, for one head.
+double visible_pairs(int64_t n, int64_t window) {
+  const int64_t ramp = window > 0 ? std::min(n, window) : n;  // token t < ramp sees t + 1 tokens
+  const auto r = static_cast<double>(ramp);
+  return r * (r + 1) / 2 + static_cast<double>(n - ramp) * r;
+}
+
+double visible_pairs(const Segments& segments, int64_t window) {
+  double pairs = 0;
+  for (int64_t i = 0; i < segments.count(); ++i) pairs += visible_pairs(segments.length(i), window);
+  return pairs;
+}
+
+double bytes_of(std::initializer_list<ConstView> views) {
+  double bytes = 0;
+  for (const ConstView& v : views) bytes += static_cast<double>(v.bytes());
+  return bytes;
+}
+
+void check_operands(Context& ctx, const char* op, std::initializer_list<ConstView> views) {
+  for (const ConstView& v : views) check_dtype(op, "operand", v, DType::kF32);
+  check_device(ctx, op, views);
+}
+
+void check_common(const char* op, ConstView q, ConstView k, ConstView v, ConstView y, ConstView lse,
+                  const Segments& segments, int64_t window) {
+  NESTLING_CHECK(q.rank() == 3, op, ": q is ", q.describe(), ", needs [T, Q, h]");
+  NESTLING_CHECK(k.rank() == 3 && k.dim(0) == q.dim(0) && k.dim(2) == q.dim(2), op, ": k is ",
+                 k.describe(), ", needs [T, K, h] to go with q ", q.describe());
+  NESTLING_CHECK(k.dim(1) > 0 && q.dim(1) % k.dim(1) == 0, op, ": ", q.dim(1),
+                 " query heads are not a multiple of ", k.dim(1), " KV heads");
+  check_shape(op, "v", v, {k.dim(0), k.dim(1), k.dim(2)});
+  check_shape(op, "y", y, {q.dim(0), q.dim(1), q.dim(2)});
+  check_shape(op, "lse", lse, {q.dim(0), q.dim(1)});
+  NESTLING_CHECK(segments.tokens() == q.dim(0), op, ": segments end at token ", segments.tokens(),
+                 ", q is ", q.describe());
+  NESTLING_CHECK(window >= 0, op, ": window ", window, " is negative");
+}
+
+}  // namespace
+
+void attention_forward(Context& ctx, const AttentionForward& a) {
+  constexpr const char* kOp = "attention_forward";
+  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.window);
+  check_operands(ctx, kOp, {a.y, a.lse, a.q, a.k, a.v});
+  const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
+  ctx.count(kOp, 4 * per_pair * visible_pairs(a.segments, a.window),
+            bytes_of({a.y, a.lse, a.q, a.k, a.v}));
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+void attention_backward(Context& ctx, const AttentionBackward& a) {
+  constexpr const char* kOp = "attention_backward";
+  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.window);
+  check_shape(kOp, "dy", a.dy, {a.q.dim(0), a.q.dim(1), a.q.dim(2)});
+  check_shape(kOp, "dq", a.dq, {a.q.dim(0), a.q.dim(1), a.q.dim(2)});
+  check_shape(kOp, "dk", a.dk, {a.k.dim(0), a.k.dim(1), a.k.dim(2)});
+  check_shape(kOp, "dv", a.dv, {a.k.dim(0), a.k.dim(1), a.k.dim(2)});
+  check_operands(ctx, kOp, {a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse});
+  const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
+  ctx.count(kOp, 10 * per_pair * visible_pairs(a.segments, a.window),
+            bytes_of({a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse}));
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+void attention_step(Context& ctx, const AttentionStep& a) {
+  constexpr const char* kOp = "attention_step";
+  NESTLING_CHECK(a.q.rank() == 3, kOp, ": q is ", a.q.describe(), ", needs [B, Q, h]");
+  const int64_t batch = a.q.dim(0);
+  const int64_t width = a.q.dim(2);
+  NESTLING_CHECK(a.k.rank() == 3 && a.k.dim(0) == batch && width > 0 && a.k.dim(2) % width == 0,
+                 kOp, ": k is ", a.k.describe(), ", needs [B, capacity, K * h] to go with q ",
+                 a.q.describe());
+  const int64_t kv_heads = a.k.dim(2) / width;
+  NESTLING_CHECK(kv_heads > 0 && a.q.dim(1) % kv_heads == 0, kOp, ": ", a.q.dim(1),
+                 " query heads are not a multiple of ", kv_heads, " KV heads");
+  check_shape(kOp, "v", a.v, {batch, a.k.dim(1), a.k.dim(2)});
+  check_shape(kOp, "y", a.y, {batch, a.q.dim(1), width});
+  NESTLING_CHECK(a.window >= 0, kOp, ": window ", a.window, " is negative");
+  NESTLING_CHECK(static_cast<int64_t>(a.lengths.size()) == batch, kOp, ": ", a.lengths.size(),
+                 " lengths for ", batch, " sequences");
+  check_operands(ctx, kOp, {a.y, a.q, a.k, a.v});
+  double seen = 0;
+  for (const int32_t length : a.lengths) {
+    NESTLING_CHECK(length >= 1 && length <= a.k.dim(1), kOp, ": length ", length, " is outside 1..",
+                   a.k.dim(1), ", the capacity of the cache");
+    seen += static_cast<double>(a.window > 0 ? std::min<int64_t>(length, a.window) : length);
+  }
+  ctx.count(kOp, 4 * seen * static_cast<double>(a.q.dim(1) * width),
+            bytes_of({a.y, a.q}) + 8 * seen * static_cast<double>(kv_heads * width));
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+}  // namespace nestling

@@ -1,0 +1,62 @@
+#include "kernels/ops/rope.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace nestling {
+
+std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
+                                            const RopeScaling& scaling) {
+  NESTLING_CHECK_INPUT(rotary >= 2 && rotary % 2 == 0, "rope: ", rotary,
+                       " rotary channels, needs an even number");
+  NESTLING_CHECK_INPUT(theta > 0, "rope: theta ", theta, ", needs a positive base");
+  const bool scaled = scaling.original_max_positions > 0;
+  NESTLING_CHECK_INPUT(!scaled || (scaling.factor > 0 && scaling.low_freq_factor > 0 &&
+                                   scaling.high_freq_factor > scaling.low_freq_factor),
+                       "rope: scaling by ", scaling.factor, " between the frequency factors ",
+                       scaling.low_freq_factor, " and ", scaling.high_freq_factor,
+                       ", needs 0 < low < high and a positive factor");
+  std::vector<float> frequencies;
+  for (int64_t i = 0; i < rotary; i += 2) {
+    double f = std::pow(theta, -static_cast<double>(i) / static_cast<double>(rotary));
+    if (scaled) {
+      // Turns within the original context: many keep their frequency, few are slowed by `factor`,
+      // between the two limits both are blended.
+      const double turns = scaling.original_max_positions * f / (2 * std::numbers::pi);
+      const double blend =
+          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+      const double keep = blend < 0 ? 0 : blend > 1 ? 1 : blend;
+      f *= keep + (1 - keep) / scaling.factor;
+    }
+    frequencies.push_back(static_cast<float>(f));
+  }
+  return frequencies;
+}
+
+void rope(Context& ctx, const Rope& a) {
+  constexpr const char* kOp = "rope";
+  NESTLING_CHECK(a.x.rank() == 3, kOp, ": x is ", a.x.describe(), ", needs [T, heads, h]");
+  NESTLING_CHECK(a.inv_freq.rank() == 1 && 2 * a.inv_freq.dim(0) <= a.x.dim(2), kOp,
+                 ": inv_freq is ", a.inv_freq.describe(), ", needs at most half the channels of x ",
+                 a.x.describe());
+  NESTLING_CHECK(a.positions.rank() == 1, kOp, ": positions is ", a.positions.describe(),
+                 ", needs [T]");
+  check_shape(kOp, "positions", a.positions, {a.x.dim(0)});
+  check_dtype(kOp, "x", a.x, DType::kF32);
+  check_dtype(kOp, "inv_freq", a.inv_freq, DType::kF32);
+  check_dtype(kOp, "positions", a.positions, DType::kI32);
+  check_device(ctx, kOp, {a.x, a.inv_freq, a.positions});
+  const auto turned =
+      static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.dim(0));
+  ctx.count(kOp, 3 * turned, 8 * turned);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+}  // namespace nestling

@@ -1,0 +1,20 @@
+// pretrain.h - `nestling pretrain`: from token 0, or from a checkpoint, to the end of the run.
+//
+// Writes        config.output/config.name/: config.yaml (effective), log.jsonl, TensorBoard events,
+//               checkpoints/, shards/ (tokenised text), and at the end model/ (a Hugging Face directory
+//               in bf16 with the tokenizer beside it).
+// Resume        if checkpoints are there the run goes on from the newest whole one, bit for bit on the
+//               same layout. A config that differs in what shapes the result is refused by name.
+// Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
+// Ranks         data parallel over `comm`; rank 0 writes.
+#pragma once
+#include "kernels/comm/comm.h"
+#include "trainer/config.h"
+
+namespace nestling {
+
+inline constexpr int kInterrupted = 75;  // exit code: saved on a signal, run again to go on
+
+int pretrain(const PretrainConfig& config, Comm& comm);
+
+}  // namespace nestling

@@ -1,0 +1,202 @@
+#include "trainer/train_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops/adamw.h"
+#include "kernels/ops/loss.h"
+
+namespace nestling {
+
+namespace {
+
+// Borrowed views on a batch's arrays.
+View ids(const std::vector<int32_t>& v) {
+  return {reinterpret_cast<std::byte*>(const_cast<int32_t*>(v.data())),
+          DType::kI32,
+          Device::kCpu,
+          {static_cast<int64_t>(v.size())}};
+}
+
+double sum(ConstView x) {
+  double total = 0;
+  for (int64_t i = 0; i < x.size(); ++i) total += x.ptr<float>()[i];
+  return total;
+}
+
+}  // namespace
+
+TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Context& ctx,
+                     Comm& comm)
+    : model_(model),
+      config_(config),
+      ctx_(ctx),
+      comm_(comm),
+      arena_(ctx.device()),
+      weights_(
+          model, ctx.device(),
+          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}) {
+  for (int64_t i = 0; i < weights_.count(); ++i) {
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
+    m_.push_back(spec.trained ? Tensor(ctx.device(), DType::kF32, {spec.size()}) : Tensor());
+    v_.push_back(spec.trained ? Tensor(ctx.device(), DType::kF32, {spec.size()}) : Tensor());
+    if (!spec.trained) gate_bias_.push_back(i);
+  }
+  if (!gate_bias_.empty())
+    load_ =
+        Tensor(ctx.device(), DType::kF64, {static_cast<int64_t>(gate_bias_.size()), model.experts});
+}
+
+std::vector<NamedState> TrainStep::state() {
+  std::vector<NamedState> all;
+  for (int64_t i = 0; i < weights_.count(); ++i) {
+    const std::string& name = weights_.specs()[static_cast<size_t>(i)].name;
+    all.push_back({name, weights_.master(i)});
+    if (const Tensor& m = m_[static_cast<size_t>(i)]) {
+      all.push_back({name + "#m", m_[static_cast<size_t>(i)].view()});
+      all.push_back({name + "#v", v_[static_cast<size_t>(i)].view()});
+    }
+  }
+  return all;
+}
+
+void TrainStep::count_load(const ModelActs& acts) {
+  int64_t layer = 0;
+  for (const LayerActs& a : acts.layers)
+    if (const auto* moe = std::get_if<MoeActs>(&a)) {
+      const auto* offsets = ConstView(moe->offsets).ptr<int32_t>();
+      double* load = load_.ptr<double>() + layer++ * model_.experts;
+      for (int64_t e = 0; e < model_.experts; ++e) load[e] += offsets[e + 1] - offsets[e];
+    }
+}
+
+void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
+  const Arena::Mark mark(arena_);
+  const auto w = weights_.params();
+  const auto g = weights_.grads();
+  LayerRun run{
+      .ctx = ctx_, .arena = arena_, .config = model_, .segments = Segments(batch.cu_seqlens)};
+  const View tokens = ids(batch.tokens);
+  const ModelActs acts = model_forward(run, w, tokens);
+  const View normed = acts.final_norm.normed;
+  const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
+  const View dx = arena_.alloc(DType::kF32, {normed.dim(0), normed.dim(1)});
+  head_loss(ctx_, {.nll = nll,
+                   .dx = dx,
+                   .dw = model_.tied ? g.embeddings : g.head,
+                   .x = normed,
+                   .w = w.head,
+                   .targets = ids(batch.targets),
+                   .ce_weight = static_cast<float>(weight)});
+  total.nll += sum(nll);
+  model_backward(run, w, g, acts, tokens, dx);
+  if (load_) count_load(acts);
+}
+
+LossSum TrainStep::evaluate(const Batch& batch) {
+  const Arena::Mark mark(arena_);
+  const auto w = weights_.params();
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = model_,
+               .segments = Segments(batch.cu_seqlens),
+               .save = false};
+  const View tokens = ids(batch.tokens);
+  const ModelActs acts = model_forward(run, w, tokens);
+  const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
+  const View correct = arena_.alloc(DType::kI32, {tokens.dim(0)});
+  head_loss(ctx_, {.nll = nll,
+                   .correct = correct,
+                   .x = acts.final_norm.normed,
+                   .w = w.head,
+                   .targets = ids(batch.targets)});
+  double right = 0;
+  for (int64_t t = 0; t < tokens.dim(0); ++t) right += correct.ptr<int32_t>()[t];
+  return {.nll = sum(nll), .targets = static_cast<double>(batch.counted_targets), .correct = right};
+}
+
+void TrainStep::balance_experts() {
+  for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
+    const double* load = load_.ptr<double>() + static_cast<int64_t>(layer) * model_.experts;
+    double mean = 0;
+    for (int64_t e = 0; e < model_.experts; ++e)
+      mean += load[e] / static_cast<double>(model_.experts);
+    auto* bias = weights_.master(gate_bias_[layer]).ptr<float>();
+    for (int64_t e = 0; e < model_.experts; ++e) {
+      const double direction = load[e] < mean ? 1.0 : (load[e] > mean ? -1.0 : 0.0);
+      bias[e] += static_cast<float>(config_.moe.bias_rate * direction);
+    }
+  }
+}
+
+double TrainStep::worst_imbalance() const {
+  double worst = 0;
+  for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
+    const double* load = load_.ptr<double>() + static_cast<int64_t>(layer) * model_.experts;
+    double total = 0;
+    double most = 0;
+    for (int64_t e = 0; e < model_.experts; ++e) {
+      total += load[e];
+      most = std::max(most, load[e]);
+    }
+    worst = std::max(worst, most * static_cast<double>(model_.experts) / total);
+  }
+  return worst;
+}
+
+void TrainStep::update_weights(double lr, int64_t update, double grad_norm) {
+  const double clip = config_.optimizer.clip;
+  const double scale = clip > 0 && grad_norm > clip ? clip / grad_norm : 1.0;
+  std::vector<AdamWTensor> tensors;
+  for (int64_t i = 0; i < weights_.count(); ++i) {
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
+    if (!spec.trained) continue;
+    const auto flat = [&](View v) { return v ? v.reshape({spec.size()}) : v; };
+    tensors.push_back(
+        {.master = flat(weights_.master(i)),
+         .m = m_[static_cast<size_t>(i)].view(),
+         .v = v_[static_cast<size_t>(i)].view(),
+         .grad = flat(weights_.grad(i)),
+         .low = flat(weights_.low(i)),
+         .lr = static_cast<float>(lr),
+         .decay = spec.decay ? static_cast<float>(config_.optimizer.weight_decay) : 0.0f});
+  }
+  adamw_step(ctx_, {.tensors = tensors,
+                    .beta1 = static_cast<float>(config_.optimizer.beta1),
+                    .beta2 = static_cast<float>(config_.optimizer.beta2),
+                    .eps = static_cast<float>(config_.optimizer.eps),
+                    .step = update,
+                    .grad_scale = static_cast<float>(scale)});
+}
+
+StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, int64_t update) {
+  double counted[1] = {0};
+  const View count_view(reinterpret_cast<std::byte*>(counted), DType::kF64, Device::kCpu, {1});
+  for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.counted_targets);
+  comm_.all_reduce(ctx_, count_view, Reduce::kSum);
+  const double targets = std::max(1.0, counted[0]);
+
+  weights_.zero_gradients();
+  if (load_) fill_zero(load_.view());
+  LossSum total;
+  for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, total);
+
+  double nll[1] = {total.nll};
+  comm_.all_reduce(ctx_, View(reinterpret_cast<std::byte*>(nll), DType::kF64, Device::kCpu, {1}),
+                   Reduce::kSum);
+  comm_.all_reduce(ctx_, weights_.flat_gradients(), Reduce::kSum);
+  if (load_) comm_.all_reduce(ctx_, load_.view(), Reduce::kSum);
+
+  std::vector<ConstView> grads;
+  for (int64_t i = 0; i < weights_.count(); ++i)
+    if (const View g = weights_.grad(i)) grads.push_back(g.reshape({g.size()}));
+  StepResult result{.loss = nll[0] / targets, .grad_norm = global_norm(ctx_, grads)};
+  if (load_) result.expert_imbalance = worst_imbalance();
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
+  if (result.skipped) return result;
+  update_weights(lr, update, result.grad_norm);
+  if (load_) balance_experts();
+  return result;
+}
+
+}  // namespace nestling

@@ -1,0 +1,69 @@
+// train_step.h - one optimizer step: micro-batches forward and backward, gradients reduced over the
+// ranks, clipped, AdamW, balanced experts.
+//
+// Loss          mean next-token cross-entropy over all targets of the global batch, so that the number
+//               of ranks and micro-batches only changes the order of sums.
+// Precision     masters, moments and gradients f32; products read the low copies with compute bf16.
+// Experts       after each update the gate's selection bias of an expert moves by bias_rate towards
+//               balance: + where it got fewer than the mean of the pairs, - where more
+//               (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+// Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
+// Ranks         every rank makes the same collectives in the same order; weights stay equal bit for bit.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "data/batches.h"
+#include "kernels/comm/comm.h"
+#include "model/model.h"
+#include "model/weights.h"
+#include "trainer/checkpoint.h"
+#include "trainer/config.h"
+
+namespace nestling {
+
+struct StepResult {
+  double loss = 0;       // nats per target
+  double grad_norm = 0;  // before clipping
+  bool skipped = false;
+  double expert_imbalance =
+      0;  // largest share of an expert over the mean share, worst layer; 0: no MoE
+};
+
+struct LossSum {
+  double nll = 0;
+  double targets = 0;
+  double correct = 0;
+};
+
+class TrainStep {
+ public:
+  TrainStep(const ModelConfig& model, const PretrainConfig& config, Context& ctx, Comm& comm);
+
+  // micro_batches: this rank's share of the global batch. `update` is AdamW's t, from 1.
+  StepResult run(const std::vector<Batch>& micro_batches, double lr, int64_t update);
+  // Loss of a batch without gradients, this rank's part only.
+  LossSum evaluate(const Batch& batch);
+
+  Weights& weights() { return weights_; }
+  std::vector<NamedState> state();  // masters and moments, for checkpoints
+
+ private:
+  void accumulate(const Batch& batch, double weight, LossSum& sum);
+  void count_load(const ModelActs& acts);
+  void balance_experts();
+  double worst_imbalance() const;
+  void update_weights(double lr, int64_t update, double grad_norm);
+
+  ModelConfig model_;
+  const PretrainConfig& config_;
+  Context& ctx_;
+  Comm& comm_;
+  Arena arena_;
+  Weights weights_;
+  std::vector<Tensor> m_, v_;       // moments, one a trained parameter; absent for a buffer
+  std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
+  Tensor load_;                     // [MoE layers, E] f64 pairs of this step
+};
+
+}  // namespace nestling

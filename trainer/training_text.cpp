@@ -1,0 +1,93 @@
+#include "trainer/training_text.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "data/text_source.h"
+#include "data/tokenise.h"
+
+namespace nestling {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_shard(const fs::path& prefix) {
+  return fs::exists(prefix.string() + ".idx");
+}
+
+// Shard prefixes in a folder, by name; empty if it holds none.
+std::vector<fs::path> shards_in(const fs::path& folder) {
+  std::vector<fs::path> found;
+  if (!fs::is_directory(folder)) return found;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".idx") {
+      fs::path prefix = entry.path();
+      found.push_back(prefix.replace_extension());
+    }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// FNV-1a, 64 bits: names a cache entry, guards nothing.
+struct Digest {
+  uint64_t value = 0xcbf29ce484222325u;
+  void add(std::string_view text) {
+    for (char c : text) value = (value ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    value = (value ^ 0xff) * 0x100000001b3u;
+  }
+};
+
+void add_file(Digest& digest, const fs::path& file) {
+  digest.add(file.string());
+  digest.add(std::to_string(fs::file_size(file)));
+  digest.add(std::to_string(fs::last_write_time(file).time_since_epoch().count()));
+}
+
+std::string cache_name(const std::string& spec, const TextPreparation& p) {
+  Digest digest;
+  digest.add(spec);
+  digest.add(p.tokenizer.source());
+  digest.add(std::to_string(p.end_of_text));
+  if (spec.starts_with("reasoning:")) digest.add(std::to_string(p.seed));
+  if (fs::is_directory(spec)) {
+    for (const auto& entry : fs::recursive_directory_iterator(spec))
+      if (entry.is_regular_file()) add_file(digest, entry.path());
+  } else if (fs::exists(spec)) {
+    add_file(digest, spec);
+  }
+  char name[17];
+  std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(digest.value));
+  return name;
+}
+
+}  // namespace
+
+std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources,
+                                        const TextPreparation& p, Comm& comm,
+                                        std::vector<std::string>& said) {
+  std::vector<SourceSpec> out;
+  for (const SourceConfig& source : sources) {
+    SourceSpec spec{.shards = {}, .weight = source.weight};
+    if (is_shard(source.path)) {
+      spec.shards = {source.path};
+    } else if (spec.shards = shards_in(source.path); spec.shards.empty()) {
+      const fs::path prefix = p.cache / cache_name(source.path, p);
+      if (comm.rank() == 0 && !is_shard(prefix)) {
+        fs::create_directories(p.cache);
+        const auto text = open_text(source.path, {.seed = p.seed});
+        const ShardCounts counts = write_shard(
+            *text, [&](std::string_view t) { return p.tokenizer.encode(t, false); }, p.end_of_text,
+            p.vocabulary, prefix);
+        said.push_back(str("tokenised ", source.path, ": ", counts.documents, " documents, ",
+                           counts.tokens, " tokens"));
+      }
+      comm.barrier();
+      spec.shards = {prefix};
+    }
+    out.push_back(std::move(spec));
+  }
+  return out;
+}
+
+}  // namespace nestling

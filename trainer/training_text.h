@@ -1,0 +1,30 @@
+// training_text.h - from the config's sources to token shards on disk.
+//
+// A source is a shard prefix, a folder of shards, or a text spec (data/text_source.h), which is
+// tokenised once into `cache` and found again by the digest of spec, files and tokenizer.
+// Ranks         rank 0 tokenises, the others wait.
+#pragma once
+#include <filesystem>
+#include <vector>
+
+#include "data/batches.h"
+#include "data/tokenizer.h"
+#include "kernels/comm/comm.h"
+#include "trainer/config.h"
+
+namespace nestling {
+
+struct TextPreparation {
+  const Tokenizer& tokenizer;
+  int64_t vocabulary;
+  int32_t end_of_text;
+  std::filesystem::path cache;
+  uint64_t seed;  // of generated text
+};
+
+// `said`: one line for every source that was tokenised.
+std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources,
+                                        const TextPreparation& preparation, Comm& comm,
+                                        std::vector<std::string>& said);
+
+}  // namespace nestling
