@@ -1,7 +1,11 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+<<<<<<< HEAD
 #include "kernels/ops/linear.h"
+=======
+#include "kernels/ops/adamw.h"
+>>>>>>> optim
 #include "kernels/ops/rms_norm.h"
 
 namespace nestling::cuda {
@@ -37,10 +41,17 @@ StreamState* make_stream_state() {
 void synchronize(StreamState&) {
   absent();
 }
+<<<<<<< HEAD
 void run(Context&, const LinearForward&) {
   absent();
 }
 void run(Context&, const LinearBackward&) {
+=======
+void run(Context&, const AdamWStep&) {
+  absent();
+}
+double global_norm(Context&, std::span<const ConstView>) {
+>>>>>>> optim
   absent();
 }
 void run(Context&, const RmsNormForward&) {
