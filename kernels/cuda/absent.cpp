@@ -1,11 +1,8 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
-<<<<<<< HEAD
-#include "kernels/ops/linear.h"
-=======
 #include "kernels/ops/adamw.h"
->>>>>>> optim
+#include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 
 namespace nestling::cuda {
@@ -41,17 +38,16 @@ StreamState* make_stream_state() {
 void synchronize(StreamState&) {
   absent();
 }
-<<<<<<< HEAD
 void run(Context&, const LinearForward&) {
   absent();
 }
 void run(Context&, const LinearBackward&) {
-=======
+  absent();
+}
 void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
->>>>>>> optim
   absent();
 }
 void run(Context&, const RmsNormForward&) {
