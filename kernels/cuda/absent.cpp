@@ -1,6 +1,8 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/ops/adamw.h"
+#include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 
 namespace nestling::cuda {
@@ -34,6 +36,18 @@ StreamState* make_stream_state() {
   absent();
 }
 void synchronize(StreamState&) {
+  absent();
+}
+void run(Context&, const AdamWStep&) {
+  absent();
+}
+double run_global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const LinearForward&) {
+  absent();
+}
+void run(Context&, const LinearBackward&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {

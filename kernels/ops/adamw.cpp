@@ -44,7 +44,7 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -64,7 +64,7 @@ double global_norm(Context& ctx, std::span<const ConstView> grads) {
     case Device::kCpu:
       return cpu::run_global_norm(ctx, grads);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run_global_norm(ctx, grads);
     case Device::kNull:
       return 0.0;
   }
