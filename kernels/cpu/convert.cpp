@@ -10,31 +10,33 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
-using simd::Vi;
 constexpr int64_t kElementsPerTask = 16384;
 
 // The upper halves, rounded to nearest even, still in their upper place.
-NESTLING_INLINE Vi round_bits(Vf x) {
-  const Vi u = reinterpret_cast<Vi>(x);
-  const Vi rounded = u + 0x7fff + ((u >> 16) & 1);
-  const Vi nan = x != x;
+template <class V>
+NESTLING_INLINE simd::Int<V> round_bits(V x) {
+  const auto u = reinterpret_cast<simd::Int<V>>(x);
+  const simd::Int<V> rounded = u + 0x7fff + ((u >> 16) & 1);
+  const simd::Int<V> nan = x != x;
   return ((rounded & ~nan) | ((u | 0x400000) & nan)) & static_cast<int32_t>(0xffff0000u);
 }
-NESTLING_INLINE void put(float* p, Vf x) {
+template <class V>
+NESTLING_INLINE void put(float* p, V x) {
   simd::store(p, x);
 }
-NESTLING_INLINE void put(bf16* p, Vf x) {
-  const auto half = __builtin_convertvector(round_bits(x) >> 16, simd::Vu16);
+template <class V>
+NESTLING_INLINE void put(bf16* p, V x) {
+  const auto half = __builtin_convertvector(round_bits(x) >> 16, typename simd::Traits<V>::Half);
   std::memcpy(static_cast<void*>(p), &half, sizeof half);
 }
 
-template <bool kRounded, class Out, class In>
+template <class V, bool kRounded, class Out, class In>
 NESTLING_INLINE void convert_row(Out* out, const In* in, int64_t n) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   int64_t i = 0;
-  for (; i + simd::kLanes <= n; i += simd::kLanes) {
-    const Vf x = simd::load(in + i);
-    put(out + i, kRounded ? reinterpret_cast<Vf>(round_bits(x)) : x);
+  for (; i + kN <= n; i += kN) {
+    const V x = simd::load<V>(in + i);
+    put(out + i, kRounded ? reinterpret_cast<V>(round_bits(x)) : x);
   }
   for (; i < n; ++i) {
     const auto x = static_cast<float>(in[i]);
@@ -49,18 +51,18 @@ struct Rows {
   int64_t out_pitch, in_pitch, cols;
 };
 
-template <bool kRounded, class Out, class In>
+template <class V, bool kRounded, class Out, class In>
 NESTLING_INLINE void convert_rows(const Rows<Out, In>& r, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t)
-    convert_row<kRounded>(r.out + t * r.out_pitch, r.in + t * r.in_pitch, r.cols);
+    convert_row<V, kRounded>(r.out + t * r.out_pitch, r.in + t * r.in_pitch, r.cols);
 }
 template <bool kRounded, class Out, class In>
 void rows_avx2(const Rows<Out, In>& r, int64_t begin, int64_t end) {
-  convert_rows<kRounded>(r, begin, end);
+  convert_rows<simd::F8, kRounded>(r, begin, end);
 }
 template <bool kRounded, class Out, class In>
 NESTLING_TARGET_AVX512 void rows_avx512(const Rows<Out, In>& r, int64_t begin, int64_t end) {
-  convert_rows<kRounded>(r, begin, end);
+  convert_rows<simd::F16, kRounded>(r, begin, end);
 }
 
 template <bool kRounded, class Out, class In>

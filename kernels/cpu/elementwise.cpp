@@ -10,7 +10,6 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
 constexpr int64_t kElementsPerTask = 16384;
 
 enum class Kind : uint8_t { kAdd, kAddScaled, kScale };
@@ -30,25 +29,26 @@ NESTLING_INLINE auto apply(auto a, auto b, float factor) {
   if constexpr (kKind == Kind::kScale) return a * factor;
 }
 
-template <Kind kKind>
+template <class V, Kind kKind>
 NESTLING_INLINE void rows(const Rows& r, int64_t begin, int64_t end) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t t = begin; t < end; ++t) {
     float* y = r.y + t * r.y_pitch;
     const float* a = r.a + t * r.a_pitch;
     const float* b = r.b + t * r.b_pitch;
     int64_t i = 0;
-    for (; i + simd::kLanes <= r.cols; i += simd::kLanes)
-      simd::store(y + i, apply<kKind>(simd::load(a + i), simd::load(b + i), r.factor));
+    for (; i + kN <= r.cols; i += kN)
+      simd::store(y + i, apply<kKind>(simd::load<V>(a + i), simd::load<V>(b + i), r.factor));
     for (; i < r.cols; ++i) y[i] = apply<kKind>(a[i], b[i], r.factor);
   }
 }
 template <Kind kKind>
 void rows_avx2(const Rows& r, int64_t begin, int64_t end) {
-  rows<kKind>(r, begin, end);
+  rows<simd::F8, kKind>(r, begin, end);
 }
 template <Kind kKind>
 NESTLING_TARGET_AVX512 void rows_avx512(const Rows& r, int64_t begin, int64_t end) {
-  rows<kKind>(r, begin, end);
+  rows<simd::F16, kKind>(r, begin, end);
 }
 
 template <Kind kKind>

@@ -9,7 +9,6 @@ namespace nestling::cpu {
 
 namespace {
 
-using simd::Vf;
 constexpr int64_t kBytesPerTask = 32768;  // of w: about 2 us of reading, a few times a fork
 
 template <class Y, class W>
@@ -22,34 +21,37 @@ struct Operands {
   bool accumulate;
 };
 
-NESTLING_INLINE Vf load_tail(const float* p, int64_t n) {
-  return simd::load_n(p, n);
+template <class V>
+NESTLING_INLINE V load_tail(const float* p, int64_t n) {
+  return simd::load_n<V>(p, n);
 }
-NESTLING_INLINE Vf load_tail(const bf16* p, int64_t n) {
-  bf16 padded[simd::kLanes] = {};
+template <class V>
+NESTLING_INLINE V load_tail(const bf16* p, int64_t n) {
+  bf16 padded[simd::kLanesOf<V>] = {};
   std::copy_n(p, n, padded);
-  return simd::load(padded);
+  return simd::load<V>(padded);
 }
 
 // kRows rows of x against kCols rows of w. Each sum is one chain of FMAs over K and a fixed tree.
-template <int kRows, int kCols, class Y, class W>
+template <class V, int kRows, int kCols, class Y, class W>
 NESTLING_INLINE void tile(const Operands<Y, W>& o, int64_t n) {
-  Vf sums[kRows][kCols] = {};
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  V sums[kRows][kCols] = {};
   const W* w = o.w + n * o.w_pitch;
   int64_t k = 0;
-  for (; k + simd::kLanes <= o.width; k += simd::kLanes) {
-    Vf x[kRows];
-    for (int i = 0; i < kRows; ++i) x[i] = simd::load(o.x + i * o.x_pitch + k);
+  for (; k + kN <= o.width; k += kN) {
+    V x[kRows];
+    for (int i = 0; i < kRows; ++i) x[i] = simd::load<V>(o.x + i * o.x_pitch + k);
     for (int j = 0; j < kCols; ++j) {
-      const Vf wj = simd::load(w + j * o.w_pitch + k);
+      const V wj = simd::load<V>(w + j * o.w_pitch + k);
       for (int i = 0; i < kRows; ++i) sums[i][j] += x[i] * wj;
     }
   }
   if (k < o.width) {
     for (int j = 0; j < kCols; ++j) {
-      const Vf wj = load_tail(w + j * o.w_pitch + k, o.width - k);
+      const V wj = load_tail<V>(w + j * o.w_pitch + k, o.width - k);
       for (int i = 0; i < kRows; ++i)
-        sums[i][j] += simd::load_n(o.x + i * o.x_pitch + k, o.width - k) * wj;
+        sums[i][j] += simd::load_n<V>(o.x + i * o.x_pitch + k, o.width - k) * wj;
     }
   }
   for (int i = 0; i < kRows; ++i)
@@ -62,20 +64,20 @@ NESTLING_INLINE void tile(const Operands<Y, W>& o, int64_t n) {
     }
 }
 
-template <int kRows, int kCols, class Y, class W>
+template <class V, int kRows, int kCols, class Y, class W>
 NESTLING_INLINE void columns(const Operands<Y, W>& o, int64_t begin, int64_t end) {
   int64_t n = begin;
-  for (; n + kCols <= end; n += kCols) tile<kRows, kCols>(o, n);
-  for (; n < end; ++n) tile<kRows, 1>(o, n);
+  for (; n + kCols <= end; n += kCols) tile<V, kRows, kCols>(o, n);
+  for (; n < end; ++n) tile<V, kRows, 1>(o, n);
 }
 // AVX2 has half the registers of half the size.
 template <int kRows, class Y, class W>
 void columns_avx2(const Operands<Y, W>& o, int64_t begin, int64_t end) {
-  columns<kRows, kRows == 1 ? 4 : 2>(o, begin, end);
+  columns<simd::F8, kRows, kRows == 1 ? 4 : 2>(o, begin, end);
 }
 template <int kRows, class Y, class W>
 NESTLING_TARGET_AVX512 void columns_avx512(const Operands<Y, W>& o, int64_t begin, int64_t end) {
-  columns<kRows, 4>(o, begin, end);
+  columns<simd::F16, kRows, 4>(o, begin, end);
 }
 
 template <int kRows, class Y, class W>

@@ -47,4 +47,10 @@ void conv1d_forward(Context& ctx, const Conv1dForward& a);
 void conv1d_backward(Context& ctx, const Conv1dBackward& a);
 void conv1d_step(Context& ctx, const Conv1dStep& a);
 
+namespace cpu {
+void run(Context& ctx, const Conv1dForward& a);
+void run(Context& ctx, const Conv1dBackward& a);
+void run(Context& ctx, const Conv1dStep& a);
+}  // namespace cpu
+
 }  // namespace nestling

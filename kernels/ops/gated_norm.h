@@ -33,4 +33,9 @@ struct GatedNormBackward {
 void gated_norm_forward(Context& ctx, const GatedNormForward& a);
 void gated_norm_backward(Context& ctx, const GatedNormBackward& a);
 
+namespace cpu {
+void run(Context& ctx, const GatedNormForward& a);
+void run(Context& ctx, const GatedNormBackward& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -64,4 +64,10 @@ void scan_forward(Context& ctx, const ScanForward& a);
 void scan_backward(Context& ctx, const ScanBackward& a);
 void scan_step(Context& ctx, const ScanStep& a);
 
+namespace cpu {
+void run(Context& ctx, const ScanForward& a);
+void run(Context& ctx, const ScanBackward& a);
+void run(Context& ctx, const ScanStep& a);
+}  // namespace cpu
+
 }  // namespace nestling

@@ -1,0 +1,261 @@
+// scan_tiles.h - what the chunked scan's forward and backward share: how the work is dealt to
+// threads, the decays of a chunk, and the movement of tiles. Internal to kernels/cpu/scan*.cpp.
+//
+// Unit          a run of channels of one head: the least piece of work. Units are listed group by
+//               group, so that a thread's units share C B^T.
+// Tile          a chunk's operand in contiguous scratch; rows are padded with zeros to kLanes.
+// Letters       q tokens in the chunk, i the row that reads, j <= i the row that is read.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/core/simd.h"
+#include "kernels/core/view.h"
+#include "kernels/cpu/tile_gemm.h"
+#include "kernels/ops/segments.h"
+
+namespace nestling::cpu::scan {
+
+inline int64_t padded(int64_t n) {
+  return (n + simd::kLanes - 1) / simd::kLanes * simd::kLanes;
+}
+
+struct Unit {
+  int64_t head, first, count;  // channels [first, first + count)
+};
+
+// Units [begin, end) of one group, done by one lane.
+struct Piece {
+  int64_t group, begin, end;
+  int64_t buffer;  // where another lane does the rest of the group: numbers its own sums; else -1
+};
+
+struct Plan {
+  std::vector<Unit> units;
+  std::vector<Piece> pieces;
+  std::vector<int64_t> lanes;  // lane l does pieces [lanes[l], lanes[l + 1])
+  int64_t slices;              // units a head
+  int64_t most_units;          // of a piece
+  int64_t buffers;             // pieces that share their group
+  int64_t lane_count() const { return static_cast<int64_t>(lanes.size()) - 1; }
+};
+Plan make_plan(int64_t heads, int64_t channels, int64_t groups, int64_t threads);
+
+// Extents that every tile is cut from.
+struct Extents {
+  int64_t chunk;     // tokens of the longest chunk
+  int64_t channels;  // of the widest unit
+  int64_t state;
+  int64_t chunk_pitch, channel_pitch, state_pitch;  // padded
+};
+Extents make_extents(const Segments& segments, int64_t chunk, int64_t channels, int64_t state);
+
+// The product of tile_gemm.h as a function of its own, one for each instruction set.
+template <class V>
+void product(const TileGemm& g);
+template <>
+void product<simd::F8>(const TileGemm& g);
+template <>
+void product<simd::F16>(const TileGemm& g);
+
+// Rows [tokens] of a strided operand.
+struct Source {
+  const float* data;
+  int64_t token, other;  // floats from token to token, and along dim 1
+};
+inline Source source(ConstView v) {
+  return {v.ptr<float>(), v.stride(0), v.stride(1)};
+}
+struct Target {
+  float* data;
+  int64_t token, other;
+};
+inline Target target(View v) {
+  return {v.ptr<float>(), v.stride(0), v.stride(1)};
+}
+
+// State-like operands [n, H, P, N].
+struct States {
+  float* data = nullptr;
+  int64_t outer = 0, head = 0, channel = 0;
+  explicit operator bool() const { return data != nullptr; }
+  float* at(int64_t i, const Unit& u) const {
+    return data + i * outer + u.head * head + u.first * channel;
+  }
+};
+inline States states(View v) {
+  if (!v) return {};
+  return {v.ptr<float>(), v.stride(0), v.stride(1), v.stride(2)};
+}
+struct ConstStates {
+  const float* data = nullptr;
+  int64_t outer = 0, head = 0, channel = 0;
+  explicit operator bool() const { return data != nullptr; }
+  const float* at(int64_t i, const Unit& u) const {
+    return data + i * outer + u.head * head + u.first * channel;
+  }
+};
+inline ConstStates states(ConstView v) {
+  if (!v) return {};
+  return {v.ptr<float>(), v.stride(0), v.stride(1), v.stride(2)};
+}
+
+// dst [cols, rows] = src [rows, cols]^T.
+NESTLING_INLINE void transpose_8x8(float* dst, int64_t ldd, const float* src, int64_t lds) {
+  using simd::F8;
+  F8 r[8], s[8];
+  for (int i = 0; i < 8; ++i) r[i] = simd::load<F8>(src + i * lds);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int b = 4 * i;
+    r[b] = __builtin_shufflevector(s[b], s[b + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[b + 1] = __builtin_shufflevector(s[b], s[b + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    r[b + 2] = __builtin_shufflevector(s[b + 1], s[b + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[b + 3] = __builtin_shufflevector(s[b + 1], s[b + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    simd::store(dst + i * ldd,
+                F8(__builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11)));
+    simd::store(dst + (i + 4) * ldd,
+                F8(__builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15)));
+  }
+}
+NESTLING_INLINE void transpose(float* dst, int64_t ldd, const float* src, int64_t lds, int64_t rows,
+                               int64_t cols) {
+  int64_t r = 0;
+  for (; r + 8 <= rows; r += 8) {
+    int64_t c = 0;
+    for (; c + 8 <= cols; c += 8) transpose_8x8(dst + c * ldd + r, ldd, src + r * lds + c, lds);
+    for (; c < cols; ++c)
+      for (int64_t i = 0; i < 8; ++i) dst[c * ldd + r + i] = src[(r + i) * lds + c];
+  }
+  for (; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c) dst[c * ldd + r] = src[r * lds + c];
+}
+
+// tile [q, pitch] = group g of src [T, N, G] from token t on, zero behind N.
+inline void gather_group(float* tile, int64_t pitch, const Source& src, int64_t t, int64_t q,
+                         int64_t g, int64_t state) {
+  for (int64_t j = 0; j < q; ++j) {
+    const float* from = src.data + (t + j) * src.token + g;
+    float* to = tile + j * pitch;
+    if (src.other == 1)
+      std::copy_n(from, state, to);
+    else
+      for (int64_t n = 0; n < state; ++n) to[n] = from[n * src.other];
+    std::fill(to + state, to + pitch, 0.0f);
+  }
+}
+
+// tile [cols, pitch] = src [q, cols]^T, zero behind q.
+NESTLING_INLINE void transpose_tile(float* tile, int64_t pitch, const float* src, int64_t lds,
+                                    int64_t q, int64_t cols) {
+  transpose(tile, pitch, src, lds, q, cols);
+  if (q == pitch) return;
+  for (int64_t c = 0; c < cols; ++c) std::fill(tile + c * pitch + q, tile + (c + 1) * pitch, 0.0f);
+}
+
+// tile [q, pitch] = scale_j x_j for the unit's channels; the padding is not written.
+template <class V>
+NESTLING_INLINE void scaled_rows(float* tile, int64_t pitch, const float* x, int64_t x_pitch,
+                                 const float* scale, int64_t q, int64_t cols) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t j = 0; j < q; ++j) {
+    int64_t p = 0;
+    for (; p + kN <= cols; p += kN)
+      simd::store(tile + j * pitch + p, simd::load<V>(x + j * x_pitch + p) * scale[j]);
+    for (; p < cols; ++p) tile[j * pitch + p] = x[j * x_pitch + p] * scale[j];
+  }
+}
+
+// x *= scale, elementwise along rows of n (a multiple of kLanes), or by one number.
+template <class V>
+NESTLING_INLINE void scale_columns(float* x, int64_t pitch, const float* scale, int64_t rows,
+                                   int64_t n) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < n; c += kN)
+      simd::store(x + r * pitch + c, simd::load<V>(x + r * pitch + c) * simd::load<V>(scale + c));
+}
+template <class V>
+NESTLING_INLINE void scale_all(float* x, float scale, int64_t n) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t i = 0; i < n; i += kN) simd::store(x + i, simd::load<V>(x + i) * scale);
+}
+
+// log(1 + e^x), relative error of some units in the last place on both sides: with u = e^-|x| in
+// (0, 1] and s = u / (2 + u) <= 1/3, log(1 + u) = 2 atanh(s); the odd series to s^15 leaves
+// s^16 / 17 < 2e-9 of the sum.
+template <class V>
+NESTLING_INLINE V softplus(V x) {
+  const V zero = {};
+  const V u = simd::exp(simd::min(x, -x));
+  const V s = u / (2.0f + u);
+  const V s2 = s * s;
+  V series = simd::splat<V>(1.0f / 15.0f);
+  series = series * s2 + 1.0f / 13.0f;
+  series = series * s2 + 1.0f / 11.0f;
+  series = series * s2 + 1.0f / 9.0f;
+  series = series * s2 + 1.0f / 7.0f;
+  series = series * s2 + 1.0f / 5.0f;
+  series = series * s2 + 1.0f / 3.0f;
+  series = series * s2 + 1.0f;
+  return simd::max(x, zero) + 2.0f * s * series;
+}
+
+// The decays of one head over one chunk, rows of chunk_pitch floats. The running sum of
+// log a = -rate dt is kept in two floats, high + low, so that a difference of two of them is good
+// to a unit in the last place of the difference, however large the sums: exp then loses nothing.
+struct Decays {
+  float* raw;   // dt_raw + dt_bias
+  float* dt;    // softplus(raw); zero behind q
+  float* high;  // sum of log a up to and including i
+  float* low;
+  float* head;  // exp(sum up to i): what the state before the chunk has left at i
+  float* tail;  // exp(sum behind j): what row j's input has left at the end; zero behind q
+  float whole;  // exp(sum of the chunk)
+};
+inline constexpr int64_t kDecayRows = 6;
+
+inline Decays make_decays(float* at, int64_t pitch) {
+  return {at, at + pitch, at + 2 * pitch, at + 3 * pitch, at + 4 * pitch, at + 5 * pitch, 0.0f};
+}
+
+template <class V>
+NESTLING_INLINE void fill_decays(Decays& d, int64_t pitch, const float* dt_raw, int64_t step,
+                                 float bias, double rate, int64_t q) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t j = 0; j < q; ++j) d.raw[j] = dt_raw[j * step] + bias;
+  std::fill(d.raw + q, d.raw + pitch, 0.0f);
+  for (int64_t j = 0; j < pitch; j += kN) simd::store(d.dt + j, softplus(simd::load<V>(d.raw + j)));
+  std::fill(d.dt + q, d.dt + pitch, 0.0f);
+  double sum = 0;
+  for (int64_t j = 0; j < pitch; ++j) {
+    sum -= rate * static_cast<double>(d.dt[j]);
+    d.high[j] = static_cast<float>(sum);
+    d.low[j] = static_cast<float>(sum - static_cast<double>(d.high[j]));
+  }
+  const float high = d.high[pitch - 1];
+  const float low = d.low[pitch - 1];
+  for (int64_t j = 0; j < pitch; j += kN) {
+    const V e = simd::exp(simd::load<V>(d.high + j));
+    simd::store(d.head + j, e + e * simd::load<V>(d.low + j));
+    const V rest = (high - simd::load<V>(d.high + j)) + (low - simd::load<V>(d.low + j));
+    simd::store(d.tail + j, simd::exp(simd::min(rest, V{})));
+  }
+  d.whole = d.head[pitch - 1];
+  std::fill(d.head + q, d.head + pitch, 0.0f);
+  std::fill(d.tail + q, d.tail + pitch, 0.0f);
+}
+
+// A width of columns whose causal bound is one number: products run over blocks this wide.
+inline constexpr int64_t kBlock = 32;
+
+}  // namespace nestling::cpu::scan

@@ -1,0 +1,70 @@
+#include "kernels/ops/gated_norm.h"
+
+namespace nestling {
+
+namespace {
+
+void check_common(Context& ctx, const char* op, ConstView y, ConstView z, ConstView w,
+                  ConstView rstd, ConstView active) {
+  NESTLING_CHECK(y.rank() == 3 && same_shape(y, z), op, ": y is ", y.describe(), ", z is ",
+                 z.describe(), ", both need [T, H, P]");
+  NESTLING_CHECK(rstd.rank() == 2 && rstd.dim(0) == y.dim(0) && rstd.dim(1) >= 1 &&
+                     y.dim(1) % rstd.dim(1) == 0,
+                 op, ": rstd is ", rstd.describe(), ", needs [", y.dim(0), ", G] with G dividing ",
+                 y.dim(1), " heads");
+  check_shape(op, "w", w, {y.dim(1), y.dim(2)});
+  check_shape(op, "active", active, {1});
+  for (const ConstView& v : {y, z, w, rstd, active}) check_dtype(op, "operand", v, DType::kF32);
+  check_device(ctx, op, {y, z, w, rstd, active});
+}
+
+void check_like(Context& ctx, const char* op, const char* name, ConstView view, ConstView like) {
+  NESTLING_CHECK(same_shape(view, like), op, ": ", name, " is ", view.describe(), ", needs ",
+                 like.describe());
+  check_dtype(op, name, view, DType::kF32);
+  check_device(ctx, op, {view});
+}
+
+}  // namespace
+
+void gated_norm_forward(Context& ctx, const GatedNormForward& a) {
+  constexpr const char* kOp = "gated_norm_forward";
+  check_common(ctx, kOp, a.y, a.z, a.w, a.rstd, a.active);
+  check_like(ctx, kOp, "out", a.out, a.y);
+  // Two operands in, one out; the gate's exponential counts as 10.
+  const auto n = static_cast<double>(a.y.size());
+  ctx.count(kOp, 16 * n, 12 * n);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+void gated_norm_backward(Context& ctx, const GatedNormBackward& a) {
+  constexpr const char* kOp = "gated_norm_backward";
+  check_common(ctx, kOp, a.y, a.z, a.w, a.rstd, a.active);
+  check_like(ctx, kOp, "dy", a.dy, a.y);
+  check_like(ctx, kOp, "dz", a.dz, a.y);
+  check_like(ctx, kOp, "dout", a.dout, a.y);
+  check_like(ctx, kOp, "dw", a.dw, a.w);
+  NESTLING_CHECK(!a.dactive || a.active, kOp, ": dactive without active");
+  check_shape(kOp, "dactive", a.dactive, {1});
+  check_dtype(kOp, "dactive", a.dactive, DType::kF32);
+  check_device(ctx, kOp, {a.dactive});
+  const auto n = static_cast<double>(a.y.size());
+  ctx.count(kOp, 30 * n, 20 * n);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      throw_no_cuda_kernel(kOp);
+    case Device::kNull:
+      return;
+  }
+}
+
+}  // namespace nestling

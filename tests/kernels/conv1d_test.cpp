@@ -1,0 +1,219 @@
+#include "kernels/ops/conv1d.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/memory.h"
+#include "kernels/reference/conv1d.h"
+#include "tests/support/complex_step.h"
+#include "tests/support/window.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+using Complex = std::complex<double>;
+using reference::Conv1dInputs;
+
+TEST(Conv1dReference, BackwardIsTheComplexStepDerivative) {
+  Rng rng(1);
+  const std::vector<int32_t> offsets = {0, 2, 7};
+  const Segments segments(offsets);
+  const Conv1dInputs<double> in{
+      random_mat(rng, 7, 3), random_mat(rng, 3, 4), random_mat(rng, 1, 3), {}};
+  const auto dy = random_mat(rng, 7, 3);
+  const auto g = reference::conv1d_backward(in, segments, dy);
+  using Field = Mat<Complex> Conv1dInputs<Complex>::*;
+  const auto derivative = [&](const Mat<double>& at, Field field) {
+    return complex_step_gradient(at, [&](const Mat<Complex>& z) {
+      Conv1dInputs<Complex> c{reference::cast<Complex>(in.x),
+                              reference::cast<Complex>(in.w),
+                              reference::cast<Complex>(in.bias),
+                              {}};
+      c.*field = z;
+      const auto out = reference::conv1d_forward(c, segments);
+      Complex loss = 0;
+      for (int64_t i = 0; i < dy.size(); ++i) loss += out.y[i] * dy[i];
+      return loss;
+    });
+  };
+  expect_gradient("dx", g.dx, derivative(in.x, &Conv1dInputs<Complex>::x));
+  expect_gradient("dw", g.dw, derivative(in.w, &Conv1dInputs<Complex>::w));
+  expect_gradient("dbias", g.dbias, derivative(in.bias, &Conv1dInputs<Complex>::bias));
+}
+
+struct Case {
+  std::vector<int32_t> offsets;
+  int64_t channels, taps;
+  bool bias, initial;
+  int64_t gap;
+  int64_t tokens() const { return offsets.back(); }
+  int64_t segments() const { return static_cast<int64_t>(offsets.size()) - 1; }
+};
+
+Conv1dInputs<double> random_inputs(Rng& rng, const Case& c) {
+  Conv1dInputs<double> in;
+  in.x = random_mat(rng, c.tokens(), c.channels);
+  in.w = random_mat(rng, c.channels, c.taps);
+  if (c.bias) in.bias = random_mat(rng, 1, c.channels);
+  if (c.initial) in.initial = random_mat(rng, c.segments() * c.channels, c.taps - 1);
+  return in;
+}
+
+// The sum has K products and a bias; silu' is at most 1.1 in size and multiplies their error; the
+// activation itself (exp, division, product) adds some 8 roundings.
+double element_bound(const Case& c) {
+  return (8 + static_cast<double>(c.taps)) * kEps32;
+}
+// |bias| + sum |w| |x|, summed over everything: what the sums' roundings are relative to.
+double term_norm(const Case& c, Conv1dInputs<double> in) {
+  for (auto* m : {&in.x, &in.w, &in.bias, &in.initial})
+    for (auto& v : m->v) v = std::abs(v);
+  double squares = 0;
+  const Segments segments(c.offsets);
+  for (int64_t s = 0; s < c.segments(); ++s)
+    for (int64_t t = segments.begin(s); t < segments.end(s); ++t)
+      for (int64_t i = 0; i < c.channels; ++i) {
+        const double v = reference::detail::conv1d_sum(in, segments, s, t, i);
+        squares += v * v;
+      }
+  return std::sqrt(squares);
+}
+
+class Conv1d : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
+
+TEST_P(Conv1d, ForwardAndStepsMatchTheReference) {
+  const auto& [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Rng rng(2, static_cast<uint64_t>(c.channels));
+  const auto in = random_inputs(rng, c);
+  const Segments segments(c.offsets);
+  const std::vector<int64_t> rows = {c.tokens(), c.channels};
+  const std::vector<int64_t> states = {c.segments(), c.channels, c.taps - 1};
+  Window x(device, rows, {0, c.gap}, in.x), w(device, {c.channels, c.taps}, {c.gap, 1}, in.w);
+  Window bias(device, {c.channels}, {c.gap}), initial(device, states, {0, c.gap, 0});
+  Window y(device, rows, {0, c.gap}), state(device, states, {0, c.gap, 1});
+  if (c.bias) bias.set(in.bias);
+  if (c.initial) initial.set(in.initial);
+  const ConstView bias_view = c.bias ? ConstView(bias.view()) : ConstView();
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  conv1d_forward(ctx, {.y = y.view(),
+                       .final_state = state.view(),
+                       .x = x.view(),
+                       .w = w.view(),
+                       .bias = bias_view,
+                       .initial = c.initial ? ConstView(initial.view()) : ConstView(),
+                       .segments = segments});
+  ctx.synchronize();
+  auto want = reference::conv1d_forward(in, segments);
+  want.final_state.cols *= want.final_state.rows / c.segments();
+  want.final_state.rows = c.segments();
+  const double limit = element_bound(c) * term_norm(c, in);
+  expect_close("y", y.read(), want.y, 0.0, limit);
+  EXPECT_EQ(state.read().v, want.final_state.v);  // copies of inputs
+  y.expect_guards_intact("y");
+  state.expect_guards_intact("final_state");
+
+  // Step by step from the initial state: the same outputs, the same state.
+  const Mat<double> forward = y.read();
+  if (!c.initial) initial.fill(0.0f);
+  for (int64_t s = 0; s < c.segments(); ++s)
+    for (int64_t t = segments.begin(s); t < segments.end(s); ++t)
+      conv1d_step(ctx, {.y = y.view().slice(0, t, 1),
+                        .state = initial.view().slice(0, s, 1),
+                        .x = x.view().slice(0, t, 1),
+                        .w = w.view(),
+                        .bias = bias_view});
+  ctx.synchronize();
+  expect_close("stepped y", y.read(), forward, 0.0, 2 * limit);
+  EXPECT_EQ(initial.read().v, want.final_state.v);
+  y.expect_guards_intact("stepped y");
+  initial.expect_guards_intact("state");
+}
+
+TEST_P(Conv1d, BackwardMatchesTheReferenceAndRepeats) {
+  const auto& [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  Rng rng(3, static_cast<uint64_t>(c.channels));
+  auto in = random_inputs(rng, c);
+  in.initial = {};
+  const auto grad = random_mat(rng, c.tokens(), c.channels);
+  const Segments segments(c.offsets);
+  const std::vector<int64_t> rows = {c.tokens(), c.channels};
+  Window x(device, rows, {0, c.gap}, in.x), w(device, {c.channels, c.taps}, {c.gap, 1}, in.w);
+  Window bias(device, {c.channels}, {c.gap}), dy(device, rows, {0, 2}, grad);
+  if (c.bias) bias.set(in.bias);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  Mat<double> first;
+  for (int pass = 0; pass < 2; ++pass) {
+    Window dx(device, rows, {0, c.gap}), dw(device, {c.channels, c.taps}, {c.gap, 2});
+    Window dbias(device, {c.channels}, {c.gap});
+    dw.fill(2.0f);  // gradients of parameters accumulate
+    dbias.fill(3.0f);
+    conv1d_backward(ctx, {.dx = dx.view(),
+                          .dw = dw.view(),
+                          .dbias = c.bias ? dbias.view() : View(),
+                          .dy = dy.view(),
+                          .x = x.view(),
+                          .w = w.view(),
+                          .bias = c.bias ? ConstView(bias.view()) : ConstView(),
+                          .segments = segments});
+    ctx.synchronize();
+    auto want = reference::conv1d_backward(in, segments, grad);
+    for (auto& v : want.dw.v) v += 2.0;
+    for (auto& v : want.dbias.v) v += 3.0;
+    // du errs by the element bound times |dy| (1 + the size of the sum's terms); dx sums K of
+    // them, dw and dbias T.
+    const double du = element_bound(c) *
+                      (norm(grad) + norm(grad) * term_norm(c, in) /
+                                        std::sqrt(static_cast<double>(c.tokens() * c.channels)));
+    const double root = std::sqrt(static_cast<double>(c.tokens()));
+    const double taps = static_cast<double>(c.taps);
+    expect_close("dx", dx.read(), want.dx, 0.0, 4.0 * taps * du);  // |w| stays below 4
+    expect_close("dw", dw.read(), want.dw, root * kEps32, 4.0 * taps * du);
+    if (c.bias) expect_close("dbias", dbias.read(), want.dbias, root * kEps32, root * du);
+    for (auto* g : {&dx, &dw}) g->expect_guards_intact("gradient");
+    const Mat<double> all = dw.read();
+    if (pass == 0) first = all;
+    EXPECT_EQ(first.v, all.v);
+  }
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Case>>& test) {
+  const auto& [device, c] = test.param;
+  return str(device_name(device), "_", test.index, "_T", c.tokens(), "_C", c.channels, "_K",
+             c.taps);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Conv1d,
+    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
+                       ::testing::Values(Case{{0, 1}, 1, 1, false, false, 0},
+                                         Case{{0, 1, 3, 40}, 7, 4, true, true, 3},
+                                         Case{{0, 1, 2, 3, 4, 5}, 33, 4, true, true, 1},
+                                         Case{{0, 70}, 64, 4, true, false, 0},
+                                         Case{{0, 17, 64, 131}, 600, 3, false, true, 5},
+                                         Case{{0, 100}, 20, 8, true, true, 12})),
+    case_name);
+
+TEST(Conv1dContract, NamesWhatDoesNotFit) {
+  Context ctx(Device::kNull);
+  const auto null = [](std::initializer_list<int64_t> shape) {
+    return View(nullptr, DType::kF32, Device::kNull, shape);
+  };
+  const std::vector<int32_t> offsets = {0, 8};
+  try {
+    conv1d_forward(ctx, {.y = null({8, 6}),
+                         .final_state = null({1, 6, 4}),
+                         .x = null({8, 6}),
+                         .w = null({6, 4}),
+                         .segments = Segments(offsets)});
+    FAIL() << "accepted a state of 4 for 4 taps";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("needs [1,6,3]"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace nestling
