@@ -206,7 +206,7 @@ void run(Context& ctx, const AdamWStep& a) {
                  });
 }
 
-double run_global_norm(Context& ctx, std::span<const ConstView> grads) {
+double global_norm(Context& ctx, std::span<const ConstView> grads) {
   const Arena::Mark mark(ctx.scratch());
   const auto tensors = static_cast<int64_t>(grads.size());
   const BlockList blocks = list_blocks(

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels/core/rng.h"
+#include "kernels/cpu/row_max.h"
 #include "kernels/cpu/sweep.h"
 
 namespace nestling::cpu {
@@ -18,34 +18,8 @@ struct Peak {
   int64_t first;
 };
 
-template <class V>
-NESTLING_INLINE float row_max(const float* x, int64_t n) {
-  constexpr int64_t kN = simd::kLanesOf<V>;
-  V top = simd::splat<V>(-std::numeric_limits<float>::infinity());
-  V nan = V{};  // stays zero until x - x is not
-  int64_t i = 0;
-  for (; i + kN <= n; i += kN) {
-    const V v = simd::load<V>(x + i);
-    top = simd::max(v, top);
-    nan = simd::select<V>(v != v, v, nan);
-  }
-  float best = simd::max_lane(top);
-  float bad = simd::sum(nan);
-  for (; i < n; ++i) {
-    best = std::max(best, x[i]);
-    if (std::isnan(x[i])) bad = x[i];
-  }
-  return std::isnan(bad) ? bad : best;
-}
-float row_max_avx2(const float* x, int64_t n) {
-  return row_max<simd::F8>(x, n);
-}
-NESTLING_TARGET_AVX512 float row_max_avx512(const float* x, int64_t n) {
-  return row_max<simd::F16>(x, n);
-}
-
 Peak find_peak(const float* x, int64_t n) {
-  const float top = (cpu_isa() >= CpuIsa::kAvx512 ? row_max_avx512 : row_max_avx2)(x, n);
+  const float top = row_max(x, n);
   if (!std::isfinite(top)) return {.value = top, .first = 0};
   return {.value = top, .first = std::find(x, x + n, top) - x};
 }
@@ -123,8 +97,7 @@ struct Candidate {
   }
 };
 
-// Ids that top-k and top-p can leave, in no order. Those lighter than (1 - p) of the mean weight
-// sum to less than 1 - p of it all: with top-p (over all ids) they are never in the nucleus.
+// The ids heavier than `floor`, in id order.
 int64_t gather(const float* x, const float* weight, int64_t n, float floor, Candidate* to) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i)
@@ -160,6 +133,8 @@ int64_t draw_from_best(const float* x, const float* weight, int64_t n, const Sam
   double whole = 0;
   float floor = 0.0f;  // an id of weight 0 is never drawn
   if (all) {
+    // Ids lighter than (1 - p) of the mean weight sum to less than 1 - p of it all: they are never
+    // in the nucleus. Half of that, so that rounding does not come into it.
     for (int64_t b = 0; b < n; b += kBlock) whole += sum_of(weight + b, std::min(kBlock, n - b));
     floor = static_cast<float>((1.0 - double{rule.top_p}) * whole / static_cast<double>(2 * n));
   }

@@ -138,7 +138,7 @@ void run(Context& ctx, const AdamWStep& a) {
   NESTLING_CUDA_LAUNCH(adamw_kernel);
 }
 
-double run_global_norm(Context& ctx, std::span<const ConstView> grads) {
+double global_norm(Context& ctx, std::span<const ConstView> grads) {
   std::vector<Entry> entries;
   int64_t chunks = 0;
   for (const ConstView& g : grads) {
