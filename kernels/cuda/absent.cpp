@@ -4,6 +4,7 @@
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/scan.h"
 
 namespace nestling::cuda {
 
@@ -38,16 +39,21 @@ StreamState* make_stream_state() {
 void synchronize(StreamState&) {
   absent();
 }
-void run(Context&, const LinearForward&) {
-  absent();
+void StreamStateDelete::operator()(StreamState* state) const noexcept {
+  delete state;
 }
-void run(Context&, const LinearBackward&) {
-  absent();
-}
+
+// Operators, by name.
 void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const LinearForward&) {
+  absent();
+}
+void run(Context&, const LinearBackward&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {
@@ -56,8 +62,11 @@ void run(Context&, const RmsNormForward&) {
 void run(Context&, const RmsNormBackward&) {
   absent();
 }
-void StreamStateDelete::operator()(StreamState* state) const noexcept {
-  delete state;
+void run(Context&, const ScanForward&) {
+  absent();
+}
+void run(Context&, const ScanStep&) {
+  absent();
 }
 
 }  // namespace nestling::cuda
