@@ -33,8 +33,6 @@ my %readers = (
 my ($source, $dir) = @ARGV;
 die "usage: extract.pl SOURCE DIR; sources: @{[sort keys %readers]}\n"
   unless @ARGV == 2 && $readers{$source} && -d $dir;
-binmode STDOUT;
-$readers{$source}->();
 
 # Documents and paragraphs ------------------------------------------------------------------------
 
@@ -280,3 +278,6 @@ sub fortunes {
     emit_prose(split /\n\s*\n|\n(?=\t)/, $_) for split /^%\n/m, slurp_text($file);
   }
 }
+
+binmode STDOUT;
+$readers{$source}->();    # last: the tables above are filled by now
