@@ -9,7 +9,7 @@
 namespace nestling {
 namespace {
 
-bool matches_all_of(const Regex& regex, std::string_view character) {
+bool matches(const Regex& regex, std::string_view character) {
   return RegexMatcher(regex).next(character, 0).has_value();
 }
 
@@ -33,15 +33,15 @@ const Regex& space() {
 bool word_touches(std::string_view text, size_t begin, size_t end) {
   if (begin > 0) {
     const size_t at = last_character(text, begin);
-    if (matches_all_of(word(), text.substr(at, begin - at))) return true;
+    if (matches(word(), text.substr(at, begin - at))) return true;
   }
-  return end < text.size() && matches_all_of(word(), text.substr(end, utf8_step(text, end).bytes));
+  return end < text.size() && matches(word(), text.substr(end, utf8_step(text, end).bytes));
 }
 
 size_t strip_left(std::string_view text, size_t begin, size_t limit) {
   while (begin > limit) {
     const size_t at = last_character(text, begin);
-    if (at < limit || !matches_all_of(space(), text.substr(at, begin - at))) break;
+    if (at < limit || !matches(space(), text.substr(at, begin - at))) break;
     begin = at;
   }
   return begin;
@@ -50,7 +50,7 @@ size_t strip_left(std::string_view text, size_t begin, size_t limit) {
 size_t strip_right(std::string_view text, size_t end) {
   while (end < text.size()) {
     const size_t n = utf8_step(text, end).bytes;
-    if (!matches_all_of(space(), text.substr(end, n))) break;
+    if (!matches(space(), text.substr(end, n))) break;
     end += n;
   }
   return end;

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <functional>
+#include <limits>
 #include <queue>
 #include <tuple>
 
@@ -90,6 +91,8 @@ MergeTable::MergeTable(const std::vector<BpeMerge>& merges) {
 }
 
 void Bpe::encode(std::string_view piece, std::vector<int32_t>* ids) const {
+  NESTLING_CHECK_INPUT(piece.size() <= std::numeric_limits<int32_t>::max(), "a piece of ",
+                       piece.size(), " bytes without a place to cut it");
   std::vector<Symbol> symbols;
   symbols.reserve(piece.size());
   bool after_unknown = false;

@@ -27,10 +27,11 @@ inline constexpr const char* kTrainerRegex =
     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 struct BpeTrainerOptions {
-  int64_t vocab_size = 4096;                // tokens in all
-  std::vector<std::string> special_tokens;  // ids 0, 1, ...; cut out of the texts before counting
-  std::string regex = kTrainerRegex;        // pieces within which pairs may merge
-  int64_t min_frequency = 2;                // of a pair
+  int64_t vocab_size = 4096;  // tokens in all
+  std::vector<std::string> special_tokens =
+      {};                             // ids 0, 1, ...; cut out of the texts before counting
+  std::string regex = kTrainerRegex;  // pieces within which pairs may merge
+  int64_t min_frequency = 2;          // of a pair
 };
 
 class BpeTrainer {

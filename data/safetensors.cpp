@@ -165,7 +165,7 @@ void StoredTensor::read(View out) const {
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : file_(file) {
   const auto [header, payload] = split_file(file_);
   const std::string name = file.string();
-  const JsonDocument document = parse_json(header, name);
+  const JsonDocument document = parse_json(header, name, {.max_depth = 4});
   std::vector<Placed> placed;
   placed.reserve(document.root().size());
   document.root().for_each([&, bytes = payload](const std::string& key, JsonRef value) {

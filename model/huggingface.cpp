@@ -2,8 +2,8 @@
 
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <immintrin.h>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "data/safetensors.h"
@@ -46,8 +46,9 @@ class Source {
                          " is missing");
     NESTLING_CHECK_INPUT(tensor->shape == shape, tensor->describe(), ": config.json asks for ",
                          extents(shape));
-    NESTLING_CHECK_INPUT(widens_to_float(tensor->type), tensor->describe(),
-                         ": needs BF16, F16 or F32");
+    NESTLING_CHECK_INPUT(tensor->type == StoredType::kBF16 || tensor->type == StoredType::kF16 ||
+                             tensor->type == StoredType::kF32,
+                         tensor->describe(), ": needs BF16, F16 or F32");
     return *tensor;
   }
   void check_all_used() const {
@@ -74,10 +75,12 @@ void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterS
   std::vector<float> row(static_cast<size_t>(m.cols));
   for (int64_t r = 0; r < m.rows; ++r) {
     const int64_t from = first_row + published_index(spec.rows, m.rows, r);
-    widen_to_float(tensor.type,
-                   tensor.bytes.subspan(static_cast<size_t>(from * m.cols * item),
-                                        static_cast<size_t>(m.cols * item)),
-                   row.data());
+    const auto bytes = tensor.bytes.subspan(static_cast<size_t>(from * m.cols * item),
+                                            static_cast<size_t>(m.cols * item));
+    if (tensor.type == StoredType::kF32)
+      std::memcpy(row.data(), bytes.data(), bytes.size());
+    else
+      widen_to_float(tensor.type, bytes, row.data());
     for (int64_t c = 0; c < m.cols; ++c) {
       const float value = row[static_cast<size_t>(published_index(spec.cols, m.cols, c))];
       NESTLING_CHECK_INPUT(std::isfinite(value), tensor.describe(), ": element ", from * m.cols + c,

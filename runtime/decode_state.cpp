@@ -7,8 +7,8 @@ View DecodeState::take(DType dtype, std::initializer_list<int64_t> shape) {
   return memory_.back().view();
 }
 
-DecodeState::DecodeState(Device device, const ModelConfig& config,
-                         const ModelParams<ConstView>& w, int64_t batch, int64_t capacity)
+DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
+                         int64_t batch, int64_t capacity)
     : device_(device), capacity_(capacity), lengths_(static_cast<size_t>(batch), 0) {
   NESTLING_CHECK(batch >= 1 && capacity >= 1, "decode state for ", batch, " sequences of ",
                  capacity, " tokens");

@@ -30,15 +30,17 @@ struct HeadBlock {  // one block of one query head, and its KV head's segment
 
 // Working memory of one block; pointers into one run of floats.
 struct Scratch {
+  static_assert(kTile == kBlock);
   int64_t padded;              // width in whole vectors
   float *q, *dy;               // [kBlock, padded] rows, q times scale
   float *q_lanes, *dy_lanes;   // [width, kBlock]; q times scale * log2(e)
   float* dq;                   // [width, kBlock]
+  float* k;                    // [kTile, width]
   float *p, *ds;               // [kTile, kBlock]
   float *lse, *delta, *scale;  // [kBlock]
 
   static int64_t floats(int64_t width) {
-    return (2 * round_up(width) + 3 * width + 2 * kTile + 3) * kBlock;
+    return (2 * round_up(width) + 4 * width + 2 * kTile + 3) * kBlock;
   }
   Scratch(int64_t width, float* memory) : padded(round_up(width)) {
     const auto take = [&](int64_t n) { return std::exchange(memory, memory + n * kBlock); };
@@ -47,6 +49,7 @@ struct Scratch {
     q_lanes = take(width);
     dy_lanes = take(width);
     dq = take(width);
+    k = take(width);
     p = take(kTile);
     ds = take(kTile);
     lse = take(1);
@@ -116,15 +119,15 @@ template <class V>
 NESTLING_INLINE void backward_tile(const HeadBlock& b, const Scratch& s, int64_t key,
                                    int64_t keys) {
   const int64_t lanes = round_up(b.mask.count);
-  const float* k = b.k.row(key);
+  const auto k = gather_rows<V>({b.k.row(key), b.k.pitch}, keys, b.width, s.k);
   const float* v = b.v.row(key);
   float* dk = b.dk + key * s.padded;
   float* dv = b.dv + key * s.padded;
   product<V>({.m = keys,
               .n = lanes,
               .k = b.width,
-              .a = k,
-              .a_row = b.k.pitch,
+              .a = k.data,
+              .a_row = k.pitch,
               .a_col = 1,
               .b = s.q_lanes,
               .ldb = kBlock,
@@ -167,9 +170,9 @@ NESTLING_INLINE void backward_tile(const HeadBlock& b, const Scratch& s, int64_t
   product<V>({.m = b.width,
               .n = lanes,
               .k = keys,
-              .a = k,
+              .a = k.data,
               .a_row = 1,
-              .a_col = b.k.pitch,
+              .a_col = k.pitch,
               .b = s.ds,
               .ldb = kBlock,
               .c = s.dq,

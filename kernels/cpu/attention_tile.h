@@ -146,23 +146,41 @@ NESTLING_INLINE void unpack_lanes(const float* lanes, int64_t count, int64_t wid
     }
 }
 
+// x where its rows lie close, else a copy in out [count, width]: a product with A^T runs over rows,
+// and far apart every one of them is another page and falls into the same few cache sets.
+template <class V>
+NESTLING_INLINE Rows<const float> gather_rows(Rows<const float> x, int64_t count, int64_t width,
+                                              float* out) {
+  constexpr int64_t kNear = 256;  // floats; measured: below, the copy costs what it saves
+  if (x.pitch <= kNear) return x;
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t c = 0;
+    for (; c + kN <= width; c += kN) simd::store(out + i * width + c, simd::load<V>(x.row(i) + c));
+    for (; c < width; ++c) out[i * width + c] = x.row(i)[c];
+  }
+  return {out, width};
+}
+
 // The running softmax of a block: after some keys, y^T = out / total, and every exponential is
 // relative to `peak`.
 struct Online {
   int64_t width, lanes;  // lanes: a multiple of simd::kLanes, at most kBlock
   float* q;              // [width, kBlock] scaled queries
   float* out;            // [width, kBlock]
+  float* v;              // [kTile, width]
   float* scores;         // [kTile, kBlock]
   float* peak;           // [kBlock]
   float* total;          // [kBlock]
 
-  static int64_t floats(int64_t width) { return (2 * width + kTile + 2) * kBlock; }
+  static int64_t floats(int64_t width) { return (2 * width + kTile + 2) * kBlock + kTile * width; }
   Online(int64_t width_, int64_t count, float* memory)
       : width(width_),
         lanes(round_up(count)),
         q(memory),
         out(q + width_ * kBlock),
-        scores(out + width_ * kBlock),
+        v(out + width_ * kBlock),
+        scores(v + kTile * width_),
         peak(scores + kTile * kBlock),
         total(peak + kBlock) {
     std::fill_n(peak, kBlock, kLowest);
@@ -212,12 +230,13 @@ NESTLING_INLINE void absorb(const Online& o, const Mask& mask, int64_t key, int6
               .ldc = kBlock});
   hide(mask, key, keys, o.scores);
   absorb_scores<V>(o, keys);
+  const auto values = gather_rows<V>(v, keys, o.width, o.v);
   product<V>({.m = o.width,
               .n = o.lanes,
               .k = keys,
-              .a = v.data,
+              .a = values.data,
               .a_row = 1,
-              .a_col = v.pitch,
+              .a_col = values.pitch,
               .b = o.scores,
               .ldb = kBlock,
               .c = o.out,

@@ -15,9 +15,10 @@ constexpr int64_t kElementsPerTask = 16384;
 // The upper halves, rounded to nearest even, still in their upper place.
 template <class V>
 NESTLING_INLINE simd::Int<V> round_bits(V x) {
-  const auto u = reinterpret_cast<simd::Int<V>>(x);
-  const simd::Int<V> rounded = u + 0x7fff + ((u >> 16) & 1);
-  const simd::Int<V> nan = x != x;
+  using Int = simd::Int<V>;
+  const Int u = reinterpret_cast<Int>(x);
+  const Int rounded = u + 0x7fff + ((u >> 16) & 1);
+  const Int nan = x != x;
   return ((rounded & ~nan) | ((u | 0x400000) & nan)) & static_cast<int32_t>(0xffff0000u);
 }
 template <class V>

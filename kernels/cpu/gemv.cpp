@@ -73,7 +73,7 @@ NESTLING_INLINE void columns(const Operands<Y, W>& o, int64_t begin, int64_t end
 // AVX2 has half the registers of half the size.
 template <int kRows, class Y, class W>
 void columns_avx2(const Operands<Y, W>& o, int64_t begin, int64_t end) {
-  columns<simd::F8, kRows, kRows == 1 ? 4 : 2>(o, begin, end);
+  columns<simd::F8, kRows, kRows <= 2 ? 4 : 2>(o, begin, end);
 }
 template <int kRows, class Y, class W>
 NESTLING_TARGET_AVX512 void columns_avx512(const Operands<Y, W>& o, int64_t begin, int64_t end) {

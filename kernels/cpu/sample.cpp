@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "kernels/core/rng.h"
+#include "kernels/cpu/row_max.h"
 #include "kernels/cpu/sweep.h"
 
 namespace nestling::cpu {
@@ -18,34 +20,8 @@ struct Peak {
   int64_t first;
 };
 
-template <class V>
-NESTLING_INLINE float row_max(const float* x, int64_t n) {
-  constexpr int64_t kN = simd::kLanesOf<V>;
-  V top = simd::splat<V>(-std::numeric_limits<float>::infinity());
-  V nan = V{};  // stays zero until x - x is not
-  int64_t i = 0;
-  for (; i + kN <= n; i += kN) {
-    const V v = simd::load<V>(x + i);
-    top = simd::max(v, top);
-    nan = simd::select<V>(v != v, v, nan);
-  }
-  float best = simd::max_lane(top);
-  float bad = simd::sum(nan);
-  for (; i < n; ++i) {
-    best = std::max(best, x[i]);
-    if (std::isnan(x[i])) bad = x[i];
-  }
-  return std::isnan(bad) ? bad : best;
-}
-float row_max_avx2(const float* x, int64_t n) {
-  return row_max<simd::F8>(x, n);
-}
-NESTLING_TARGET_AVX512 float row_max_avx512(const float* x, int64_t n) {
-  return row_max<simd::F16>(x, n);
-}
-
 Peak find_peak(const float* x, int64_t n) {
-  const float top = (cpu_isa() >= CpuIsa::kAvx512 ? row_max_avx512 : row_max_avx2)(x, n);
+  const float top = row_max(x, n);
   if (!std::isfinite(top)) return {.value = top, .first = 0};
   return {.value = top, .first = std::find(x, x + n, top) - x};
 }
@@ -123,13 +99,24 @@ struct Candidate {
   }
 };
 
-// Ids that top-k and top-p can leave, in no order. Those lighter than (1 - p) of the mean weight
-// sum to less than 1 - p of it all: with top-p (over all ids) they are never in the nucleus.
-int64_t gather(const float* x, const float* weight, int64_t n, float floor, Candidate* to) {
+// The ids heavier than `floor` whose logit is at least `least`, in id order.
+int64_t gather(const float* x, const float* weight, int64_t n, float floor, float least,
+               Candidate* to) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i)
-    if (weight[i] > floor) to[count++] = {x[i], weight[i], static_cast<int32_t>(i)};
+    if (weight[i] > floor && x[i] >= least)
+      to[count++] = {x[i], weight[i], static_cast<int32_t>(i)};
   return count;
+}
+
+// A logit that at least k of the row reach: the k-th best of its first few. Spares the exact
+// selection most of a large vocabulary.
+float reached_by(const float* x, int64_t n, int64_t k, Candidate* scratch) {
+  const int64_t few = std::min(n, 16 * k);
+  auto* copy = reinterpret_cast<float*>(scratch);
+  std::copy_n(x, few, copy);
+  std::nth_element(copy, copy + k - 1, copy + few, std::greater<>());
+  return copy[k - 1];
 }
 
 double weight_of(const Candidate* c, int64_t n) {
@@ -160,10 +147,14 @@ int64_t draw_from_best(const float* x, const float* weight, int64_t n, const Sam
   double whole = 0;
   float floor = 0.0f;  // an id of weight 0 is never drawn
   if (all) {
+    // Ids lighter than (1 - p) of the mean weight sum to less than 1 - p of it all: they are never
+    // in the nucleus. Half of that, so that rounding does not come into it.
     for (int64_t b = 0; b < n; b += kBlock) whole += sum_of(weight + b, std::min(kBlock, n - b));
     floor = static_cast<float>((1.0 - double{rule.top_p}) * whole / static_cast<double>(2 * n));
   }
-  int64_t count = gather(x, weight, n, floor, c);
+  const float least =
+      all ? -std::numeric_limits<float>::infinity() : reached_by(x, n, rule.top_k, c);
+  int64_t count = gather(x, weight, n, floor, least, c);
   if (!all && count > rule.top_k) {
     std::nth_element(c, c + rule.top_k, c + count);
     count = rule.top_k;
@@ -203,7 +194,7 @@ void run(Context& ctx, const Sample& a) {
         reinterpret_cast<Candidate*>(ctx.scratch().alloc(DType::kU8, {bytes}).ptr<uint8_t>());
   }
   auto* soften_row = cpu_isa() >= CpuIsa::kAvx512 ? soften_avx512 : soften_avx2;
-  parallel_for(a.tokens.dim(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(a.tokens.dim(0), rows_per_task(width), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const float* x = logits + b * pitch;
       const Peak peak = find_peak(x, width);

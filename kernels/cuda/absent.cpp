@@ -1,7 +1,10 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/ops/adamw.h"
+#include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/scan.h"
 
 namespace nestling::cuda {
 
@@ -36,14 +39,34 @@ StreamState* make_stream_state() {
 void synchronize(StreamState&) {
   absent();
 }
+void StreamStateDelete::operator()(StreamState* state) const noexcept {
+  delete state;
+}
+
+// Operators, by name.
+void run(Context&, const AdamWStep&) {
+  absent();
+}
+double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const LinearForward&) {
+  absent();
+}
+void run(Context&, const LinearBackward&) {
+  absent();
+}
 void run(Context&, const RmsNormForward&) {
   absent();
 }
 void run(Context&, const RmsNormBackward&) {
   absent();
 }
-void StreamStateDelete::operator()(StreamState* state) const noexcept {
-  delete state;
+void run(Context&, const ScanForward&) {
+  absent();
+}
+void run(Context&, const ScanStep&) {
+  absent();
 }
 
 }  // namespace nestling::cuda

@@ -18,15 +18,18 @@ constexpr int kThreads = 256;
 constexpr int64_t kChunk = 16384;  // elements a block
 
 struct Entry {
-  float* master;
-  float* m;
-  float* v;
-  const float* grad;
-  __nv_bfloat16* low;   // null: none
-  int64_t first_chunk;  // of this tensor among all
-  int64_t size;
-  int64_t cols, grad_pitch, low_pitch;  // element i: row i / cols, column i % cols
-  float lr, decay;
+  float* master = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+  const float* grad = nullptr;
+  __nv_bfloat16* low = nullptr;  // null: none
+  int64_t first_chunk = 0;       // of this tensor among all
+  int64_t size = 0;
+  int64_t cols = 0;  // element i: row i / cols, column i % cols
+  int64_t grad_pitch = 0;
+  int64_t low_pitch = 0;
+  float lr = 0.0f;
+  float decay = 0.0f;
 };
 
 struct Step {

@@ -44,7 +44,7 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -62,9 +62,9 @@ double global_norm(Context& ctx, std::span<const ConstView> grads) {
   ctx.count(kOp, 2 * n, 4 * n);
   switch (ctx.device()) {
     case Device::kCpu:
-      return cpu::run_global_norm(ctx, grads);
+      return cpu::global_norm(ctx, grads);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::global_norm(ctx, grads);
     case Device::kNull:
       return 0.0;
   }

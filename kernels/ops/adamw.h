@@ -37,7 +37,11 @@ double global_norm(Context& ctx, std::span<const ConstView> grads);
 
 namespace cpu {
 void run(Context& ctx, const AdamWStep& a);
-double run_global_norm(Context& ctx, std::span<const ConstView> grads);
+double global_norm(Context& ctx, std::span<const ConstView> grads);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const AdamWStep& a);
+double global_norm(Context& ctx, std::span<const ConstView> grads);
+}  // namespace cuda
 
 }  // namespace nestling

@@ -54,7 +54,7 @@ void linear_forward(Context& ctx, const LinearForward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -90,7 +90,7 @@ void linear_backward(Context& ctx, const LinearBackward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }

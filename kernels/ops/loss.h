@@ -7,11 +7,16 @@
 //                  temperature (Hinton et al. 2015; no T^2 factor)
 //
 // Shapes        x, dx [T, D]   w, dw [V, D]   targets [T] i32 (-1: ignored)   nll, kl [T]
-//               teacher_x [T, Dt]   teacher_w [V, Dt]
+//               kl_tokens [T] i32   teacher_x [T, Dt]   teacher_w [V, Dt]
 // Dtypes        as in linear.h (w bf16: bf16 products, f32 sums); softmax and sums in f32.
 // Loss          loss = ce_weight * sum(nll) + kl_weight * sum(kl), over tokens that count: nll over
 //               target >= 0, kl over all tokens unless `kl_tokens` says otherwise. The caller
 //               divides by putting 1/count into the weights.
+// Accuracy      a token's sums are f32 over 1024 logits, f64 over these. KL is summed as
+//               sum p (d + e^-d - 1), d = log p - log q: no term is negative and nothing cancels,
+//               so a small divergence keeps its digits and equal logits give exactly 0.
+// Scratch       chunk x V f32 for the logits, twice with a teacher, and what linear.h takes.
+// Errors        a target outside [-1, V) throws, naming its position in the chunk (CPU).
 // Gradient      computed in the same pass; parameter gradients accumulate. Leave dx and dw out to
 //               evaluate only.
 // Determinism   same inputs, shapes, chunk and threads: same bits.
@@ -29,6 +34,7 @@ struct HeadLoss {
   ConstView x;               // [T, D] output of the final norm
   ConstView w;               // [V, D]
   ConstView targets = {};    // [T] i32
+  ConstView kl_tokens = {};  // [T] i32: 0 leaves the token out of kl
   ConstView teacher_x = {};  // [T, Dt]
   ConstView teacher_w = {};  // [V, Dt]
   float ce_weight = 0.0f;
@@ -40,5 +46,23 @@ struct HeadLoss {
 };
 
 void head_loss(Context& ctx, const HeadLoss& a);
+
+// The kernel behind it, a chunk of tokens whose products are done: losses from the logits, and the
+// logits' gradient in their place. head_loss checks the operands; a row is one token.
+struct LossRows {
+  View logits;             // [n, V] f32 products; overwritten by the loss's gradient if `gradient`
+  ConstView teacher = {};  // [n, V] f32 products of the teacher; absent: no kl
+  ConstView targets = {};  // [n] i32
+  ConstView kl_tokens = {};  // [n] i32
+  View nll = {};             // [n]
+  View kl = {};              // [n]
+  View correct = {};         // [n] i32
+  float ce_weight, kl_weight, temperature, logit_scale, teacher_logit_scale;
+  bool gradient;
+};
+
+namespace cpu {
+void run(Context& ctx, const LossRows& a);
+}  // namespace cpu
 
 }  // namespace nestling

@@ -114,7 +114,7 @@ void scan_forward(Context& ctx, const ScanForward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -171,7 +171,7 @@ void scan_step(Context& ctx, const ScanStep& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }

@@ -69,5 +69,9 @@ void run(Context& ctx, const ScanForward& a);
 void run(Context& ctx, const ScanBackward& a);
 void run(Context& ctx, const ScanStep& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const ScanForward& a);
+void run(Context& ctx, const ScanStep& a);
+}  // namespace cuda
 
 }  // namespace nestling

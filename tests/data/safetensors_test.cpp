@@ -9,6 +9,7 @@
 #include "kernels/core/rng.h"
 #include "kernels/core/tensor.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace nestling {
@@ -284,6 +285,19 @@ TEST(SafetensorsDir, RefusesWhatDisagrees) {
                {"z is not in the index"});
   shard("model.safetensors", {"a"});
   expect_error([&] { SafetensorsDir d(dir.path()); }, {"holds both"});
+}
+
+TEST(SafetensorsDir, ReadsEveryPublishedDirectoryOfTheGoldens) {
+  int read = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(source_dir() / "tests" / "golden")) {
+    const bool single = std::filesystem::exists(entry.path() / kSafetensorsName);
+    if (!single && !std::filesystem::exists(entry.path() / kSafetensorsIndexName)) continue;
+    const SafetensorsDir weights(entry.path());
+    for (const StoredTensor* t : weights.tensors()) EXPECT_GT(t->view().size(), 0) << t->describe();
+    EXPECT_EQ(weights.files().size() > 1, !single);
+    ++read;
+  }
+  EXPECT_GT(read, 5);
 }
 
 TEST(SafetensorsWriter, RefusesBadProducersAndLeavesNothing) {

@@ -50,7 +50,7 @@ struct Parameter {
 };
 
 class AdamW : public ::testing::TestWithParam<Device> {};
-INSTANTIATE_TEST_SUITE_P(All, AdamW, ::testing::Values(Device::kCpu),
+INSTANTIATE_TEST_SUITE_P(All, AdamW, ::testing::Values(Device::kCpu, Device::kCuda),
                          [](const auto& test) { return std::string(device_name(test.param)); });
 
 TEST_P(AdamW, MatchesTheReferenceOverManyTensors) {

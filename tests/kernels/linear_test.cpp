@@ -108,7 +108,7 @@ std::string f32_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& 
   return str(device_name(device), "_", s.t, "x", s.k, "x", s.n);
 }
 INSTANTIATE_TEST_SUITE_P(All, LinearF32,
-                         ::testing::Combine(::testing::Values(Device::kCpu),
+                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                                             ::testing::ValuesIn(kShapes)),
                          f32_name);
 

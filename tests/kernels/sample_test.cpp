@@ -12,15 +12,14 @@ namespace {
 
 using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 
-std::vector<int32_t> draw(Device device, const Mat<double>& logits, const SamplingRule& rule,
+std::vector<int32_t> draw(Device device, View logits, const SamplingRule& rule,
                           const std::vector<uint64_t>& streams, uint64_t position = 0,
                           uint64_t seed = 11) {
   Context ctx(device);
   ctx.scratch().set_poison(true);
-  Guarded x(device, logits);
-  GuardedInts tokens(device, 1, logits.rows);
+  GuardedInts tokens(device, 1, logits.dim(0));
   sample(ctx, {.tokens = tokens.row(),
-               .logits = x.view(),
+               .logits = logits,
                .rule = rule,
                .seed = seed,
                .streams = streams,
@@ -28,6 +27,11 @@ std::vector<int32_t> draw(Device device, const Mat<double>& logits, const Sampli
   ctx.synchronize();
   tokens.expect_guards_intact("tokens");
   return tokens.read();
+}
+std::vector<int32_t> draw(Device device, const Mat<double>& logits, const SamplingRule& rule,
+                          const std::vector<uint64_t>& streams, uint64_t position = 0,
+                          uint64_t seed = 11) {
+  return draw(device, Guarded(device, logits).view(), rule, streams, position, seed);
 }
 
 std::vector<uint64_t> streams(int64_t n) {
@@ -59,6 +63,7 @@ TEST_P(Sampling, TemperatureZeroIsTheFirstArgMax) {
 struct Case {
   int64_t width;
   SamplingRule rule;
+  uint64_t positions = 40;
 };
 
 // Draws are independent Bernoulli trials for each id. By Bernstein's inequality, |count - n p| is
@@ -69,25 +74,26 @@ TEST_P(Sampling, DrawsTheReferenceDistribution) {
   NESTLING_SKIP_WITHOUT(device);
   constexpr double kZ = 25;
   constexpr int64_t kBatch = 500;
-  constexpr int64_t kPositions = 80;
   const Case cases[] = {{6, {.temperature = 1.0f}},
                         {40, {.temperature = 0.5f}},
                         {40, {.temperature = 1.5f, .top_k = 7}},
+                        {900, {.temperature = 1.5f, .top_k = 20}, 10},
                         {40, {.temperature = 1.0f, .top_p = 0.8f}},
                         {40, {.temperature = 1.0f, .top_k = 12, .top_p = 0.6f}},
-                        {1500, {.temperature = 0.8f, .top_p = 0.95f}},
-                        {1500, {.temperature = 0.3f}}};
+                        {1500, {.temperature = 0.8f, .top_p = 0.95f}, 10},
+                        {1500, {.temperature = 0.3f}, 10}};
   for (const Case& c : cases) {
     Rng rng(3, static_cast<uint64_t>(c.width));
     const auto row = random_mat(rng, 1, c.width, 2.0);
     Mat<double> logits(kBatch, c.width);
     for (int64_t i = 0; i < logits.size(); ++i) logits[i] = row[i % c.width];
+    Guarded operand(device, logits);
     const auto p = reference::sample_distribution(row, c.rule);
     std::vector<int64_t> counts(static_cast<size_t>(c.width));
-    for (uint64_t position = 0; position < kPositions; ++position)
-      for (int32_t id : draw(device, logits, c.rule, streams(kBatch), position))
+    for (uint64_t position = 0; position < c.positions; ++position)
+      for (int32_t id : draw(device, operand.view(), c.rule, streams(kBatch), position))
         ++counts[static_cast<size_t>(id)];
-    const double n = kBatch * kPositions;
+    const auto n = static_cast<double>(kBatch * c.positions);
     for (int64_t id = 0; id < c.width; ++id) {
       const auto count = static_cast<double>(counts[static_cast<size_t>(id)]);
       if (p[id] == 0) {

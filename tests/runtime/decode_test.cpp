@@ -1,7 +1,6 @@
 // Decoding equals prefill: the same tokens one by one give the logits of the whole forward.
-#include <gtest/gtest.h>
-
 #include <cmath>
+#include <gtest/gtest.h>
 
 #include "kernels/core/rng.h"
 #include "model/model.h"
@@ -41,8 +40,8 @@ Tensor forward_logits(const ModelConfig& config, Weights& weights, ConstView tok
   Context ctx(Device::kCpu);
   Arena arena(Device::kCpu);
   arena.set_poison(true);
-  LayerRun run{.ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets),
-               .save = false};
+  LayerRun run{
+      .ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets), .save = false};
   const ModelActs acts = model_forward(run, weights.params(), tokens);
   Tensor logits(Device::kCpu, DType::kF32, {tokens.dim(0), config.vocab});
   model_logits(ctx, weights.params(), acts.final_norm.normed, logits.view());

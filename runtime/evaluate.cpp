@@ -1,0 +1,180 @@
+#include "runtime/evaluate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "data/reasoning.h"
+#include "data/text_source.h"
+#include "kernels/ops/loss.h"
+#include "model/model.h"
+#include "runtime/generator.h"
+
+namespace nestling {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int32_t closing_token(const LoadedModel& model) {
+  NESTLING_CHECK_INPUT(!model.config().eos.empty(), model.name(),
+                       ": config.json has no eos_token_id");
+  return static_cast<int32_t>(model.config().eos.front());
+}
+
+// Windows of documents end to end, and where documents begin in them.
+class WindowLoss {
+ public:
+  WindowLoss(Context& ctx, LoadedModel& model, int64_t seq_len)
+      : ctx_(ctx), model_(model), seq_len_(seq_len), arena_(ctx.device()) {}
+
+  void add_document(const std::vector<int32_t>& tokens) {
+    if (pending_.size() > 1) starts_.push_back(static_cast<int32_t>(pending_.size()));
+    pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+    while (static_cast<int64_t>(pending_.size()) > seq_len_) flush(seq_len_);
+  }
+  void finish() {
+    if (pending_.size() > 1) flush(static_cast<int64_t>(pending_.size()) - 1);
+  }
+  const TextLoss& loss() const { return loss_; }
+  double total() const { return nll_; }
+
+ private:
+  // Scores `count` inputs against the tokens behind them.
+  void flush(int64_t count) {
+    std::vector<int32_t> offsets = {0};
+    std::vector<int32_t> later;
+    std::vector<int32_t> targets(pending_.begin() + 1, pending_.begin() + count + 1);
+    for (int32_t s : starts_) {
+      if (s <= count) targets[static_cast<size_t>(s) - 1] = -1;
+      if (s < count) offsets.push_back(s);
+      if (s > count) later.push_back(static_cast<int32_t>(s - count));
+    }
+    offsets.push_back(static_cast<int32_t>(count));
+    score(offsets, targets, count);
+    pending_.erase(pending_.begin(), pending_.begin() + count);
+    starts_ = std::move(later);
+  }
+  void score(const std::vector<int32_t>& offsets, const std::vector<int32_t>& targets,
+             int64_t count) {
+    const Arena::Mark mark(arena_);
+    const auto ids = [&](const int32_t* data) {
+      const View v = arena_.alloc(DType::kI32, {count});
+      std::copy_n(data, count, v.ptr<int32_t>());
+      return v;
+    };
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = model_.config(),
+                 .segments = Segments(offsets),
+                 .save = false};
+    const auto w = model_.params();
+    const ModelActs acts = model_forward(run, w, ids(pending_.data()));
+    const View nll = arena_.alloc(DType::kF32, {count});
+    head_loss(
+        ctx_,
+        {.nll = nll, .x = acts.final_norm.normed, .w = w.head, .targets = ids(targets.data())});
+    for (int64_t t = 0; t < count; ++t) nll_ += nll.ptr<float>()[t];
+    loss_.tokens += count - std::count(targets.begin(), targets.end(), -1);
+  }
+
+  Context& ctx_;
+  LoadedModel& model_;
+  int64_t seq_len_;
+  Arena arena_;
+  std::vector<int32_t> pending_;
+  std::vector<int32_t> starts_;  // places in pending_ where a document begins, but 0
+  TextLoss loss_;
+  double nll_ = 0;
+};
+
+struct Asked {
+  reasoning::Problem problem;
+  std::vector<int32_t> prompt;
+};
+
+std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
+  std::vector<Asked> asked;
+  for (int64_t i = 0; i < o.problems; ++i) {
+    const auto tasks = static_cast<int64_t>(o.tasks.size());
+    const std::string& task = o.tasks[static_cast<size_t>(i % tasks)];
+    const int level = 1 + static_cast<int>(i / tasks % reasoning::kLevels);
+    Asked a{.problem = reasoning::generate(task, level, reasoning::Split::kHeldOut, o.seed,
+                                           static_cast<uint64_t>(i)),
+            .prompt = {}};
+    a.prompt = model.tokenizer().encode(reasoning::prompt_text(a.problem), false);
+    asked.push_back(std::move(a));
+  }
+  return asked;
+}
+
+}  // namespace
+
+TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
+                       int64_t seq_len, int64_t max_tokens) {
+  const auto start = Clock::now();
+  const auto source = open_text(text_spec);
+  const int32_t end = closing_token(model);
+  WindowLoss windows(ctx, model, seq_len);
+  std::string text;
+  int64_t seen = 0;
+  while (seen < max_tokens && source->next(text)) {
+    std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
+    tokens.push_back(end);
+    if (seen + static_cast<int64_t>(tokens.size()) > max_tokens)
+      tokens.resize(static_cast<size_t>(max_tokens - seen));
+    seen += static_cast<int64_t>(tokens.size());
+    windows.add_document(tokens);
+  }
+  windows.finish();
+  TextLoss loss = windows.loss();
+  NESTLING_CHECK_INPUT(loss.tokens > 0, text_spec, ": no text to evaluate");
+  loss.nll = windows.total() / static_cast<double>(loss.tokens);
+  loss.seconds = seconds_since(start);
+  return loss;
+}
+
+std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
+                                             const ReasoningOptions& o) {
+  const std::vector<Asked> asked = ask(model, o);
+  const auto stop = model.tokenizer().token_id("<|im_end|>");
+  NESTLING_CHECK_INPUT(stop.has_value(), model.name(), ": the tokenizer has no <|im_end|>");
+  GenerateOptions options;
+  options.max_new_tokens = o.max_new_tokens;
+  options.stop_tokens = {*stop};
+  std::map<std::string, TaskAccuracy> by_task;
+  TaskAccuracy all;
+  all.task = "reasoning";
+  const auto start = Clock::now();
+  for (size_t at = 0; at < asked.size(); at += static_cast<size_t>(o.batch)) {
+    const size_t end = std::min(asked.size(), at + static_cast<size_t>(o.batch));
+    std::vector<std::vector<int32_t>> prompts;
+    for (size_t i = at; i < end; ++i) prompts.push_back(asked[i].prompt);
+    const std::vector<Generated> out = generate(ctx, model, prompts, options);
+    for (size_t i = at; i < end; ++i) {
+      const std::vector<int32_t>& tokens = out[i - at].tokens;
+      const bool right = reasoning::score(asked[i].problem, model.tokenizer().decode(tokens));
+      for (TaskAccuracy* t : {&by_task[asked[i].problem.task], &all}) {
+        t->n += 1;
+        t->correct += right;
+        t->tokens += static_cast<int64_t>(tokens.size());
+        t->outcomes.push_back(right);
+      }
+    }
+  }
+  all.seconds = seconds_since(start);
+  std::vector<TaskAccuracy> results;
+  for (auto& [task, result] : by_task) {
+    result.task = task;
+    results.push_back(std::move(result));
+  }
+  results.push_back(std::move(all));
+  for (TaskAccuracy& t : results) t.accuracy = wilson_interval(t.correct, t.n);
+  return results;
+}
+
+}  // namespace nestling

@@ -1,0 +1,44 @@
+// evaluate.h - how good a model is: loss on text, exact-match accuracy on reasoning problems.
+//
+// Loss          mean next-token cross-entropy in nats over documents packed into windows of seq_len;
+//               a target that begins another document does not count.
+// Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
+//               Wilson's 95% interval.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "data/interval.h"
+#include "runtime/loaded_model.h"
+
+namespace nestling {
+
+struct TextLoss {
+  int64_t tokens = 0;  // targets counted
+  double nll = 0;      // nats per target
+  double seconds = 0;
+};
+TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
+                       int64_t seq_len, int64_t max_tokens);
+
+struct TaskAccuracy {
+  std::string task;
+  int64_t n = 0;
+  int64_t correct = 0;
+  Interval accuracy{};
+  double seconds = 0;
+  int64_t tokens = 0;          // generated
+  std::vector<bool> outcomes;  // of every problem, for paired intervals
+};
+struct ReasoningOptions {
+  std::vector<std::string> tasks;  // of reasoning::tasks()
+  int64_t problems = 1024;         // in all, dealt to tasks and levels in turn
+  int64_t batch = 128;
+  int64_t max_new_tokens = 256;
+  uint64_t seed = 1;
+};
+// One entry a task, then "reasoning" for all together.
+std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
+                                             const ReasoningOptions& options);
+
+}  // namespace nestling

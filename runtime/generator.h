@@ -1,0 +1,35 @@
+// generator.h - completions for a batch of prompts: one prefill, then token by token.
+//
+// Batch         prompts of any lengths; each stops on its own at a stop token or at its limit of new
+//               tokens, and is computed along until the last one stops.
+// Determinism   a sequence's tokens depend on prompt, rule, seed and its stream alone up to rounding:
+//               products over another number of rows may round differently.
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "kernels/ops/sample.h"
+#include "runtime/decode_state.h"
+#include "runtime/loaded_model.h"
+
+namespace nestling {
+
+struct GenerateOptions {
+  int64_t max_new_tokens = 256;
+  SamplingRule rule;
+  uint64_t seed = 0;
+  std::vector<int64_t> stop_tokens;  // ends a sequence; kept in its tokens
+  // Called with every new token of sequence i, as it comes.
+  std::function<void(size_t i, int32_t token)> on_token = nullptr;
+};
+
+struct Generated {
+  std::vector<int32_t> tokens;  // without the prompt
+  bool stopped = false;         // by a stop token; else by the limit
+};
+
+std::vector<Generated> generate(Context& ctx, LoadedModel& model,
+                                const std::vector<std::vector<int32_t>>& prompts,
+                                const GenerateOptions& options);
+
+}  // namespace nestling

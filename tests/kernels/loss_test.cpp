@@ -1,0 +1,421 @@
+#include "kernels/ops/loss.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/memory.h"
+#include "kernels/reference/loss.h"
+#include "tests/support/complex_step.h"
+#include "tests/support/ints.h"
+#include "tests/support/operands.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+using Complex = std::complex<double>;
+using reference::LossRule;
+
+struct Case {
+  int64_t tokens, vocabulary, width, teacher_width;  // teacher_width 0: no teacher
+  LossRule rule;
+  int64_t chunk;
+};
+
+// Operands of a case, and the tokens' targets: every fifth ignored, every fourth out of the kl.
+struct Problem {
+  Mat<double> x, w, teacher_x, teacher_w;
+  std::vector<int32_t> targets, counts;
+
+  explicit Problem(const Case& c) {
+    Rng rng(21, static_cast<uint64_t>(c.vocabulary));
+    x = random_mat(rng, c.tokens, c.width);
+    w = random_mat(rng, c.vocabulary, c.width, 0.5);
+    if (c.teacher_width > 0) {
+      teacher_x = random_mat(rng, c.tokens, c.teacher_width);
+      teacher_w = random_mat(rng, c.vocabulary, c.teacher_width, 0.5);
+    }
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      const auto id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(c.vocabulary)));
+      targets.push_back(t % 5 == 4 ? -1 : id);
+      counts.push_back(t % 4 != 3);
+    }
+  }
+  template <class T>
+  reference::Loss<T> loss(const Mat<T>& xt, const Mat<T>& wt, const LossRule& rule) const {
+    return reference::loss_rows(
+        reference::head_logits(xt, wt),
+        reference::head_logits(reference::cast<T>(teacher_x), reference::cast<T>(teacher_w)),
+        targets, counts, rule);
+  }
+};
+
+TEST(LossReference, BackwardIsTheComplexStepDerivative) {
+  const Case c{7, 6, 3, 4, {0.7, 1.3, 1.7, 0.6, 0.9}, 7};
+  const Problem p(c);
+  const auto dy = p.loss(p.x, p.w, c.rule).dlogits;
+  expect_gradient("dx", reference::head_dx(dy, p.w),
+                  complex_step_gradient(p.x, [&](const Mat<Complex>& z) {
+                    return p.loss(z, reference::cast<Complex>(p.w), c.rule).total;
+                  }));
+  expect_gradient("dw", reference::head_dw(dy, p.x),
+                  complex_step_gradient(p.w, [&](const Mat<Complex>& z) {
+                    return p.loss(reference::cast<Complex>(p.x), z, c.rule).total;
+                  }));
+}
+
+double largest_row(const Mat<double>& m) {
+  double largest = 0;
+  for (int64_t r = 0; r < m.rows; ++r) {
+    double s = 0;
+    for (int64_t c = 0; c < m.cols; ++c) s += m(r, c) * m(r, c);
+    largest = std::max(largest, std::sqrt(s));
+  }
+  return largest;
+}
+
+// How far a logit may be off: a dot product of D terms, then the scale and the maximum's
+// subtraction, which are relative to it too.
+double logit_error(const Mat<double>& x, const Mat<double>& w, double scale) {
+  const double size = largest_row(x) * largest_row(w) * scale;
+  return (std::sqrt(static_cast<double>(x.cols)) + 4) * kEps32 * size;
+}
+
+struct Outputs {
+  Mat<double> nll, kl, dx, dw;
+  std::vector<int32_t> correct;
+  int64_t scratch;
+};
+
+Outputs run_loss(Device device, const Case& c, const Problem& p) {
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  const bool teach = c.teacher_width > 0;
+  const Mat<double> none(1, 1);
+  Guarded x(device, p.x), w(device, p.w), tx(device, teach ? p.teacher_x : none);
+  Guarded tw(device, teach ? p.teacher_w : none), nll(device, 1, c.tokens);
+  Guarded kl(device, 1, c.tokens), dx(device, c.tokens, c.width);
+  Guarded dw(device, c.vocabulary, c.width);
+  GuardedInts targets(device, p.targets), counts(device, p.counts), correct(device, 1, c.tokens);
+  dw.fill(2.0f);  // gradients of parameters accumulate
+  head_loss(ctx, {.nll = nll.row(),
+                  .kl = teach ? kl.row() : View(),
+                  .correct = correct.row(),
+                  .dx = dx.view(),
+                  .dw = dw.view(),
+                  .x = x.view(),
+                  .w = w.view(),
+                  .targets = targets.row(),
+                  .kl_tokens = counts.row(),
+                  .teacher_x = teach ? tx.view() : View(),
+                  .teacher_w = teach ? tw.view() : View(),
+                  .ce_weight = static_cast<float>(c.rule.ce_weight),
+                  .kl_weight = static_cast<float>(c.rule.kl_weight),
+                  .temperature = static_cast<float>(c.rule.temperature),
+                  .logit_scale = static_cast<float>(c.rule.logit_scale),
+                  .teacher_logit_scale = static_cast<float>(c.rule.teacher_logit_scale),
+                  .chunk = c.chunk});
+  ctx.synchronize();
+  for (auto* g : {&nll, &kl, &dx, &dw}) g->expect_guards_intact("output");
+  correct.expect_guards_intact("correct");
+  return {nll.read(), teach ? kl.read() : none, dx.read(),
+          dw.read(),  correct.read(),           ctx.scratch().peak_bytes()};
+}
+
+class Loss : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
+
+TEST_P(Loss, MatchesTheReference) {
+  const auto [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  const Problem p(c);
+  const Outputs got = run_loss(device, c, p);
+  const auto want = p.loss(p.x, p.w, c.rule);
+
+  const double tokens = static_cast<double>(c.tokens);
+  const double student = logit_error(p.x, p.w, c.rule.logit_scale);
+  const double teacher =
+      c.teacher_width > 0 ? logit_error(p.teacher_x, p.teacher_w, c.rule.teacher_logit_scale) : 0.0;
+  // nll moves by at most twice the largest logit error (itself and the log of the sum), and by the
+  // exponential's 2e-7; its own rounding on top.
+  const double nll_error = 2 * student + 4e-7;
+  expect_close("nll", got.nll, want.nll, 2 * kEps32, nll_error * std::sqrt(tokens));
+  if (c.teacher_width > 0) {
+    // kl = sum p (log p - log q): errors of the logarithms, and of p times log p - log q, whose
+    // mean absolute value is at most kl + 2 / e.
+    double worst = 0;
+    for (double kl : want.kl.v) worst = std::max(worst, kl);
+    const double error = (2 * (student + teacher) / c.rule.temperature + 1e-6) * (worst + 2);
+    expect_close("kl", got.kl, want.kl, 2 * kEps32, error * std::sqrt(tokens));
+  }
+  // A probability is off by twice the logits' error and the exponential's, relatively; a row of
+  // probabilities has norm 1 at most. Then the products, sums of V (or T) terms.
+  const double weights =
+      (std::abs(c.rule.ce_weight) + 2 * std::abs(c.rule.kl_weight) / c.rule.temperature) *
+      c.rule.logit_scale * std::sqrt(tokens);
+  const double dy_error = (2 * (student + teacher) + 1e-6) * weights;
+  const auto product_error = [&](const Mat<double>& other, int64_t terms) {
+    return (dy_error + (2 + std::sqrt(static_cast<double>(terms))) * kEps32 * norm(want.dlogits)) *
+           norm(other);
+  };
+  expect_close("dx", got.dx, reference::head_dx(want.dlogits, p.w), 0.0,
+               product_error(p.w, c.vocabulary));
+  auto dw = reference::head_dw(want.dlogits, p.x);
+  for (auto& v : dw.v) v += 2.0;
+  expect_close("dw", got.dw, dw, 2 * kEps32, product_error(p.x, c.tokens));
+  const auto logits = reference::head_logits(p.x, p.w);
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    const auto* row = &logits.v[static_cast<size_t>(t * c.vocabulary)];
+    const auto best = std::max_element(row, row + c.vocabulary) - row;
+    const auto at = static_cast<size_t>(t);
+    EXPECT_EQ(got.correct[at], p.targets[at] == best ? 1 : 0) << t;
+    if (p.targets[at] < 0) {
+      EXPECT_EQ(got.nll[t], 0.0);
+    }
+    if (c.teacher_width > 0 && p.counts[at] == 0) {
+      EXPECT_EQ(got.kl[t], 0.0);
+    }
+  }
+}
+
+TEST_P(Loss, RepeatsBitForBit) {
+  const auto [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device);
+  const Problem p(c);
+  const Outputs first = run_loss(device, c, p);
+  const Outputs second = run_loss(device, c, p);
+  EXPECT_EQ(first.nll.v, second.nll.v);
+  EXPECT_EQ(first.kl.v, second.kl.v);
+  EXPECT_EQ(first.dx.v, second.dx.v);
+  EXPECT_EQ(first.dw.v, second.dw.v);
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Case>>& test) {
+  const auto& [device, c] = test.param;
+  return str(device_name(device), "_", c.tokens, "x", c.vocabulary, "x", c.width, "_teacher",
+             c.teacher_width, "_chunk", c.chunk, "_ce", c.rule.ce_weight != 0, "_kl",
+             c.rule.kl_weight != 0);
+}
+
+// The same problem in chunks of 1, 7, 64 and all at once: each within the bounds.
+INSTANTIATE_TEST_SUITE_P(
+    All, Loss,
+    ::testing::Combine(::testing::Values(Device::kCpu),
+                       ::testing::Values(Case{1, 1, 1, 1, {1, 1, 1, 1, 1}, 256},
+                                         Case{6, 7, 5, 3, {0.5, 2, 1, 1, 1}, 4},
+                                         Case{33, 149, 24, 0, {0.25, 0, 1, 0.75, 1}, 16},
+                                         Case{70, 1100, 24, 40, {0, 0.5, 2, 1, 1}, 1},
+                                         Case{70, 1100, 24, 40, {0.5, 0.5, 2, 0.5, 0.75}, 7},
+                                         Case{70, 1100, 24, 40, {0.5, 0.5, 1, 0.5, 0.75}, 64},
+                                         Case{70, 2500, 24, 40, {0.5, 0.5, 1, 0.5, 0.75}, 256})),
+    case_name);
+
+// Rows of exact f32 logits: what softmax and sums alone lose.
+struct Rows {
+  Mat<double> logits, teacher;
+  std::vector<int32_t> targets;
+  LossRule rule{0.5, 2.0, 1.0, 1.0, 1.0};
+};
+struct RowsOut {
+  Mat<double> nll, kl, dlogits;
+};
+RowsOut run_rows(const Rows& r) {
+  Context ctx(Device::kCpu);
+  const int64_t n = r.logits.rows;
+  Guarded logits(Device::kCpu, r.logits), teacher(Device::kCpu, r.teacher);
+  Guarded nll(Device::kCpu, 1, n), kl(Device::kCpu, 1, n);
+  GuardedInts targets(Device::kCpu, r.targets);
+  cpu::run(ctx, LossRows{.logits = logits.view(),
+                         .teacher = teacher.view(),
+                         .targets = targets.row(),
+                         .nll = nll.row(),
+                         .kl = kl.row(),
+                         .ce_weight = static_cast<float>(r.rule.ce_weight),
+                         .kl_weight = static_cast<float>(r.rule.kl_weight),
+                         .temperature = static_cast<float>(r.rule.temperature),
+                         .logit_scale = static_cast<float>(r.rule.logit_scale),
+                         .teacher_logit_scale = static_cast<float>(r.rule.teacher_logit_scale),
+                         .gradient = true});
+  return {nll.read(), kl.read(), logits.read()};
+}
+
+// d = log p - log q is off by e = 4 roundings of a logarithm (below 16 here); kl = sum p f(d) with
+// f(0) = f'(0) = 0, |f'(d)| <= e |d| for |d| <= 1: off by 2.72 e sqrt(sum p d^2) ~ 2.72 e sqrt(2 kl),
+// plus the exponential's 2e-7 and the polynomial's roundings, relatively.
+TEST(LossRows, ASmallDivergenceKeepsItsDigits) {
+  Rng rng(31);
+  for (double distance : {0.3, 1e-2, 1e-3}) {
+    Rows r;
+    r.teacher = random_mat(rng, 5, 5000, 2.0);
+    r.logits = r.teacher;
+    for (auto& x : r.logits.v) x = static_cast<float>(x + distance * rng.normal());
+    r.targets = {1, 2, 3, 4, -1};
+    const auto got = run_rows(r);
+    const auto want = reference::loss_rows(r.logits, r.teacher, r.targets, {1, 1, 1, 1, 1}, r.rule);
+    for (int64_t t = 0; t < 5; ++t) {
+      const double error = 4 * 16 * kEps32;
+      EXPECT_NEAR(got.kl[t], want.kl[t],
+                  2.72 * error * std::sqrt(2 * want.kl[t]) + 1e-6 * want.kl[t])
+          << "distance " << distance;
+      EXPECT_GT(got.kl[t], 0.0);
+    }
+  }
+}
+
+TEST(LossRows, EqualLogitsDivergeByExactlyNothing) {
+  Rng rng(32);
+  Rows r;
+  r.logits = r.teacher = random_mat(rng, 3, 149, 4.0);
+  r.targets = {-1, -1, -1};
+  for (double temperature : {1.0, 3.0}) {
+    r.rule.temperature = temperature;
+    const auto got = run_rows(r);
+    for (double v : got.kl.v) EXPECT_EQ(v, 0.0);
+    for (double v : got.dlogits.v) EXPECT_EQ(v, 0.0);
+  }
+}
+
+TEST(LossRows, SurvivesExtremeLogits) {
+  Rows r;
+  r.logits = r.teacher = Mat<double>(3, 40);
+  for (int64_t v = 0; v < 40; ++v) {
+    r.logits(0, v) = v == 7 ? 1e4 : -1e4;  // sure of 7, and right
+    r.logits(1, v) = v == 7 ? 1e4 : -1e4;  // sure, and wrong
+    r.logits(2, v) = -3e4;                 // no idea
+    r.teacher(0, v) = v == 7 ? 1e4 : -1e4;
+    r.teacher(1, v) = v == 9 ? 2e4 : -HUGE_VAL;
+    r.teacher(2, v) = v == 9 ? 0.0 : -HUGE_VAL;
+  }
+  r.targets = {7, 9, 0};
+  const auto got = run_rows(r);
+  const double want_nll[] = {0.0, 2e4, std::log(40.0)};
+  const double want_kl[] = {0.0, 2e4, std::log(40.0)};
+  for (int64_t t = 0; t < 3; ++t) {
+    EXPECT_NEAR(got.nll[t], want_nll[t], 4e-7 + 2 * kEps32 * want_nll[t]);
+    EXPECT_NEAR(got.kl[t], want_kl[t], 1e-6 + 4 * kEps32 * want_kl[t]);
+    for (int64_t v = 0; v < 40; ++v) EXPECT_TRUE(std::isfinite(got.dlogits(t, v)));
+  }
+  EXPECT_NEAR(got.dlogits(1, 9), -0.5 - 2.0, 1e-6);
+  EXPECT_NEAR(got.dlogits(1, 7), 0.5 + 2.0, 1e-6);
+}
+
+TEST(LossRows, NaNShowsInTheLoss) {
+  Rows r;
+  r.logits = r.teacher = Mat<double>(2, 40);
+  r.logits(0, 33) = std::nan("");
+  r.teacher(1, 2) = std::nan("");
+  r.targets = {1, 1};
+  const auto got = run_rows(r);
+  EXPECT_TRUE(std::isnan(got.nll[0]));
+  EXPECT_TRUE(std::isnan(got.kl[0]));
+  EXPECT_FALSE(std::isnan(got.nll[1]));
+  EXPECT_TRUE(std::isnan(got.kl[1]));
+}
+
+// bf16 weights: x is rounded to bf16, and so are the logits' gradients before the last products.
+TEST(HeadLoss, Bf16WeightsFollowTheRulesOfLinear) {
+  const Case c{40, 300, 32, 0, {1.0, 0, 1, 1, 1}, 16};
+  Problem p(c);
+  const auto round = [](Mat<double>& m) {
+    for (auto& v : m.v) v = static_cast<float>(bf16(static_cast<float>(v)));
+  };
+  round(p.x);
+  round(p.w);
+  Tensor w(Device::kCpu, DType::kBF16, {c.vocabulary, c.width});
+  for (int64_t i = 0; i < w.size(); ++i) w.ptr<bf16>()[i] = bf16(static_cast<float>(p.w[i]));
+  Guarded x(Device::kCpu, p.x), nll(Device::kCpu, 1, c.tokens), dx(Device::kCpu, c.tokens, c.width);
+  Guarded dw(Device::kCpu, c.vocabulary, c.width);
+  GuardedInts targets(Device::kCpu, p.targets);
+  dw.fill(0.0f);
+  Context ctx(Device::kCpu);
+  ctx.scratch().set_poison(true);
+  head_loss(ctx, {.nll = nll.row(),
+                  .dx = dx.view(),
+                  .dw = dw.view(),
+                  .x = x.view(),
+                  .w = w,
+                  .targets = targets.row(),
+                  .ce_weight = 1.0f,
+                  .chunk = c.chunk});
+  const auto want = p.loss(p.x, p.w, c.rule);
+  const double student = logit_error(p.x, p.w, 1.0);
+  const double root = std::sqrt(static_cast<double>(c.tokens));
+  expect_close("nll", nll.read(), want.nll, 2 * kEps32, (2 * student + 4e-7) * root);
+  // Rounding to bf16 is 2^-9 of each gradient.
+  const double dy = 0x1.0p-9 * norm(want.dlogits) + (2 * student + 1e-6) * root;
+  const double sums = 20 * kEps32 * norm(want.dlogits);
+  expect_close("dx", dx.read(), reference::head_dx(want.dlogits, p.w), 0.0,
+               (dy + sums) * norm(p.w));
+  expect_close("dw", dw.read(), reference::head_dw(want.dlogits, p.x), 0.0,
+               (dy + sums) * norm(p.x));
+}
+
+TEST(HeadLoss, ScratchIsTheChunkNotTheBatch) {
+  const Case small{64, 2000, 8, 8, {0.5, 0.5, 1, 1, 1}, 8};
+  const int64_t logits = 2 * small.chunk * small.vocabulary * 4;  // a teacher's and a student's
+  Case large = small;
+  large.tokens = 256;
+  const int64_t peak = run_loss(Device::kCpu, small, Problem(small)).scratch;
+  EXPECT_EQ(run_loss(Device::kCpu, large, Problem(large)).scratch, peak);
+  // Beside the logits: padding, and what the products take to read x and w.
+  const int64_t operands = 4 * (small.vocabulary * 8 + small.chunk * 8) * 2;
+  EXPECT_LE(peak, logits + operands + (int64_t{1} << 16));
+}
+
+TEST(HeadLoss, EvaluatesWithoutGradients) {
+  const Case c{30, 200, 16, 12, {1, 1, 1, 1, 1}, 8};
+  const Problem p(c);
+  const Outputs whole = run_loss(Device::kCpu, c, p);
+  Guarded x(Device::kCpu, p.x), w(Device::kCpu, p.w), tx(Device::kCpu, p.teacher_x);
+  Guarded tw(Device::kCpu, p.teacher_w), nll(Device::kCpu, 1, 30), kl(Device::kCpu, 1, 30);
+  GuardedInts targets(Device::kCpu, p.targets), counts(Device::kCpu, p.counts);
+  Context ctx(Device::kCpu);
+  head_loss(ctx, {.nll = nll.row(),
+                  .kl = kl.row(),
+                  .x = x.view(),
+                  .w = w.view(),
+                  .targets = targets.row(),
+                  .kl_tokens = counts.row(),
+                  .teacher_x = tx.view(),
+                  .teacher_w = tw.view(),
+                  .chunk = c.chunk});
+  EXPECT_EQ(nll.read().v, whole.nll.v);
+  EXPECT_EQ(kl.read().v, whole.kl.v);
+}
+
+TEST(HeadLossContract, NamesWhatDoesNotFit) {
+  Context ctx(Device::kNull);
+  const auto view = [](std::initializer_list<int64_t> shape, DType dtype = DType::kF32) {
+    return View(nullptr, dtype, Device::kNull, shape);
+  };
+  const View targets = view({5}, DType::kI32);
+  HeadLoss a{.nll = view({5}), .x = view({5, 4}), .w = view({9, 4}), .targets = targets};
+  EXPECT_NO_THROW(head_loss(ctx, a));
+  EXPECT_GE(ctx.total_work().flops, 2 * 5 * 9 * 4);
+  const auto refused = [&](auto change) {
+    HeadLoss bad = a;
+    change(bad);
+    EXPECT_THROW(head_loss(ctx, bad), Error);
+  };
+  refused([&](HeadLoss& b) { b.targets = ConstView(); });
+  refused([&](HeadLoss& b) { b.kl = view({5}); });
+  refused([&](HeadLoss& b) { b.kl_weight = 1; });
+  refused([&](HeadLoss& b) { b.dw = view({9, 4}); });
+  refused([&](HeadLoss& b) { b.teacher_x = view({5, 3}); });
+  refused([&](HeadLoss& b) { b.temperature = 0; });
+  refused([&](HeadLoss& b) { b.w = view({9, 3}); });
+  refused([&](HeadLoss& b) { b.chunk = 0; });
+}
+
+TEST(HeadLossContract, NamesTheTargetOutsideTheVocabulary) {
+  Rows r;
+  r.logits = r.teacher = Mat<double>(2, 40);
+  r.targets = {1, 40};
+  try {
+    run_rows(r);
+    FAIL() << "accepted target 40 of 40";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("target 40 at row 1"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,23 @@
+// benches.h - the one list of operators that `bench ops` measures.
+#pragma once
+#include "tools/bench/bench.h"
+
+namespace nestling::bench {
+
+void bench_linear(Bench& b);
+void bench_experts(Bench& b);
+void bench_attention(Bench& b);
+void bench_rms_norm(Bench& b);
+void bench_mask(Bench& b);
+void bench_adamw(Bench& b);
+
+struct Entry {
+  const char* name;
+  void (*run)(Bench&);
+};
+inline constexpr Entry kBenches[] = {
+    {"linear", bench_linear},     {"experts", bench_experts}, {"attention", bench_attention},
+    {"rms_norm", bench_rms_norm}, {"mask", bench_mask},       {"adamw", bench_adamw},
+};
+
+}  // namespace nestling::bench

@@ -1,0 +1,99 @@
+#include "tools/bench_ops.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "kernels/core/isa.h"
+#include "kernels/core/parallel.h"
+#include "tools/bench/benches.h"
+
+namespace nestling {
+
+namespace {
+
+using bench::Bench;
+using bench::Peaks;
+using bench::Result;
+
+nlohmann::ordered_json to_json(const Bench& b) {
+  const Peaks& p = b.peaks();
+  nlohmann::ordered_json out;
+  out["peaks"] = {{"threads", thread_count()},
+                  {"cpu_isa", cpu_isa_name(cpu_isa())},
+                  {"f32_gflops", p.f32_gflops},
+                  {"bf16_gflops", p.bf16_gflops},
+                  {"bf16_is", p.bf16_native ? "bf16 dot products" : "f32 FMAs"},
+                  {"copy_gbytes_s", p.copy_gbytes_s},
+                  {"read_gbytes_s", p.read_gbytes_s},
+                  {"copy_mib", p.memory_mib}};
+  out["ops"] = nlohmann::ordered_json::array();
+  for (const Result& r : b.results()) {
+    nlohmann::ordered_json op = {{"name", r.of.name},
+                                 {"shape", r.of.shape},
+                                 {"dtype", r.of.dtype},
+                                 {"ms", r.ms},
+                                 {"gflops", r.gflops},
+                                 {"gbytes_s", r.gbytes_s},
+                                 {"share_of_peak", r.share_of_peak}};
+    op["floor"] = nullptr;
+    if (r.of.floor > 0) op["floor"] = r.of.floor;
+    if (r.of.floor_gflops > 0) op["floor_gflops"] = r.of.floor_gflops;
+    out["ops"].push_back(op);
+  }
+  return out;
+}
+
+void print_peaks(const Peaks& p) {
+  std::printf(
+      "measured, %d threads, %s: f32 %.1f GFLOP/s, bf16 %.1f GFLOP/s (%s), copy %.1f GB/s,"
+      " read %.1f GB/s (%.0f MiB)\n",
+      thread_count(), cpu_isa_name(cpu_isa()), p.f32_gflops, p.bf16_gflops,
+      p.bf16_native ? "bf16 dot products" : "f32 FMAs", p.copy_gbytes_s, p.read_gbytes_s,
+      p.memory_mib);
+  std::printf("%-28s %-24s %-5s %10s %9s %9s %6s  %s\n", "op", "shape", "dtype", "ms", "GFLOP/s",
+              "GB/s", "share", "floor");
+}
+
+std::string describe_floor(const Result& r) {
+  if (r.of.floor > 0) return str(100 * r.of.floor, "%");
+  if (r.of.floor_gflops > 0) return str(r.of.floor_gflops, " GFLOP/s");
+  return "";
+}
+
+void print_result(const Result& r) {
+  std::printf("%-28s %-24s %-5s %10.4f %9.2f %9.2f %5.1f%%  %s%s\n", r.of.name.c_str(),
+              r.of.shape.c_str(), r.of.dtype.c_str(), r.ms, r.gflops, r.gbytes_s,
+              100 * r.share_of_peak, describe_floor(r).c_str(), r.floor_met() ? "" : "  MISSED");
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int bench_ops(const BenchOpsOptions& options) {
+  if (!options.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(options.cpu_isa));
+  if (options.threads > 0) set_thread_count(options.threads);
+  Bench b(bench::measure_peaks());
+  if (!options.json) print_peaks(b.peaks());
+  size_t printed = 0;
+  bool any = false;
+  for (const auto& entry : bench::kBenches) {
+    if (!std::string(entry.name).starts_with(options.only)) continue;
+    any = true;
+    entry.run(b);
+    if (options.json) continue;
+    for (; printed < b.results().size(); ++printed) print_result(b.results()[printed]);
+  }
+  NESTLING_CHECK_INPUT(any, "bench ops: no operator begins with '", options.only, "'");
+  if (options.json) std::printf("%s\n", to_json(b).dump().c_str());
+  int code = 0;
+  for (const Result& r : b.results()) {
+    if (!options.check_floors || r.floor_met()) continue;
+    std::fprintf(stderr, "floor missed: %s %s %s: %.1f%% of peak, %.1f GFLOP/s; needs %s\n",
+                 r.of.name.c_str(), r.of.shape.c_str(), r.of.dtype.c_str(), 100 * r.share_of_peak,
+                 r.gflops, describe_floor(r).c_str());
+    code = 1;
+  }
+  return code;
+}
+
+}  // namespace nestling

@@ -1,0 +1,31 @@
+#include <CLI/CLI.hpp>
+
+#include "tools/bench_ops.h"
+#include "tools/commands.h"
+
+namespace nestling {
+
+namespace {
+
+void add_ops(CLI::App& bench, int& exit_code) {
+  auto* ops = bench.add_subcommand("ops", "Speed of every operator against this machine's peaks");
+  auto options = std::make_shared<BenchOpsOptions>();  // lives as long as the callback
+  ops->add_flag("--json", options->json, "Print one JSON object");
+  ops->add_flag("--check-floors", options->check_floors,
+                "Exit with 1 and name the operators that are slower than they must be");
+  ops->add_option("--threads", options->threads, "Threads (default: all)")
+      ->check(CLI::PositiveNumber);
+  ops->add_option("--cpu-isa", options->cpu_isa, "avx2, avx512 or avx512_bf16 (default: the best)");
+  ops->add_option("--only", options->only, "Operators whose name begins with this");
+  ops->callback([options, &exit_code] { exit_code = bench_ops(*options); });
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, int& exit_code) {
+  auto* bench = app.add_subcommand("bench", "Measure the program's own speed");
+  bench->require_subcommand(1);
+  add_ops(*bench, exit_code);
+}
+
+}  // namespace nestling

@@ -1,0 +1,20 @@
+// commands.h - the subcommands of `nestling`: one file command_<name>.cpp each, one line here.
+//
+// A subcommand adds itself to the program; when it is the one chosen, its callback does the work
+// and stores the exit code: 0 done, 1 failed at run time, 2 bad usage, config or input. Errors are
+// thrown, as everywhere.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace nestling {
+
+void add_bench_command(CLI::App& app, int& exit_code);
+
+inline constexpr void (*kCommands[])(CLI::App&, int&) = {
+    add_bench_command,
+};
+
+}  // namespace nestling

@@ -1,0 +1,37 @@
+// nestling.cpp - the program: parses the command line, runs one subcommand, reports what failed.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "kernels/core/check.h"
+#include "tools/commands.h"
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app("Elastic distillation: train one model, run every size inside it.", "nestling");
+  app.require_subcommand(1);
+  int exit_code = 0;
+  for (const auto add : nestling::kCommands) add(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    constexpr int kBadUsage = 2;
+    return app.exit(e) == 0 ? 0 : kBadUsage;  // 0: --help
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const nestling::Error& e) {
+    std::fprintf(stderr, "nestling: %s\n", e.what());
+    return static_cast<int>(e.kind());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "nestling: %s\n", e.what());
+    return static_cast<int>(nestling::ErrorKind::kRuntime);
+  }
+}
