@@ -160,8 +160,8 @@ NESTLING_INLINE V sigmoid(V x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   const Int<V> whole = __builtin_convertvector(n, Int<V>);
-  const V e = select<V>(negative < splat<V>(-87.33654f), V{},
-                        p * reinterpret_cast<V>((whole + 127) << 23));
+  const V e =
+      select<V>(negative < splat<V>(-87.33654f), V{}, p * reinterpret_cast<V>((whole + 127) << 23));
   const V d = 1.0f + e;
   V q = ((-0.221837088f * d + 1.33102253f) * d - 2.93934142f) * d + 2.82842288f;
   q = q + q * (1.0f - d * q);
