@@ -52,7 +52,7 @@ std::vector<NamedState> TrainStep::state() {
   for (int64_t i = 0; i < weights_.count(); ++i) {
     const std::string& name = weights_.specs()[static_cast<size_t>(i)].name;
     all.push_back({name, weights_.master(i)});
-    if (const Tensor& m = m_[static_cast<size_t>(i)]) {
+    if (m_[static_cast<size_t>(i)]) {
       all.push_back({name + "#m", m_[static_cast<size_t>(i)].view()});
       all.push_back({name + "#v", v_[static_cast<size_t>(i)].view()});
     }
