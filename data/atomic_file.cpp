@@ -21,8 +21,9 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   }
 }
 
-// A rename is on disk once its folder is.
-void sync_folder(const std::filesystem::path& file) {
+}  // namespace
+
+void sync_folder_of(const std::filesystem::path& file) {
   const auto folder = file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   NESTLING_CHECK(fd >= 0, "cannot open ", folder.string(), ": ", std::strerror(errno));
@@ -31,8 +32,6 @@ void sync_folder(const std::filesystem::path& file) {
   ::close(fd);
   NESTLING_CHECK(failed == 0, "cannot sync ", folder.string(), ": ", std::strerror(why));
 }
-
-}  // namespace
 
 AtomicFile::AtomicFile(const std::filesystem::path& file)
     : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
@@ -67,7 +66,7 @@ void AtomicFile::commit() {
                  " to ", path_.string(), ": ", std::strerror(errno));
   ::close(fd_);
   fd_ = -1;
-  sync_folder(path_);
+  sync_folder_of(path_);
 }
 
 }  // namespace nestling

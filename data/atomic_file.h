@@ -15,6 +15,9 @@
 
 namespace nestling {
 
+// A rename or removal is on disk once its folder is: syncs the folder that holds `file`.
+void sync_folder_of(const std::filesystem::path& file);
+
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& file);

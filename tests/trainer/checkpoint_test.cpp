@@ -1,0 +1,286 @@
+// Checkpoints: what is saved comes back bit for bit; whatever happens to the files or the process, a
+// load gives a whole state of one step, or says by name why there is none.
+#include "trainer/checkpoint.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <gtest/gtest.h>
+#include <random>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+#include "kernels/core/tensor.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_dir.h"
+
+namespace nestling {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::read_bytes;
+using testing::TempDir;
+
+// Three tensors whose every element follows from the step.
+class SmallState {
+ public:
+  SmallState()
+      : a_(Device::kCpu, DType::kF32, {7, 9}),
+        b_(Device::kCpu, DType::kF64, {5}),
+        c_(Device::kCpu, DType::kU8, {3, 2, 1}) {}
+  void set(int64_t step) {
+    for (int64_t i = 0; i < a_.size(); ++i) a_.ptr<float>()[i] = static_cast<float>(step * 100 + i);
+    for (int64_t i = 0; i < b_.size(); ++i)
+      b_.ptr<double>()[i] = 1.0 / static_cast<double>(step + i);
+    for (int64_t i = 0; i < c_.size(); ++i) c_.ptr<uint8_t>()[i] = static_cast<uint8_t>(step + i);
+  }
+  std::vector<NamedState> state() { return {{"a.master", a_}, {"b.moment", b_}, {"c.bytes", c_}}; }
+  std::string bytes() {
+    std::string all;
+    for (const NamedState& t : state())
+      all.append(reinterpret_cast<const char*>(t.view.data()), static_cast<size_t>(t.view.bytes()));
+    return all;
+  }
+
+ private:
+  Tensor a_, b_, c_;
+};
+
+std::string bytes_of_step(int64_t step) {
+  SmallState want;
+  want.set(step);
+  return want.bytes();
+}
+
+CheckpointMeta meta_of(int64_t step) {
+  return {.counters = {.step = step,
+                       .updates = step - 1,
+                       .tokens = step * 1024,
+                       .position = step * 8,
+                       .skipped = 1},
+          .layout = {{"ranks", "1"}, {"cpu_isa", "avx2"}},
+          .config = "name: x\ntext: \"manifest_crc32c\": \"00000000\"\n"};
+}
+
+void save_step(CheckpointStore& store, int64_t step) {
+  SmallState state;
+  state.set(step);
+  store.save(meta_of(step), state.state());
+}
+
+struct Loaded {
+  int64_t step = -1;  // -1: nothing there
+  std::vector<std::string> said;
+};
+
+// Loads, and checks that what came is the state of the step it says it is.
+Loaded load_checked(const fs::path& directory) {
+  SmallState state;
+  Loaded out;
+  const auto meta = CheckpointStore(directory, 2).load(state.state(), out.said);
+  if (!meta) return out;
+  out.step = meta->counters.step;
+  const CheckpointMeta want = meta_of(out.step);
+  EXPECT_EQ(state.bytes(), bytes_of_step(out.step)) << "step " << out.step;
+  EXPECT_EQ(meta->counters.updates, want.counters.updates);
+  EXPECT_EQ(meta->counters.tokens, want.counters.tokens);
+  EXPECT_EQ(meta->counters.position, want.counters.position);
+  EXPECT_EQ(meta->counters.skipped, want.counters.skipped);
+  EXPECT_EQ(meta->layout, want.layout);
+  EXPECT_EQ(meta->config, want.config);
+  return out;
+}
+
+bool says(const Loaded& loaded, const std::string& part) {
+  for (const std::string& line : loaded.said)
+    if (line.find(part) != std::string::npos) return true;
+  return false;
+}
+
+TEST(Checkpoint, ComesBackAndPrunes) {
+  const TempDir dir;
+  const fs::path at = dir.path() / "checkpoints";
+  EXPECT_EQ(load_checked(at).step, -1);
+  CheckpointStore store(at, 2);
+  for (int64_t step : {5, 10, 15, 20}) save_step(store, step);
+  const Loaded loaded = load_checked(at);
+  EXPECT_EQ(loaded.step, 20);
+  EXPECT_TRUE(loaded.said.empty()) << loaded.said[0];
+  const auto list = store.list();
+  ASSERT_EQ(list.size(), 2u);
+  EXPECT_EQ(list[0].filename(), "step-000015");
+  EXPECT_EQ(list[1].filename(), "step-000020");
+  for (const auto& checkpoint : list) EXPECT_EQ(CheckpointStore::verify(checkpoint), "");
+  expect_error([&] { CheckpointStore(at, 1); }, {"checkpoint.keep is 1"});
+}
+
+TEST(Checkpoint, SameStepAgainKeepsTheOld) {
+  const TempDir dir;
+  CheckpointStore store(dir.path(), 2);
+  save_step(store, 5);
+  save_step(store, 5);
+  ASSERT_EQ(store.list().size(), 2u);
+  EXPECT_EQ(store.list()[1].filename(), "step-000005.1");
+  EXPECT_EQ(load_checked(dir.path()).step, 5);
+  save_step(store, 1000000);
+  EXPECT_EQ(load_checked(dir.path()).step, 1000000);
+}
+
+TEST(Checkpoint, PruneCountsOnlyWholeOnes) {
+  const TempDir dir;
+  CheckpointStore store(dir.path(), 2);
+  save_step(store, 1);
+  save_step(store, 2);
+  fs::resize_file(dir.path() / "step-000002" / "rank-0.state", 10);
+  save_step(store, 3);
+  ASSERT_EQ(store.list().size(), 3u);  // 1 and 3 are whole
+  save_step(store, 4);
+  ASSERT_EQ(store.list().size(), 2u);
+  EXPECT_EQ(store.list()[0].filename(), "step-000003");
+}
+
+TEST(Checkpoint, AnotherModelIsRefused) {
+  const TempDir dir;
+  CheckpointStore store(dir.path(), 2);
+  save_step(store, 1);
+  std::vector<std::string> said;
+  SmallState state;
+  auto fewer = state.state();
+  fewer.pop_back();
+  expect_error([&] { store.load(fewer, said); }, {"c.bytes [3,2,1] u8, this run needs nothing"});
+  auto renamed = state.state();
+  renamed[1].name = "other";
+  expect_error([&] { store.load(renamed, said); }, {"b.moment [5] f64", "needs other [5] f64"});
+  Tensor wide(Device::kCpu, DType::kF32, {9, 7});
+  auto reshaped = state.state();
+  reshaped[0].view = wide;
+  expect_error([&] { store.load(reshaped, said); }, {"a.master [7,9] f32", "a.master [9,7] f32"});
+}
+
+class DamagedCheckpoint : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    CheckpointStore store(dir_.path(), 2);
+    save_step(store, 1);
+    save_step(store, 2);
+  }
+  fs::path newest(const char* file) const { return dir_.path() / "step-000002" / file; }
+  void put(const fs::path& file, const std::string& bytes) const {
+    dir_.write(fs::relative(file, dir_.path()), bytes);
+  }
+  TempDir dir_;
+};
+
+TEST_F(DamagedCheckpoint, TruncatedOrMissing) {
+  for (const char* name : {"rank-0.state", "manifest.json"}) {
+    const std::string whole = read_bytes(newest(name));
+    ASSERT_GT(whole.size(), 100u);
+    for (size_t size = 0; size < whole.size(); size += size + 9 < whole.size() ? 9 : 1) {
+      put(newest(name), whole.substr(0, size));
+      const Loaded loaded = load_checked(dir_.path());
+      ASSERT_EQ(loaded.step, 1) << name << " cut to " << size;
+      ASSERT_TRUE(says(loaded, name));
+    }
+    put(newest(name), whole + "x");
+    EXPECT_EQ(load_checked(dir_.path()).step, 1);
+    fs::remove(newest(name));
+    EXPECT_TRUE(says(load_checked(dir_.path()), name));
+    put(newest(name), whole);
+    EXPECT_EQ(load_checked(dir_.path()).step, 2);
+  }
+}
+
+TEST_F(DamagedCheckpoint, BitFlips) {
+  std::mt19937_64 random(3);
+  for (const char* name : {"rank-0.state", "manifest.json"}) {
+    const std::string whole = read_bytes(newest(name));
+    for (int i = 0; i < 500; ++i) {
+      std::string bytes = whole;
+      const size_t at = random() % whole.size();
+      bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
+      put(newest(name), bytes);
+      const Loaded loaded = load_checked(dir_.path());
+      ASSERT_EQ(loaded.step, 1) << name << " byte " << at;
+      ASSERT_TRUE(says(loaded, name)) << name << " byte " << at;
+    }
+    put(newest(name), whole);
+  }
+}
+
+TEST_F(DamagedCheckpoint, LatestDamagedTakesTheNewest) {
+  const fs::path latest = dir_.path() / "latest";
+  const std::string whole = read_bytes(latest);
+  std::mt19937_64 random(4);
+  for (int i = 0; i < 500; ++i) {
+    std::string bytes = whole;
+    const size_t at = random() % whole.size();
+    bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
+    put(latest, bytes);
+    const Loaded loaded = load_checked(dir_.path());
+    ASSERT_EQ(loaded.step, 2) << "byte " << at;
+    ASSERT_TRUE(says(loaded, "latest is damaged")) << "byte " << at;
+  }
+  for (size_t size = 0; size < whole.size(); ++size) {
+    put(latest, whole.substr(0, size));
+    ASSERT_EQ(load_checked(dir_.path()).step, 2);
+  }
+  fs::remove(latest);
+  EXPECT_TRUE(says(load_checked(dir_.path()), "latest is missing"));
+}
+
+TEST_F(DamagedCheckpoint, NoneWholeIsAnError) {
+  for (const char* step : {"step-000001", "step-000002"})
+    fs::resize_file(dir_.path() / step / "rank-0.state", 3);
+  expect_error([&] { load_checked(dir_.path()); },
+               {"none of which is whole", "step-000001", "step-000002"});
+  fs::remove_all(dir_.path() / "step-000001");
+  fs::remove_all(dir_.path() / "step-000002");
+  expect_error([&] { load_checked(dir_.path()); }, {"step-000002, which latest names, is missing"});
+}
+
+// A child saves one step after another until it is killed. `done` lives in shared memory.
+pid_t start_saving(const fs::path& directory, int64_t first, volatile int64_t* done) {
+  const pid_t child = fork();
+  if (child != 0) return child;
+  CheckpointStore store(directory, 2);
+  for (int64_t step = first;; ++step) {
+    save_step(store, step);
+    *done = step;
+  }
+}
+
+TEST(Checkpoint, SurvivesKillsAtAnyMoment) {
+  const TempDir dir;
+  void* shared =
+      mmap(nullptr, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(shared, MAP_FAILED);
+  auto* done = static_cast<volatile int64_t*>(shared);
+  std::mt19937_64 random(5);
+  *done = 0;
+  int64_t saved = 0;
+  for (int kill_number = 0; kill_number < 60; ++kill_number) {
+    const int64_t before = *done;
+    const pid_t child = start_saving(dir.path(), before + 1, done);
+    ASSERT_GT(child, 0);
+    // From before the first byte to some saves later.
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
+    ASSERT_EQ(kill(child, SIGKILL), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "the child failed by itself";
+    const int64_t acknowledged = *done;
+    saved += acknowledged - before;
+    if (acknowledged == 0) continue;  // nothing needs to be there yet
+    const Loaded loaded = load_checked(dir.path());
+    ASSERT_GE(loaded.step, acknowledged);
+    ASSERT_LE(loaded.step, acknowledged + 1);
+  }
+  EXPECT_GT(saved, 20);
+  EXPECT_LE(CheckpointStore(dir.path(), 2).list().size(), 4u);
+  munmap(shared, sizeof(int64_t));
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,100 @@
+#include "trainer/checkpoint_manifest.h"
+
+#include <nlohmann/json.hpp>
+
+#include "data/crc32c.h"
+#include "data/json.h"
+#include "data/mapped_file.h"
+
+namespace nestling {
+namespace {
+
+constexpr const char* kFormat = "nestling training checkpoint";
+constexpr int64_t kVersion = 1;
+constexpr std::string_view kSeal = "\"manifest_crc32c\": \"";
+constexpr std::string_view kZeros = "00000000";
+
+// Name and place of every counter: written and read by one list.
+template <class Counters, class Visit>
+void visit_counters(Counters& c, Visit visit) {
+  visit("step", c.step);
+  visit("updates", c.updates);
+  visit("tokens", c.tokens);
+  visit("position", c.position);
+  visit("skipped", c.skipped);
+}
+
+// Where the digits of the seal begin. Quotes inside a JSON string are escaped, so text there cannot
+// look like the field.
+size_t seal_place(std::string_view text, const std::string& file) {
+  const size_t at = text.find(kSeal);
+  NESTLING_CHECK_INPUT(at != std::string_view::npos && text.find(kSeal, at + 1) == text.npos &&
+                           at + kSeal.size() + kZeros.size() <= text.size(),
+                       file, ": has no manifest_crc32c");
+  return at + kSeal.size();
+}
+
+void check_seal(const std::filesystem::path& file, std::string_view text) {
+  const size_t place = seal_place(text, file.string());
+  std::string blank(text);
+  blank.replace(place, kZeros.size(), kZeros);
+  const std::string found = crc32c_hex(crc32c(blank));
+  const std::string_view written = text.substr(place, kZeros.size());
+  NESTLING_CHECK_INPUT(found == written, file.string(), ": checksum is ", found, ", needs ",
+                       written);
+}
+
+}  // namespace
+
+std::string manifest_text(const CheckpointManifest& manifest) {
+  Json j;
+  j["format"] = kFormat;
+  j["version"] = kVersion;
+  j["config"] = manifest.meta.config;
+  j["layout"] = manifest.meta.layout;
+  visit_counters(manifest.meta.counters,
+                 [&](const char* key, int64_t value) { j["counters"][key] = value; });
+  j["tensors"] = Json::array();
+  for (const StoredTensor& t : manifest.tensors)
+    j["tensors"].push_back({{"name", t.name},
+                            {"dtype", t.dtype},
+                            {"shape", t.shape},
+                            {"bytes", t.bytes},
+                            {"crc32c", t.crc32c}});
+  j["manifest_crc32c"] = kZeros;
+  std::string text = dump_json(j) + "\n";
+  text.replace(seal_place(text, kManifestFile), kZeros.size(), crc32c_hex(crc32c(text)));
+  return text;
+}
+
+CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
+  const auto file = checkpoint / kManifestFile;
+  const MappedFile mapped(file);
+  check_seal(file, mapped.text());
+  const JsonDocument document = parse_json(mapped.text(), file.string());
+  const JsonRef root = document.root();
+  NESTLING_CHECK_INPUT(
+      root.at("format").string() == kFormat && root.at("version").integer() == kVersion,
+      file.string(), ": needs format '", kFormat, "' version ", kVersion);
+  CheckpointManifest m;
+  m.meta.config = root.at("config").string();
+  root.at("layout").for_each(
+      [&](const std::string& key, JsonRef value) { m.meta.layout[key] = value.string(); });
+  const JsonRef counters = root.at("counters");
+  visit_counters(m.meta.counters,
+                 [&](const char* key, int64_t& value) { value = counters.at(key).integer(); });
+  const JsonRef tensors = root.at("tensors");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const JsonRef t = tensors.at(i);
+    StoredTensor& out = m.tensors.emplace_back();
+    out.name = t.at("name").string();
+    out.dtype = t.at("dtype").string();
+    out.bytes = t.at("bytes").integer();
+    out.crc32c = t.at("crc32c").string();
+    for (size_t d = 0; d < t.at("shape").size(); ++d)
+      out.shape.push_back(t.at("shape").at(d).integer());
+  }
+  return m;
+}
+
+}  // namespace nestling
