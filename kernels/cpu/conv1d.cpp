@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kTokensPerTask = 16;
 // Channels walked through time together: their last K rows stay in the first cache.
-constexpr int64_t kBlock = 512;
+constexpr int64_t kBlock = 4096;
 
 // The weights as [K, C] and the bias, padded with zeros to a whole number of vectors, so that taps
 // are read along channels.
@@ -104,11 +104,14 @@ NESTLING_INLINE void write(float* p, V v, int64_t n) {
     simd::store_n(p, v, n);
 }
 
-// rows[k] is the input under tap k; n channels from c on.
-template <class V>
+// rows[k] is the input under tap k; n channels from c on. kTaps is the number of taps where the
+// compiler may know it, else 0.
+template <class V, int kTaps>
 NESTLING_INLINE V tap_sum(const Taps& taps, const float* const* rows, int64_t c, int64_t n) {
+  const int64_t count = kTaps > 0 ? kTaps : taps.count;
   V sum = simd::load<V>(taps.bias + c);
-  for (int64_t k = 0; k < taps.count; ++k)
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < count; ++k)
     sum += simd::load<V>(taps.w + k * taps.pitch + c) * read<V>(rows[k] + c, n);
   return sum;
 }
@@ -121,7 +124,7 @@ struct Forward {
 };
 
 // rows [K] is scratch.
-template <class V>
+template <class V, int kTaps>
 NESTLING_INLINE void forward_run(const Forward& f, const Run& run, const float** rows) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t first = 0; first < f.channels; first += kBlock) {
@@ -130,18 +133,27 @@ NESTLING_INLINE void forward_run(const Forward& f, const Run& run, const float**
       for (int64_t k = 0; k < f.taps.count; ++k)
         rows[k] = f.in.row(run.segment, run.segment_begin, t - (f.taps.count - 1 - k));
       float* y = f.y + t * f.y_pitch;
-      for (int64_t c = first; c < last; c += kN) {
-        const V sum = tap_sum<V>(f.taps, rows, c, last - c);
-        write<V>(y + c, sum * simd::sigmoid(sum), last - c);
+      int64_t c = first;
+      for (; c + kN <= last; c += kN) {
+        const V sum = tap_sum<V, kTaps>(f.taps, rows, c, kN);
+        simd::store(y + c, sum * simd::sigmoid(sum));
       }
+      if (c == last) continue;
+      const V sum = tap_sum<V, kTaps>(f.taps, rows, c, last - c);
+      simd::store_n(y + c, sum * simd::sigmoid(sum), last - c);
     }
   }
 }
+template <class V>
+NESTLING_INLINE void forward_any(const Forward& f, const Run& run, const float** rows) {
+  if (f.taps.count == 4) return forward_run<V, 4>(f, run, rows);
+  forward_run<V, 0>(f, run, rows);
+}
 void forward_avx2(const Forward& f, const Run& run, const float** rows) {
-  forward_run<simd::F8>(f, run, rows);
+  forward_any<simd::F8>(f, run, rows);
 }
 NESTLING_TARGET_AVX512 void forward_avx512(const Forward& f, const Run& run, const float** rows) {
-  forward_run<simd::F16>(f, run, rows);
+  forward_any<simd::F16>(f, run, rows);
 }
 
 struct Backward {
@@ -160,46 +172,57 @@ struct Own {
   const float** rows;
 };
 
-// du_t = dy_t silu'(sum_t) of one block into own.du; dw and dbias where the token is the thread's
-// own, not one behind its run that dx needs.
-template <class V>
+// Up to a vector of du_t = dy_t silu'(sum_t) from channel c on; dw and dbias take it where the
+// token is the thread's own, not one behind its run that dx needs.
+template <class V, int kTaps>
+NESTLING_INLINE V backward_vector(const Backward& b, const Own& own, const float* dy, int64_t c,
+                                  int64_t n, bool owned) {
+  const int64_t taps = kTaps > 0 ? kTaps : b.taps.count;
+  const V sum = tap_sum<V, kTaps>(b.taps, own.rows, c, n);
+  const V gate = simd::sigmoid(sum);
+  const V du = read<V>(dy + c, n) * (gate + sum * gate * (1.0f - gate));
+  if (!owned) return du;
+  simd::store(own.dbias + c, simd::load<V>(own.dbias + c) + du);
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < taps; ++k) {
+    float* dw = own.dw + k * b.taps.pitch + c;
+    simd::store(dw, simd::load<V>(dw) + du * read<V>(own.rows[k] + c, n));
+  }
+  return du;
+}
+
+template <class V, int kTaps>
 NESTLING_INLINE void backward_token(const Backward& b, const Own& own, int64_t t, int64_t first,
                                     int64_t last, bool owned) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   const float* dy = b.dy + t * b.dy_pitch;
-  float* du_row = own.du + t % b.taps.count * kBlock;
-  for (int64_t c = first; c < last; c += kN) {
-    const int64_t n = last - c;
-    const V sum = tap_sum<V>(b.taps, own.rows, c, n);
-    const V gate = simd::sigmoid(sum);
-    const V du = read<V>(dy + c, n) * (gate + sum * gate * (1.0f - gate));
-    simd::store(du_row + (c - first), du);
-    if (!owned) continue;
-    simd::store(own.dbias + c, simd::load<V>(own.dbias + c) + du);
-    for (int64_t k = 0; k < b.taps.count; ++k) {
-      float* dw = own.dw + k * b.taps.pitch + c;
-      simd::store(dw, simd::load<V>(dw) + du * read<V>(own.rows[k] + c, n));
-    }
-  }
+  float* du = own.du + t % b.taps.count * kBlock;
+  int64_t c = first;
+  for (; c + kN <= last; c += kN)
+    simd::store(du + (c - first), backward_vector<V, kTaps>(b, own, dy, c, kN, owned));
+  if (c < last)
+    simd::store(du + (c - first), backward_vector<V, kTaps>(b, own, dy, c, last - c, owned));
 }
 
-// dx_t = sum over k of w_k du_{t+K-1-k}, from the ring of du.
-template <class V>
+// dx_t = sum over k of w_k du_{t+K-1-k}; own.rows[k] is that row of the ring.
+template <class V, int kTaps>
 NESTLING_INLINE void emit_dx(const Backward& b, const Own& own, int64_t t, int64_t first,
                              int64_t last) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  const int64_t taps = b.taps.count;
+  const int64_t taps = kTaps > 0 ? kTaps : b.taps.count;
+  for (int64_t k = 0; k < taps; ++k) own.rows[k] = own.du + (t + taps - 1 - k) % taps * kBlock;
   float* dx = b.dx + t * b.dx_pitch;
   for (int64_t c = first; c < last; c += kN) {
     V sum = {};
+#pragma GCC unroll 4
     for (int64_t k = 0; k < taps; ++k)
-      sum += simd::load<V>(b.taps.w + k * b.taps.pitch + c) *
-             simd::load<V>(own.du + (t + taps - 1 - k) % taps * kBlock + (c - first));
+      sum +=
+          simd::load<V>(b.taps.w + k * b.taps.pitch + c) * simd::load<V>(own.rows[k] + (c - first));
     write<V>(dx + c, sum, last - c);
   }
 }
 
-template <class V>
+template <class V, int kTaps>
 NESTLING_INLINE void backward_run(const Backward& b, const Run& run, const Own& own) {
   const int64_t taps = b.taps.count;
   for (int64_t first = 0; first < b.channels; first += kBlock) {
@@ -208,19 +231,24 @@ NESTLING_INLINE void backward_run(const Backward& b, const Run& run, const Own& 
       if (t < run.segment_end) {
         for (int64_t k = 0; k < taps; ++k)
           own.rows[k] = b.in.row(run.segment, run.segment_begin, t - (taps - 1 - k));
-        backward_token<V>(b, own, t, first, last, t < run.end);
+        backward_token<V, kTaps>(b, own, t, first, last, t < run.end);
       } else {
         std::fill_n(own.du + t % taps * kBlock, kBlock, 0.0f);
       }
-      if (t - (taps - 1) >= run.begin) emit_dx<V>(b, own, t - (taps - 1), first, last);
+      if (t - (taps - 1) >= run.begin) emit_dx<V, kTaps>(b, own, t - (taps - 1), first, last);
     }
   }
 }
+template <class V>
+NESTLING_INLINE void backward_any(const Backward& b, const Run& run, const Own& own) {
+  if (b.taps.count == 4) return backward_run<V, 4>(b, run, own);
+  backward_run<V, 0>(b, run, own);
+}
 void backward_avx2(const Backward& b, const Run& run, const Own& own) {
-  backward_run<simd::F8>(b, run, own);
+  backward_any<simd::F8>(b, run, own);
 }
 NESTLING_TARGET_AVX512 void backward_avx512(const Backward& b, const Run& run, const Own& own) {
-  backward_run<simd::F16>(b, run, own);
+  backward_any<simd::F16>(b, run, own);
 }
 
 const float** row_pointers(Arena& scratch, int64_t n) {

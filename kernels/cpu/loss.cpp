@@ -215,7 +215,7 @@ void run(Context&, const LossRows& a) {
   for (int64_t t = 0; c.targets != nullptr && t < rows; ++t)
     NESTLING_CHECK(c.targets[t] >= -1 && c.targets[t] < c.width, "head_loss: target ", c.targets[t],
                    " at row ", t, " of a chunk, the vocabulary has ", c.width);
-  parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(rows, rows_per_task(c.width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run_token(c, t);
   });
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 
 #include "kernels/core/rng.h"
 #include "kernels/cpu/row_max.h"
@@ -97,12 +99,24 @@ struct Candidate {
   }
 };
 
-// The ids heavier than `floor`, in id order.
-int64_t gather(const float* x, const float* weight, int64_t n, float floor, Candidate* to) {
+// The ids heavier than `floor` whose logit is at least `least`, in id order.
+int64_t gather(const float* x, const float* weight, int64_t n, float floor, float least,
+               Candidate* to) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i)
-    if (weight[i] > floor) to[count++] = {x[i], weight[i], static_cast<int32_t>(i)};
+    if (weight[i] > floor && x[i] >= least)
+      to[count++] = {x[i], weight[i], static_cast<int32_t>(i)};
   return count;
+}
+
+// A logit that at least k of the row reach: the k-th best of its first few. Spares the exact
+// selection most of a large vocabulary.
+float reached_by(const float* x, int64_t n, int64_t k, Candidate* scratch) {
+  const int64_t few = std::min(n, 16 * k);
+  auto* copy = reinterpret_cast<float*>(scratch);
+  std::copy_n(x, few, copy);
+  std::nth_element(copy, copy + k - 1, copy + few, std::greater<>());
+  return copy[k - 1];
 }
 
 double weight_of(const Candidate* c, int64_t n) {
@@ -138,7 +152,9 @@ int64_t draw_from_best(const float* x, const float* weight, int64_t n, const Sam
     for (int64_t b = 0; b < n; b += kBlock) whole += sum_of(weight + b, std::min(kBlock, n - b));
     floor = static_cast<float>((1.0 - double{rule.top_p}) * whole / static_cast<double>(2 * n));
   }
-  int64_t count = gather(x, weight, n, floor, c);
+  const float least =
+      all ? -std::numeric_limits<float>::infinity() : reached_by(x, n, rule.top_k, c);
+  int64_t count = gather(x, weight, n, floor, least, c);
   if (!all && count > rule.top_k) {
     std::nth_element(c, c + rule.top_k, c + count);
     count = rule.top_k;
@@ -178,7 +194,7 @@ void run(Context& ctx, const Sample& a) {
         reinterpret_cast<Candidate*>(ctx.scratch().alloc(DType::kU8, {bytes}).ptr<uint8_t>());
   }
   auto* soften_row = cpu_isa() >= CpuIsa::kAvx512 ? soften_avx512 : soften_avx2;
-  parallel_for(a.tokens.dim(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(a.tokens.dim(0), rows_per_task(width), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const float* x = logits + b * pitch;
       const Peak peak = find_peak(x, width);

@@ -255,7 +255,7 @@ NESTLING_INLINE void fill_decays(Decays& d, int64_t pitch, const float* dt_raw, 
   std::fill(d.tail + q, d.tail + pitch, 0.0f);
 }
 
-// A width of columns whose causal bound is one number: products run over blocks this wide.
+// Columns this many at a time share one causal bound in the products.
 inline constexpr int64_t kBlock = 32;
 
 }  // namespace nestling::cpu::scan

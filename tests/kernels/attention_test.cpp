@@ -132,9 +132,11 @@ Wanted reference_of(const Operands& o) {
   return w;
 }
 
-// Roundings of a score: a sum of h products bounded by |q||k| scale (Cauchy), plus those of the
-// scaling and of the softmax's argument. It enters every probability as a relative error; a sum of
-// probabilities adds sqrt(S), rescaling one for each tile passed, at most S / 16.
+// Roundings of a score: a sum of h products, whose partial sums are about |q||k| / sqrt(h) and whose
+// h roundings add up as sqrt(h): |q||k| scale in all, with the longest rows for |q| and |k|; plus
+// those of the scaling and of the softmax's argument. It enters every probability as a relative
+// error, and once more through their sum; a sum of probabilities adds sqrt(S), rescaling one for
+// each tile passed, at most S / 16.
 struct Bounds {
   explicit Bounds(const Operands& o) {
     double q = 0;
@@ -153,7 +155,7 @@ struct Bounds {
     int32_t longest = 0;
     for (size_t i = 0; i + 1 < o.shape.offsets.size(); ++i)
       longest = std::max(longest, o.shape.offsets[i + 1] - o.shape.offsets[i]);
-    score = (root_h + 4) * q * k * o.scale() * kEps32;
+    score = (q * k * o.scale() + 4) * kEps32;
     value = 2 * score + (8 + std::sqrt(longest) + longest / 16.0) * kEps32;
     // ds = p (dp - delta) is a difference of two sums over h: twice p's error, and their roundings.
     gradient = 2 * value + 4 * root_h * kEps32;

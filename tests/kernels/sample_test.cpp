@@ -77,6 +77,7 @@ TEST_P(Sampling, DrawsTheReferenceDistribution) {
   const Case cases[] = {{6, {.temperature = 1.0f}},
                         {40, {.temperature = 0.5f}},
                         {40, {.temperature = 1.5f, .top_k = 7}},
+                        {900, {.temperature = 1.5f, .top_k = 20}, 10},
                         {40, {.temperature = 1.0f, .top_p = 0.8f}},
                         {40, {.temperature = 1.0f, .top_k = 12, .top_p = 0.6f}},
                         {1500, {.temperature = 0.8f, .top_p = 0.95f}, 10},

@@ -1,0 +1,396 @@
+// scan_backward_unit.h - one chunk of one unit of the chunked scan, backward; scan_backward.cpp
+// walks the chunks and sums over heads.
+//
+// A segment's chunks are walked from the last to the first, with dS the gradient of the state
+// behind the chunk. Within a chunk and head, rows i read rows j <= i:
+//   L[i, j] = e^{sum_i - sum_j},  G = C B^T,  dM = dY X^T
+//   V^T [P, q] = dY^T (G L) + (dS B^T) diag(tail)         dx = dt V + D dy
+//   dG += dM L dt_j over the group's heads                 dC = dG B + diag(head) dY S
+//                                                          dB = dG^T C + diag(dt tail) X dS
+//   dS  = whole dS + (diag(head) dY)^T C                   (the gradient before the chunk)
+// K = dM G L holds what each pair contributes to y: its columns give d dt_j, and its rows less its
+// columns (times dt_j, without the diagonal, whose decay is one) give d sum_i; suffix sums of those
+// give d log a_i.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/cpu/scan_tiles.h"
+
+namespace nestling::cpu::scan {
+
+// Sums of one unit over all its tokens.
+struct UnitSums {
+  double dA_log, dD, ddt_bias;
+};
+
+struct Backward {
+  Extents e;
+  Plan plan;
+  const Segments* segments;
+  int64_t chunk, tokens;
+  Source x, dy, dt_raw, B, C;  // dt_raw.other is 1
+  const float* A_log;
+  const float* D;
+  const float* dt_bias;
+  ConstStates chunk_states;
+  Target dx;
+  float* ddt;      // [units, T]
+  UnitSums* sums;  // [units]
+  Target dB, dC;   // the operands
+  float* shared;   // [buffers, 2, T, N]: dB and dC of pieces that share their group
+  std::vector<int64_t> first_chunk;  // of each segment
+};
+
+// One thread's tiles; chunk rows unless said.
+struct Tiles {
+  float* B;       // [q, state_pitch]
+  float* C;       // [q, state_pitch]
+  float* BT;      // [N, chunk_pitch]
+  float* dB;      // [q, state_pitch] sums over the piece's units
+  float* dC;      // [q, state_pitch]
+  float* one;     // [q, state_pitch] dY S of one unit
+  float* G;       // [q, chunk_pitch] C B^T, columns j <= i
+  float* dG;      // [q, chunk_pitch] sums over the piece's units, zero for j > i
+  float* GL;      // [q, chunk_pitch]
+  float* dM;      // [q, chunk_pitch]
+  float* XT;      // [P, chunk_pitch]
+  float* VT;      // [P, chunk_pitch]
+  float* rows;    // [q, channel_pitch] x or dy, scaled
+  float* dS;      // [units, P, state_pitch]
+  float* tail;    // [chunk_pitch] dt tail
+  float* ddt;     // [chunk_pitch] d dt_j, decays held fixed
+  float* dsum;    // [chunk_pitch] d sum_i
+  float* column;  // [chunk_pitch] column sums of K without the diagonal
+  Decays d;
+};
+
+// Lays the tiles out from `at` on; with at == nullptr this only measures. Returns the floats taken.
+inline int64_t lay_out(Tiles& t, float* at, const Extents& e, int64_t units) {
+  int64_t used = 0;
+  const auto take = [&](int64_t n) {
+    float* p = at == nullptr ? nullptr : at + used;
+    used += n;
+    return p;
+  };
+  for (float** tile : {&t.B, &t.C, &t.dB, &t.dC, &t.one}) *tile = take(e.chunk * e.state_pitch);
+  for (float** tile : {&t.G, &t.dG, &t.GL, &t.dM}) *tile = take(e.chunk * e.chunk_pitch);
+  for (float** tile : {&t.XT, &t.VT}) *tile = take(e.channels * e.chunk_pitch);
+  for (float** tile : {&t.tail, &t.ddt, &t.dsum, &t.column}) *tile = take(e.chunk_pitch);
+  t.BT = take(e.state * e.chunk_pitch);
+  t.rows = take(e.chunk * e.channel_pitch);
+  t.dS = take(units * e.channels * e.state_pitch);
+  float* decays = take(kDecayRows * e.chunk_pitch);
+  if (decays != nullptr) t.d = make_decays(decays, e.chunk_pitch);
+  return padded(used);
+}
+
+// A chunk: tokens [t, t + q); `number` counts over all segments.
+struct Chunk {
+  int64_t t, q, number;
+  bool first, last;  // of its segment
+};
+
+template <class V>
+NESTLING_INLINE void load_group(const Backward& b, const Chunk& c, int64_t group, const Tiles& t) {
+  const Extents& e = b.e;
+  gather_group(t.B, e.state_pitch, b.B, c.t, c.q, group, e.state);
+  gather_group(t.C, e.state_pitch, b.C, c.t, c.q, group, e.state);
+  transpose_tile(t.BT, e.chunk_pitch, t.B, e.state_pitch, c.q, e.state);
+  const int64_t width = padded(c.q);
+  for (int64_t j = 0; j < width; j += kBlock)
+    product<V>({.m = c.q - j,
+                .n = std::min(kBlock, width - j),
+                .k = e.state,
+                .a = t.C + j * e.state_pitch,
+                .a_row = e.state_pitch,
+                .a_col = 1,
+                .b = t.BT + j,
+                .ldb = e.chunk_pitch,
+                .c = t.G + j * e.chunk_pitch + j,
+                .ldc = e.chunk_pitch});
+  std::fill_n(t.dG, c.q * e.chunk_pitch, 0.0f);
+  std::fill_n(t.dB, c.q * e.state_pitch, 0.0f);
+  std::fill_n(t.dC, c.q * e.state_pitch, 0.0f);
+}
+
+// dM for j <= i in whole blocks.
+template <class V>
+NESTLING_INLINE void fill_dm(const Backward& b, const Chunk& c, const float* x, const float* dy,
+                             int64_t channels, const Tiles& t) {
+  const Extents& e = b.e;
+  const int64_t width = padded(c.q);
+  transpose_tile(t.XT, e.chunk_pitch, x, b.x.token, c.q, channels);
+  for (int64_t j = 0; j < width; j += kBlock)
+    product<V>({.m = c.q - j,
+                .n = std::min(kBlock, width - j),
+                .k = channels,
+                .a = dy + j * b.dy.token,
+                .a_row = b.dy.token,
+                .a_col = 1,
+                .b = t.XT + j,
+                .ldb = e.chunk_pitch,
+                .c = t.dM + j * e.chunk_pitch + j,
+                .ldc = e.chunk_pitch});
+}
+
+// A vector of pairs (i, j..): GL, dG, and K's share of the row and column sums. Above the diagonal
+// everything is zero; the diagonal itself is left out of the sums.
+template <class V, bool kDiagonal>
+NESTLING_INLINE V pair_vector(const Tiles& t, int64_t i, int64_t j, int64_t row, V lane) {
+  const Decays& d = t.d;
+  const V sum = (d.high[i] - simd::load<V>(d.high + j)) + (d.low[i] - simd::load<V>(d.low + j));
+  V decay = simd::exp(simd::min(sum, V{}));
+  V g = simd::load<V>(t.G + row + j);
+  V dm = simd::load<V>(t.dM + row + j);
+  if (kDiagonal) {
+    const auto above = lane > static_cast<float>(i - j);
+    g = simd::select<V>(above, V{}, g);
+    dm = simd::select<V>(above, V{}, dm);
+  }
+  const V dt = simd::load<V>(d.dt + j);
+  const V dml = dm * decay;
+  simd::store(t.GL + row + j, g * decay);
+  simd::store(t.dG + row + j, simd::load<V>(t.dG + row + j) + dml * dt);
+  V k = dml * g;
+  if (kDiagonal) k = simd::select<V>(lane < static_cast<float>(i - j), k, V{});
+  simd::store(t.column + j, simd::load<V>(t.column + j) + k);
+  return k * dt;
+}
+
+// Everything elementwise between the rows of a chunk.
+template <class V>
+NESTLING_INLINE void pair_pass(const Chunk& c, int64_t pitch, const Tiles& t) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  V lane;
+  for (int64_t k = 0; k < kN; ++k) lane[k] = static_cast<float>(k);
+  std::fill_n(t.column, padded(c.q), 0.0f);
+  for (int64_t i = 0; i < c.q; ++i) {
+    const int64_t row = i * pitch;
+    V row_sum = {};
+    int64_t j = 0;
+    for (; j + kN <= i; j += kN) row_sum += pair_vector<V, false>(t, i, j, row, lane);
+    row_sum += pair_vector<V, true>(t, i, j, row, lane);
+    const int64_t block = std::min((i / kBlock + 1) * kBlock, pitch);
+    std::fill(t.GL + row + j + kN, t.GL + row + std::max(block, j + kN), 0.0f);
+    t.dsum[i] = simd::sum(row_sum);
+    t.ddt[i] = t.dM[row + i] * t.G[row + i];  // the diagonal's decay is one
+  }
+}
+
+// Adds the column sums: pairs within the chunk first, then (see from_behind) the state's.
+NESTLING_INLINE void close_columns(const Chunk& c, const Tiles& t) {
+  for (int64_t j = 0; j < c.q; ++j) {
+    t.ddt[j] += t.column[j];
+    t.dsum[j] -= t.column[j] * t.d.dt[j];
+  }
+}
+
+// VT = (dS B^T) diag(tail), and what row j's contribution to the state behind gives to dt_j and to
+// the decays that follow it. Returns the total, the share of the chunk's last sum.
+template <class V>
+NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t channels,
+                                   const float* dS, const Tiles& t) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  const Extents& e = b.e;
+  const int64_t width = padded(c.q);
+  product<V>({.m = channels,
+              .n = width,
+              .k = e.state,
+              .a = dS,
+              .a_row = e.state_pitch,
+              .a_col = 1,
+              .b = t.BT,
+              .ldb = e.chunk_pitch,
+              .c = t.VT,
+              .ldc = e.chunk_pitch});
+  for (int64_t j = 0; j < width; j += kN) {
+    const V tail = simd::load<V>(t.d.tail + j);
+    V sum = {};
+    for (int64_t p = 0; p < channels; ++p) {
+      float* at = t.VT + p * e.chunk_pitch + j;
+      const V v = simd::load<V>(at) * tail;
+      simd::store(at, v);
+      sum += v * simd::load<V>(t.XT + p * e.chunk_pitch + j);
+    }
+    simd::store(t.column + j, sum);
+  }
+  double total = 0;
+  for (int64_t j = 0; j < c.q; ++j) total += static_cast<double>(t.column[j] * t.d.dt[j]);
+  return total;
+}
+
+// dx = dt V + D dy; returns the sum of dy x.
+template <class V>
+NESTLING_INLINE double write_dx(const Backward& b, const Chunk& c, const Unit& u, const float* x,
+                                const float* dy, const Tiles& t) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  const Extents& e = b.e;
+  scale_columns<V>(t.VT, e.chunk_pitch, t.d.dt, u.count, padded(c.q));
+  float* dx = b.dx.data + c.t * b.dx.token + u.head * b.dx.other + u.first;
+  transpose(t.rows, e.channel_pitch, t.VT, e.chunk_pitch, u.count, c.q);
+  const float skip = b.D[u.head];
+  double total = 0;
+  for (int64_t i = 0; i < c.q; ++i) {
+    const float* v = t.rows + i * e.channel_pitch;
+    const float* dyi = dy + i * b.dy.token;
+    const float* xi = x + i * b.x.token;
+    float* out = dx + i * b.dx.token;
+    V dot = {};
+    int64_t p = 0;
+    for (; p + kN <= u.count; p += kN) {
+      const V g = simd::load<V>(dyi + p);
+      dot += g * simd::load<V>(xi + p);
+      simd::store(out + p, simd::load<V>(v + p) + g * skip);
+    }
+    float rest = 0;
+    for (; p < u.count; ++p) {
+      const float g = dyi[p];
+      rest += g * xi[p];
+      out[p] = v[p] + g * skip;
+    }
+    total += static_cast<double>(simd::sum(dot) + rest);
+  }
+  return total;
+}
+
+// dC += diag(head) dY S; the dot products with C are what the decays up to i have to gain.
+template <class V>
+NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& u, const float* dy,
+                                 const Tiles& t) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  const Extents& e = b.e;
+  product<V>({.m = c.q,
+              .n = e.state,
+              .k = u.count,
+              .a = dy,
+              .a_row = b.dy.token,
+              .a_col = 1,
+              .b = b.chunk_states.at(c.number, u),
+              .ldb = b.chunk_states.channel,
+              .c = t.one,
+              .ldc = e.state_pitch});
+  for (int64_t i = 0; i < c.q; ++i) {
+    const int64_t row = i * e.state_pitch;
+    std::fill(t.one + row + e.state, t.one + row + e.state_pitch, 0.0f);
+    const float head = t.d.head[i];
+    V dot = {};
+    for (int64_t n = 0; n < e.state_pitch; n += kN) {
+      const V v = simd::load<V>(t.one + row + n) * head;
+      dot += v * simd::load<V>(t.C + row + n);
+      simd::store(t.dC + row + n, simd::load<V>(t.dC + row + n) + v);
+    }
+    t.dsum[i] += simd::sum(dot);
+  }
+}
+
+// dB += diag(dt tail) X dS, and dS moves before the chunk. Returns <S, dS> whole, the share of the
+// chunk's last sum.
+template <class V>
+NESTLING_INLINE double move_state(const Backward& b, const Chunk& c, const Unit& u, const float* x,
+                                  const float* dy, float* dS, const Tiles& t) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  const Extents& e = b.e;
+  double total = 0;
+  if (!c.last) {
+    std::copy_n(t.d.tail, padded(c.q), t.tail);
+    scale_columns<V>(t.tail, 0, t.d.dt, 1, padded(c.q));
+    scaled_rows<V>(t.rows, e.channel_pitch, x, b.x.token, t.tail, c.q, u.count);
+    product<V>({.m = c.q,
+                .n = e.state_pitch,
+                .k = u.count,
+                .a = t.rows,
+                .a_row = e.channel_pitch,
+                .a_col = 1,
+                .b = dS,
+                .ldb = e.state_pitch,
+                .c = t.dB,
+                .ldc = e.state_pitch,
+                .accumulate = true});
+    const float* S = b.chunk_states.at(c.number, u);
+    for (int64_t p = 0; p < u.count; ++p) {
+      V dot = {};
+      float rest = 0;
+      int64_t n = 0;
+      for (; n + kN <= e.state; n += kN)
+        dot += simd::load<V>(S + p * b.chunk_states.channel + n) *
+               simd::load<V>(dS + p * e.state_pitch + n);
+      for (; n < e.state; ++n)
+        rest += S[p * b.chunk_states.channel + n] * dS[p * e.state_pitch + n];
+      total += static_cast<double>(simd::sum(dot) + rest);
+    }
+    scale_all<V>(dS, t.d.whole, u.count * e.state_pitch);
+  }
+  if (!c.first) {
+    scaled_rows<V>(t.rows, e.channel_pitch, dy, b.dy.token, t.d.head, c.q, u.count);
+    product<V>({.m = u.count,
+                .n = e.state_pitch,
+                .k = c.q,
+                .a = t.rows,
+                .a_row = 1,
+                .a_col = e.channel_pitch,
+                .b = t.C,
+                .ldb = e.state_pitch,
+                .c = dS,
+                .ldc = e.state_pitch,
+                .accumulate = !c.last});
+  }
+  return total * static_cast<double>(t.d.whole);
+}
+
+// From d dt with the decays fixed and d sum to d dt_raw, and to A_log and dt_bias.
+NESTLING_INLINE void finish_dt(const Backward& b, const Chunk& c, int64_t unit, double rate,
+                               double last_sum, const Tiles& t) {
+  UnitSums& sums = b.sums[unit];
+  float* out = b.ddt + unit * b.tokens + c.t;
+  double dlog = last_sum;  // d log a_i: all sums from i on contain it
+  for (int64_t i = c.q - 1; i >= 0; --i) {
+    dlog += static_cast<double>(t.dsum[i]);
+    const double dt = static_cast<double>(t.d.dt[i]);
+    const double raw = static_cast<double>(t.d.raw[i]);
+    const double ddt = (static_cast<double>(t.ddt[i]) - rate * dlog) / (1.0 + std::exp(-raw));
+    sums.dA_log -= rate * dt * dlog;
+    sums.ddt_bias += ddt;
+    out[i] = static_cast<float>(ddt);
+  }
+}
+
+template <class V>
+NESTLING_INLINE void backward_unit(const Backward& b, const Chunk& c, int64_t unit, float* dS,
+                                   Tiles& t) {
+  const Extents& e = b.e;
+  const Unit& u = b.plan.units[static_cast<size_t>(unit)];
+  const double rate = std::exp(static_cast<double>(b.A_log[u.head]));
+  const float* x = b.x.data + c.t * b.x.token + u.head * b.x.other + u.first;
+  const float* dy = b.dy.data + c.t * b.dy.token + u.head * b.dy.other + u.first;
+  const int64_t width = padded(c.q);
+  fill_decays<V>(t.d, width, b.dt_raw.data + c.t * b.dt_raw.token + u.head, b.dt_raw.token,
+                 b.dt_bias[u.head], rate, c.q);
+  fill_dm<V>(b, c, x, dy, u.count, t);
+  pair_pass<V>(c, e.chunk_pitch, t);
+  close_columns(c, t);
+  double last_sum = 0;
+  if (!c.last) {
+    last_sum += from_behind<V>(b, c, u.count, dS, t);
+    close_columns(c, t);
+  }
+  for (int64_t j = 0; j < width; j += kBlock)
+    product<V>({.m = u.count,
+                .n = std::min(kBlock, width - j),
+                .k = c.q - j,
+                .a = dy + j * b.dy.token,
+                .a_row = 1,
+                .a_col = b.dy.token,
+                .b = t.GL + j * e.chunk_pitch + j,
+                .ldb = e.chunk_pitch,
+                .c = t.VT + j,
+                .ldc = e.chunk_pitch,
+                .accumulate = !c.last});
+  b.sums[unit].dD += write_dx<V>(b, c, u, x, dy, t);
+  from_before<V>(b, c, u, dy, t);
+  last_sum += move_state<V>(b, c, u, x, dy, dS, t);
+  finish_dt(b, c, unit, rate, last_sum, t);
+}
+
+}  // namespace nestling::cpu::scan

@@ -1,0 +1,105 @@
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "data/json.h"
+#include "data/reasoning.h"
+#include "model/cost.h"
+#include "runtime/evaluate.h"
+#include "tools/commands.h"
+#include "tools/model_options.h"
+
+namespace nestling {
+
+namespace {
+
+struct EvalOptions : ModelOptions {
+  std::vector<std::string> data;
+  std::vector<std::string> tasks;
+  int64_t seq_len = 512;
+  int64_t max_tokens = 65536;
+  ReasoningOptions reasoning;
+};
+
+// "reasoning" stands for all of its tasks.
+std::vector<std::string> expand_tasks(const std::vector<std::string>& names) {
+  std::vector<std::string> tasks;
+  for (const std::string& name : names)
+    if (name == "reasoning")
+      tasks.insert(tasks.end(), reasoning::tasks().begin(), reasoning::tasks().end());
+    else
+      tasks.push_back(name);
+  return tasks;
+}
+
+int run_eval(EvalOptions& o) {
+  o.apply();
+  NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
+  LoadedModel model(o.model, o.compute_type());
+  Context ctx(Device::kCpu);
+  const ParameterCost cost = parameter_cost(model.config());
+  Json size = {{"name", model.name()},
+               {"params_total", cost.total},
+               {"params_active", cost.active},
+               {"tokens", 0},
+               {"nll", nullptr},
+               {"perplexity", nullptr},
+               {"kl_to_parent", nullptr},
+               {"tokens_per_second", nullptr},
+               {"tasks", Json::object()}};
+  double nll = 0;
+  double seconds = 0;
+  int64_t tokens = 0;
+  for (const std::string& spec : o.data) {
+    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens);
+    std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
+                spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
+                static_cast<double>(loss.tokens) / loss.seconds);
+    nll += loss.nll * static_cast<double>(loss.tokens);
+    tokens += loss.tokens;
+    seconds += loss.seconds;
+  }
+  if (tokens > 0) {
+    size["tokens"] = tokens;
+    size["nll"] = nll / static_cast<double>(tokens);
+    size["perplexity"] = std::exp(nll / static_cast<double>(tokens));
+    size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
+  }
+  if (!o.tasks.empty()) {
+    o.reasoning.tasks = expand_tasks(o.tasks);
+    for (const TaskAccuracy& t : evaluate_reasoning(ctx, model, o.reasoning)) {
+      std::printf("%-40s accuracy %5.1f%%  95%% interval %5.1f to %5.1f  n %lld\n", t.task.c_str(),
+                  100 * t.accuracy.estimate, 100 * t.accuracy.low, 100 * t.accuracy.high,
+                  static_cast<long long>(t.n));
+      size["tasks"][t.task] = {{"accuracy", t.accuracy.estimate},
+                               {"ci95", {t.accuracy.low, t.accuracy.high}},
+                               {"n", t.n}};
+    }
+  }
+  if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", {size}}}, -1).c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand("eval", "Loss on text and accuracy on verifiable tasks");
+  auto o = std::make_shared<EvalOptions>();
+  o->add_to(*command);
+  command->add_flag("--json", o->json, "Print one JSON object as the last line");
+  command->add_option("--data", o->data, "Text: files, folders, reasoning:TASKS:LEVELS:BEGIN-END");
+  command->add_option("--tasks", o->tasks, "Reasoning tasks, or `reasoning` for all")
+      ->delimiter(',');
+  command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion");
+  command->add_option("--batch", o->reasoning.batch, "Completions at once")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--seed", o->reasoning.seed, "Of the problems drawn");
+  command->add_option("--seq-len", o->seq_len, "Window of the loss")->check(CLI::PositiveNumber);
+  command->add_option("--max-tokens", o->max_tokens, "Of each text")->check(CLI::PositiveNumber);
+  command->callback([o, &exit_code] { exit_code = run_eval(*o); });
+}
+
+}  // namespace nestling

@@ -1,0 +1,58 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "runtime/generator.h"
+#include "tools/commands.h"
+#include "tools/model_options.h"
+
+namespace nestling {
+
+namespace {
+
+struct GenerateCommand : ModelOptions {
+  std::string prompt;
+  bool raw = false;
+  GenerateOptions generate;
+};
+
+// A user's turn as the model was trained to see it, thinking on.
+std::string chat_turn(const std::string& prompt) {
+  return "<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n<think>\n";
+}
+
+int run_generate(GenerateCommand& o) {
+  o.apply();
+  LoadedModel model(o.model, o.compute_type());
+  const Tokenizer& tokenizer = model.tokenizer();
+  Context ctx(Device::kCpu);
+  o.generate.stop_tokens = model.config().eos;
+  TokenStream stream(tokenizer);
+  o.generate.on_token = [&](size_t, int32_t token) {
+    std::fputs(stream.push(token).c_str(), stdout);
+    std::fflush(stdout);
+  };
+  generate(ctx, model, {tokenizer.encode(o.raw ? o.prompt : chat_turn(o.prompt), false)},
+           o.generate);
+  std::fputs((stream.finish() + "\n").c_str(), stdout);
+  return 0;
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand("generate", "Complete a prompt");
+  auto o = std::make_shared<GenerateCommand>();
+  o->add_to(*command);
+  command->add_option("--prompt", o->prompt, "The user's turn")->required();
+  command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");
+  command->add_option("--max-new-tokens", o->generate.max_new_tokens, "Limit")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--temperature", o->generate.rule.temperature, "0: the most likely token")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-k", o->generate.rule.top_k, "0: all");
+  command->add_option("--top-p", o->generate.rule.top_p, "Nucleus");
+  command->add_option("--seed", o->generate.seed, "Of the draws");
+  command->callback([o, &exit_code] { exit_code = run_generate(*o); });
+}
+
+}  // namespace nestling

@@ -1,0 +1,21 @@
+// model_options.h - the options every command on a model shares.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "kernels/core/dtype.h"
+
+namespace nestling {
+
+struct ModelOptions {
+  std::string model;             // a Hugging Face directory
+  std::string compute = "fp32";  // precision of the products
+  int threads = 0;               // 0: all cores
+  bool json = false;
+
+  void add_to(CLI::App& command);
+  DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
+  void apply() const;  // the thread count
+};
+
+}  // namespace nestling

@@ -1,0 +1,71 @@
+#include "trainer/config.h"
+
+#include "trainer/config_fields.h"
+#include "trainer/config_visitors.h"
+
+namespace nestling {
+namespace {
+
+// What two fields must agree on; single fields were checked by their rules.
+void check_together(const PretrainConfig& c, const std::string& name) {
+  NESTLING_CHECK_INPUT(c.global_batch_tokens % c.seq_len == 0, name, ": global_batch_tokens ",
+                       c.global_batch_tokens, " is not a multiple of seq_len ", c.seq_len);
+  NESTLING_CHECK_INPUT(c.optimizer.warmup_tokens <= c.tokens, name, ": optimizer.warmup_tokens ",
+                       c.optimizer.warmup_tokens, " exceeds tokens ", c.tokens);
+  NESTLING_CHECK_INPUT(c.data.validation.empty() || c.data.validation_tokens >= c.seq_len, name,
+                       ": data.validation_tokens ", c.data.validation_tokens,
+                       " is less than one sequence of seq_len ", c.seq_len);
+  NESTLING_CHECK_INPUT(c.init.empty() || c.model.pattern.empty(), name, ": both init ('", c.init,
+                       "') and model.pattern ('", c.model.pattern,
+                       "') are given; a run goes on from one or begins the other");
+  if (!c.init.empty()) return;
+  NESTLING_CHECK_INPUT(!c.model.pattern.empty(), name,
+                       ": needs model.pattern (fresh weights) or init (a model directory)");
+  model_config_of(c.model, 1).validate(name + ": model (named as in config.json)");
+}
+
+}  // namespace
+
+PretrainConfig read_pretrain_config(const std::filesystem::path& file,
+                                    const std::vector<std::string>& overrides) {
+  YamlNode root = read_yaml(file);
+  for (const std::string& assignment : overrides) apply_override(root, assignment);
+  auto config = read_fields<PretrainConfig>(root, file.string());
+  check_together(config, file.string());
+  return config;
+}
+
+std::string dump_config(const PretrainConfig& config) {
+  return dump_fields(config);
+}
+
+std::string pretrain_config_reference() {
+  return field_table(list_fields<PretrainConfig>());
+}
+
+ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab) {
+  ModelConfig m;
+  m.pattern = shape.pattern;
+  m.vocab = vocab;
+  m.hidden = shape.hidden;
+  m.tied = shape.tied;
+  m.query_heads = shape.query_heads;
+  m.kv_heads = shape.kv_heads;
+  m.head_dim = shape.head_dim;
+  m.mamba_heads = shape.mamba_heads;
+  m.mamba_head_dim = shape.mamba_head_dim;
+  m.state = shape.state;
+  m.groups = shape.groups;
+  m.conv_kernel = shape.conv_kernel;
+  m.chunk = shape.chunk;
+  m.ffn = shape.ffn;
+  m.experts = shape.experts;
+  m.top_k = shape.top_k;
+  m.expert_ffn = shape.expert_ffn;
+  m.shared_ffn = shape.shared_ffn;
+  m.gate.scale = static_cast<float>(shape.routed_scale);
+  m.max_positions = shape.max_positions;
+  return m;
+}
+
+}  // namespace nestling
