@@ -1,6 +1,8 @@
 #include "tools/bench_ops.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "kernels/core/isa.h"
@@ -70,20 +72,22 @@ void print_result(const Result& r) {
 }  // namespace
 
 int bench_ops(const BenchOpsOptions& options) {
+  const auto chosen = [&](const bench::Entry& entry) {
+    return std::string(entry.name).starts_with(options.only);
+  };
+  NESTLING_CHECK_INPUT(std::any_of(std::begin(bench::kBenches), std::end(bench::kBenches), chosen),
+                       "bench ops: no operator begins with '", options.only, "'");
   if (!options.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(options.cpu_isa));
   if (options.threads > 0) set_thread_count(options.threads);
   Bench b(bench::measure_peaks());
   if (!options.json) print_peaks(b.peaks());
   size_t printed = 0;
-  bool any = false;
   for (const auto& entry : bench::kBenches) {
-    if (!std::string(entry.name).starts_with(options.only)) continue;
-    any = true;
+    if (!chosen(entry)) continue;
     entry.run(b);
     if (options.json) continue;
     for (; printed < b.results().size(); ++printed) print_result(b.results()[printed]);
   }
-  NESTLING_CHECK_INPUT(any, "bench ops: no operator begins with '", options.only, "'");
   if (options.json) std::printf("%s\n", to_json(b).dump().c_str());
   int code = 0;
   for (const Result& r : b.results()) {

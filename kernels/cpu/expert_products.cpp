@@ -17,8 +17,7 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 32;
 constexpr int64_t kColumnsPerTask = 32;
-constexpr int64_t kWidenBytes = int64_t{256}
-                                << 10;  // half of a thread's second-level cache or less
+constexpr int64_t kWidenBytes = int64_t{1} << 20;  // about a second-level cache
 constexpr int64_t kWidenMultiple = 32;
 
 // Experts own rows [offsets[e], offsets[e+1]) of [0, R).
@@ -99,12 +98,15 @@ void grouped_dw(View dw, ConstView dy, ConstView x, ConstView offsets) {
   });
 }
 
-// Calls body(first row, rows) with few distinct numbers of rows: 256, 64, and what is left.
+// Calls body(first row, rows) with few distinct numbers of rows: multiples of 64 up to 512, and
+// what is left below 64.
 template <class Body>
 void in_chunks(int64_t begin, int64_t end, Body&& body) {
+  constexpr int64_t kMultiple = 64;
+  constexpr int64_t kMost = 512;
   while (begin < end) {
     const int64_t left = end - begin;
-    const int64_t count = left >= 256 ? 256 : left >= 64 ? 64 : left;
+    const int64_t count = left < kMultiple ? left : std::min(left / kMultiple * kMultiple, kMost);
     body(begin, count);
     begin += count;
   }

@@ -9,7 +9,7 @@
 //               process, behind a mutex. Shapes that change with every call belong to
 //               matmul_any_rows.
 // Scratch       taken from ctx.scratch() and given back.
-// Threads       all of the team outside a parallel_for; the calling one inside.
+// Threads       all of the team; the calling one alone inside a parallel_for and for small products.
 // Pinning       oneDNN is told cpu_isa() at the first product, and cannot be told again: a later
 //               change of cpu_isa() makes the next product throw.
 // Determinism   same inputs, shapes, pitches and threads: same bits.
