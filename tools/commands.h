@@ -15,11 +15,12 @@ void add_bench_command(CLI::App& app, int& exit_code);
 void add_eval_command(CLI::App& app, int& exit_code);
 void add_generate_command(CLI::App& app, int& exit_code);
 void add_logits_command(CLI::App& app, int& exit_code);
+void add_pretrain_command(CLI::App& app, int& exit_code);
 void add_tokenizer_command(CLI::App& app, int& exit_code);
 
 inline constexpr void (*kCommands[])(CLI::App&, int&) = {
-    add_bench_command,  add_eval_command,      add_generate_command,
-    add_logits_command, add_tokenizer_command,
+    add_bench_command,  add_eval_command,     add_generate_command,
+    add_logits_command, add_pretrain_command, add_tokenizer_command,
 };
 
 }  // namespace nestling

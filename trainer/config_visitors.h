@@ -2,6 +2,7 @@
 //
 // Any config whose structs have visit_fields (config_fields.h) is read, dumped and documented by these.
 #pragma once
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -71,8 +72,9 @@ template <class Config>
 std::vector<FieldInfo> list_fields() {
   std::vector<FieldInfo> all;
   ListFields lister("", all);
-  const Config config{};
-  visit_fields(lister, config);
+  // On the heap: GCC 12 takes the short strings of one on the stack for uninitialized.
+  const auto config = std::make_unique<const Config>();
+  visit_fields(lister, *config);
   return all;
 }
 

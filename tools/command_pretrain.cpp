@@ -1,0 +1,37 @@
+#include <CLI/CLI.hpp>
+
+#include "kernels/comm/mpi_world.h"
+#include "tools/commands.h"
+#include "trainer/pretrain.h"
+
+namespace nestling {
+
+namespace {
+
+struct PretrainOptions {
+  std::string config;
+  std::vector<std::string> set;
+  bool reference = false;
+};
+
+}  // namespace
+
+void add_pretrain_command(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand(
+      "pretrain", "Train a model from scratch, or on from a directory; resumes by itself");
+  auto o = std::make_shared<PretrainOptions>();
+  auto* config = command->add_option("CONFIG", o->config, "YAML file of the run");
+  command->add_option("--set", o->set, "Override: a.b=value");
+  command->add_flag("--help-config", o->reference, "Print every config key and end");
+  command->callback([o, config, &exit_code] {
+    if (o->reference) {
+      std::printf("%s", pretrain_config_reference().c_str());
+      return;
+    }
+    NESTLING_CHECK_INPUT(config->count() == 1, "pretrain: CONFIG is missing");
+    exit_code = run_on_ranks(
+        [&](Comm& comm) { return pretrain(read_pretrain_config(o->config, o->set), comm); });
+  });
+}
+
+}  // namespace nestling
