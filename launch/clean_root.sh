@@ -53,7 +53,7 @@ if [ ! -x "$root/usr/bin/apt-get" ]; then
   debootstrap --variant=minbase $extra $suite "$root" "$mirror" >"$root.log" 2>&1 ||
     { tail -20 "$root.log"; exit 1; }
   rm -f "$root.log"
-  sed 's/^/deb /' <<<"$lines" >"$root/etc/apt/sources.list"
+  awk '{ print "deb", $0 }' <<<"$lines" >"$root/etc/apt/sources.list"
 fi
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 cp -L /etc/hosts "$root/etc/hosts"
@@ -61,6 +61,7 @@ rm -rf "$root/root/nestling"
 git -c advice.detachedHead=false clone -q --no-hardlinks "$repository" "$root/root/nestling"
 
 echo "clean_root: $* at $(git -C "$root/root/nestling" rev-parse --short HEAD)"
+# shellcheck disable=SC2016  # the inner shell's arguments
 unshare --mount bash -euc '
   root=$1
   shift

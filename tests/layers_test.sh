@@ -9,7 +9,7 @@ set -euo pipefail
 root=${1:-$(dirname "${BASH_SOURCE[0]}")/..}
 cd "$root"
 
-order='kernels data model runtime trainer tools'
+order=(kernels data model runtime trainer tools)
 include='^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]'
 bad=0
 
@@ -21,22 +21,27 @@ includes() {
     --include='*.cuh' "$@" || true
 }
 
-complain() {  # LINES WHY
+# complain LINES WHY
+complain() {
   [ -n "$1" ] || return 0
-  sed "s|\$|    <- $2|" <<<"$1" >&2
+  printf '%s\n' "$1    <- $2" >&2
   bad=1
 }
 
-above=" $order tests bench "
-for folder in $order; do
+above=" ${order[*]} tests bench "
+for folder in "${order[@]}"; do
   [ -d "$folder" ] || { echo "layers: no folder $folder in $PWD" >&2; exit 2; }
   above=${above/ $folder / }
   names=$(xargs <<<"$above" | tr ' ' '|')
   complain "$(includes "($names)/" "$folder")" "$folder may not know this folder"
   complain "$(includes '[^">]*\.\./' "$folder")" "includes start at the root"
 done
-vendor=$(includes '(cuda|cublas|cudnn|curand|nccl|nv)[A-Za-z_0-9]*\.(h|cuh)' $order)
+vendor=$(includes '(cuda|cublas|cudnn|curand|nccl|nv)[A-Za-z_0-9]*\.(h|cuh)' "${order[@]}")
 complain "$(grep -vE '^kernels/(cuda|comm)/' <<<"$vendor" || true)" "vendor headers stay in kernels/cuda"
 
-[ $bad = 0 ] || { echo "layers: the order is kernels <- data <- model <- runtime <- trainer <- tools" >&2; exit 1; }
-echo "layers: the includes of $(find $order -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | wc -l) files keep the order"
+if [ $bad != 0 ]; then
+  echo "layers: the order is kernels <- data <- model <- runtime <- trainer <- tools" >&2
+  exit 1
+fi
+files=$(find "${order[@]}" -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | wc -l)
+echo "layers: the includes of $files files keep the order"
