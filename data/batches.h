@@ -3,8 +3,7 @@
 // Order         sequence i of the run is a pure function of (sources, weights, seed, i). A run's
 //               data position is one integer, the number of sequences used so far, over all ranks.
 // Ranks         of `count` sequences from `position` on, rank r of N gets the r-th run of count /
-// N:
-//               the batches of all ranks end to end are the batch of one rank. N divides count.
+//               N: the batches of all ranks end to end are the batch of one rank. N divides count.
 // Memory        a Batch owns its arrays; what load() returns is complete.
 // Threads       one thread at a time.
 #pragma once

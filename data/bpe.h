@@ -1,8 +1,7 @@
 // bpe.h - byte-pair encoding of one piece of text: the merge loop.
 //
 // Rule          starting from single bytes, the adjacent pair whose merge comes first in the list
-// is
-//               merged, leftmost first, until none is left (Sennrich et al. 2016).
+//               is merged, leftmost first, until none is left (Sennrich et al. 2016).
 // Cost          O(n log n) in the bytes of a piece.
 // Threads       immutable after construction.
 #pragma once

@@ -1,15 +1,14 @@
 // bpe_trainer.h - learns a byte-level BPE vocabulary from text (Sennrich et al. 2016).
 //
 // Rule          the pair that occurs most often (ties: the one with the smaller ids) is merged
-// until
-//               the vocabulary has its size. Ids: special tokens, the 256 bytes in the order of
-//               their byte-level characters, then merges. The same rule and order as the
+//               until the vocabulary has its size. Ids: special tokens, the 256 bytes in the order
+//               of their byte-level characters, then merges. The same rule and order as the
 //               `tokenizers` package.
 // Determinism   a function of the texts alone, not of their order.
 // Cost          counts are kept up to date per merge; 20 MB of English to 4,096 tokens takes
-// seconds. Errors        kInput: text that is not UTF-8, a vocabulary smaller than its fixed part,
-// or one that
-//               the text does not support at min_frequency.
+//               seconds.
+// Errors        kInput: text that is not UTF-8, a vocabulary smaller than its fixed part, or one
+//               that the text does not support at min_frequency.
 // Threads       one thread at a time.
 #pragma once
 #include <cstdint>

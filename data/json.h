@@ -1,13 +1,11 @@
 // json.h - JSON in and out; the only door to nlohmann-json, whose header costs seconds to compile.
 //
 // Reading       parse_json / read_json give a JsonDocument; walk it by JsonRef, which knows where
-// it
-//               is: a wrong type throws "config.json: layers[3].width: needs integer, found
+//               it is: a wrong type throws "config.json: layers[3].width: needs integer, found
 //               string".
 // Writing       build a Json (include <nlohmann/json.hpp> in that .cpp) and dump_json / write_json
-// it.
-//               Keys come out sorted, numbers in the shortest form that reads back the same: the
-//               same value gives the same bytes.
+//               it. Keys come out sorted, numbers in the shortest form that reads back the same:
+//               the same value gives the same bytes.
 // Errors        every fault of a file is an Error of kind kInput naming the file, and for a syntax
 //               error the byte. Nesting deeper than max_depth is refused (no stack is at risk).
 #pragma once

@@ -2,8 +2,7 @@
 //
 // Ownership     the mapping lives as long as the object; move-only. Pages are read on first touch.
 // Errors        a missing, unreadable or non-regular file throws Error of kind kInput naming it.
-// The
-//               file must not be truncated while mapped: the system answers that with SIGBUS.
+//               The file must not be truncated while mapped: the system answers that with SIGBUS.
 #pragma once
 #include <cstddef>
 #include <filesystem>

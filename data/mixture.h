@@ -3,8 +3,7 @@
 // Pure          at(i) depends on (weights, seed, i) alone: one integer says where a run is, and any
 //               number of ranks sees the same order.
 // Weights       relative, finite, above 0. Of the first n sequences, n a multiple of kBlock, source
-// k
-//               gives w_k n / sum(w) to within the number of sources: shares are met in the long
+//               k gives w_k n / sum(w) to within the number of sources: shares are met in the long
 //               run to 2^-52, not by chance. Inside a block the order is shuffled.
 // Windows       each window of each source comes exactly once, in order but for that shuffle.
 // Derivation    sources are peeled off one by one; of the indices j that are left, source k takes

@@ -3,8 +3,7 @@
 // Order         epoch after epoch, all documents of all shards of the source, each epoch in its own
 //               order: a permutation computed from (seed, epoch), see permutation.h.
 // Windows       window w holds tokens [w S, w S + S] of that endless text: S inputs and one more
-// for
-//               the last target. A document that does not end in a window goes on in the next.
+//               for the last target. A document that does not end in a window goes on in the next.
 //               Every token of an epoch is an input exactly once.
 // Memory        8 bytes a document for its place in the shard, and 1/8 byte a document for the
 //               running length of the two epochs last used (found anew in one pass an epoch).

@@ -1,11 +1,10 @@
 // regex.h - the regular expressions of tokenizer files, run by PCRE2 (compiled to machine code).
 //
 // Dialect       those files are written for Oniguruma (Ruby syntax, Unicode). Constructs that mean
-// the
-//               same in PCRE2 pass; \s, \S and \w are rewritten to Oniguruma's meaning (Unicode's
-//               White_Space; PCRE2 also counts U+180E); the rest is refused, never reinterpreted:
-//               ^ and $ (line anchors there), \b \h \W and other escapes, {n,m}+ , nested classes,
-//               inline options but (?i:...).
+//               the same in PCRE2 pass; \s, \S and \w are rewritten to Oniguruma's meaning
+//               (Unicode's White_Space; PCRE2 also counts U+180E); the rest is refused, never
+//               reinterpreted: ^ and $ (line anchors there), \b \h \W and other escapes, {n,m}+ ,
+//               nested classes, inline options but (?i:...).
 // Threads       a Regex is immutable; each thread uses a RegexMatcher of its own.
 // Errors        Error of kind kInput with the pattern and the place in it.
 #pragma once

@@ -1,16 +1,15 @@
 // safetensors.h - reading safetensors: one file, or a published directory of shards.
 //
 // Format        u64 little-endian header length N, N bytes of JSON, then the tensors' bytes,
-// row-major
-//               little-endian. Source: huggingface/safetensors, README "Format" and tensor.rs.
+//               row-major little-endian. Source: huggingface/safetensors, README "Format" and
+//               tensor.rs.
 // Memory        files are mapped; a StoredTensor borrows from the SafetensorsFile or -Dir it came
 //               from. Nothing is read before it is touched.
 // Checks        on opening: header length, JSON, keys (none unknown, none twice), types, shapes and
 //               their products, offsets (in range, no hole, no overlap, every byte owned), file
 //               size; for a directory: index and shards name the same tensors in the same files.
 // Errors        Error of kind kInput naming file and tensor. No input crashes or allocates more
-// than
-//               in proportion to the file.
+//               than in proportion to the file.
 // Alignment     a file may put a tensor at any byte. view() throws where that forbids typed access;
 //               read() always works.
 #pragma once

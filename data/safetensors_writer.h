@@ -6,8 +6,8 @@
 //               piece is ever held.
 // Atomic        each file is whole or absent; of a directory the index is written last.
 // Errors        names twice, unrepresentable sizes, a producer that gives too few or too many
-// bytes,
-//               a directory that already holds weights: Error; nothing is left behind of the file.
+//               bytes, a directory that already holds weights: Error; nothing is left behind of the
+//               file.
 #pragma once
 #include <filesystem>
 #include <functional>

@@ -2,14 +2,12 @@
 // cost model and the tests walk it; nothing else names a tensor.
 //
 // Layout        Slot-major, so that every elastic axis is a prefix: Mamba heads (slot in group,
-// group),
-//               query heads (slot, KV head), SSM state (state, group). in_proj is five tensors, the
-//               convolution three, experts are stacked. `Interleave` says how a dimension maps to
-//               the published order, which is group first.
+//               group), query heads (slot, KV head), SSM state (state, group). in_proj is five
+//               tensors, the convolution three, experts are stacked. `Interleave` says how a
+//               dimension maps to the published order, which is group first.
 // Fields        A struct of fields a layer kind, templated over what a field is: an index, a view,
-// a
-//               gradient view. visit_parameters calls fn(field, spec) for every field, in one fixed
-//               order, which is the order of the list.
+//               a gradient view. visit_parameters calls fn(field, spec) for every field, in one
+//               fixed order, which is the order of the list.
 #pragma once
 #include <functional>
 #include <string>

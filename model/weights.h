@@ -4,8 +4,7 @@
 //               tensor starts on a 256-byte boundary. `flat_gradients` is all gradients as one
 //               view, which is what data parallelism reduces.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
-// copy,
-//               which the products read; refresh_low() rounds the masters into it.
+//               copy, which the products read; refresh_low() rounds the masters into it.
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once

@@ -6,18 +6,15 @@
 //               size skips arithmetic, never a collective. A call that differs (another collective,
 //               shape, dtype, reduction or root) throws on every rank, naming who called what.
 // Dtypes        sums and means: f32, f64, and bf16 (added in f32, rounded once). Sums of i32 and
-// i64
-//               throw when they overflow. Maxima: these and u8; a NaN on any rank gives NaN.
+//               i64 throw when they overflow. Maxima: these and u8; a NaN on any rank gives NaN.
 //               Everything that only moves data takes any dtype.
 // Determinism   reductions add in rank order 0, 1, 2, ... whatever the size, shape and timing: same
 //               ranks and inputs, same bits, and the same bits on every rank. No reduction is left
 //               to the MPI library, whose order may vary.
 // Counting      one entry of the collective's name in the context's table; bytes are those this
-// rank
-//               sends to others. On the null device that and the checks are all that happens.
+//               rank sends to others. On the null device that and the checks are all that happens.
 // Errors        a rank that fails calls abort(): all ranks end, with the failing rank and its
-// reason
-//               on stderr, and none is left waiting.
+//               reason on stderr, and none is left waiting.
 // Threads       one Comm belongs to one thread. Calls return when the result is there.
 // Backends      MpiWorld (CPU), make_self_comm (a world of one: it copies, never skips),
 //               make_null_comm (a rank of a world that is not there: checks and counts).

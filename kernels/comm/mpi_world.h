@@ -1,9 +1,8 @@
 // mpi_world.h - the MPI runtime and the communicator of all its ranks.
 //
 // Lifetime      one MpiWorld a process, made first and destroyed last; MPI_Init and MPI_Finalize
-// are
-//               its constructor and destructor. Threads: MPI_THREAD_FUNNELED, only the thread that
-//               made it communicates.
+//               are its constructor and destructor. Threads: MPI_THREAD_FUNNELED, only the thread
+//               that made it communicates.
 // Failure       run_on_ranks() turns an exception into abort(): every rank ends, none hangs. A rank
 //               that returns while others still communicate is caught by the closing handshake, a
 //               rank that is killed by mpirun, a rank that stays away longer than the timeout by

@@ -1,10 +1,11 @@
 // tensor.h - memory that owns itself.
 //
 // Tensor        move-only owner of one allocation; dense unless made with a pitch. Converts to
-// View. Alignment     64 bytes on the CPU, 256 on CUDA; a pitched tensor aligns every row to 64
-// bytes. Content       zero on creation. Null device   holds no bytes: extents only, so that a
-// model of any size can be laid out. Errors        an allocation that fails throws Error naming the
-// tensor's bytes.
+//               View.
+// Alignment     64 bytes on the CPU, 256 on CUDA; a pitched tensor aligns every row to 64 bytes.
+// Content       zero on creation.
+// Null device   holds no bytes: extents only, so that a model of any size can be laid out.
+// Errors        an allocation that fails throws Error naming the tensor's bytes.
 #pragma once
 #include <initializer_list>
 #include <memory>

@@ -5,8 +5,7 @@
 // Dtypes        a and b both f32 (products in f32, never TF32) or both bf16; d f32 or, from bf16
 //               operands, bf16. Sums are f32.
 // Alignment     whatever the views have; the choice of algorithm knows it. Multiples of 16 bytes
-// run
-//               at full speed; a shape for which cuBLASLt has no algorithm throws.
+//               run at full speed; a shape for which cuBLASLt has no algorithm throws.
 // Determinism   the algorithm is chosen once per shape, pitch and alignment and kept; sums that are
 //               split are joined in a fixed order. Same inputs, same bits.
 #pragma once

@@ -10,8 +10,7 @@
 // Softmax       kSoftmaxTopK: softmax over all, then top-k (Qwen3-MoE); kTopKSoftmax: top-k of the
 //               logits, softmax over the selected (Granite). No bias, no groups.
 // Score         what is selected on: c for sigmoid gates, the logit for softmax gates (the order of
-// the
-//               probabilities, without their rounding).
+//               the probabilities, without their rounding).
 // Ties          the lower expert index wins, and the lower group. index[t] is ordered by falling
 //               selection score.
 // Width mask    `mask` [E] (law 5): selection by score + log m, so an expert of mask 0 is never

@@ -1,15 +1,13 @@
 // layer.h - what every layer's forward, backward and step have in common.
 //
 // Residual      output = input + mixer(norm(input)). Layers read their widths off the weight views,
-// so
-//               a smaller size is the same call with prefix views.
+//               so a smaller size is the same call with prefix views.
 // Activations   forward allocates what backward needs in `run.arena` and returns it as a struct of
 //               views; the caller's Arena::Mark gives it back. Temporaries go to the context's
 //               scratch.
 // Gradients     backward takes dh, the gradient of the output, and turns it in place into the
-// gradient
-//               of the input. Parameter gradients accumulate; an absent gradient view is a frozen
-//               parameter.
+//               gradient of the input. Parameter gradients accumulate; an absent gradient view is a
+//               frozen parameter.
 // Caches        with a cache, forward also leaves there the state after the last token of every
 //               segment (segment b is sequence b), from which step goes on.
 #pragma once

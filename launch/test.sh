@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# launch/test.sh [--all] - one command from a bare Debian 12 to a tested build.
+#
+# Installs what is missing (launch/setup.sh), then: format, release build, fast tests and their
+# skips, the preset `cuda` (built wherever nvcc is found; its tests run the fast suite), clang-tidy
+# on what changed. --all adds slow tests, the fast suite on AVX2, and the fast suite under both
+# sanitizers. A step that fails does not keep the others from running, but a build that fails ends
+# it. The last lines are one for each step: ok, FAILED, or skipped with the reason. Exit 0 only if nothing failed and
+# every skip was expected (tests/expected_skips.txt).
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+all=0
+case "${1-}" in
+  '') ;;
+  --all) all=1 ;;
+  *) echo "usage: launch/test.sh [--all]" >&2; exit 2 ;;
+esac
+
+# Threads that wait for each other sleep: on a shared machine spinning costs minutes.
+export OMP_WAIT_POLICY=passive
+export ASAN_OPTIONS=detect_leaks=0  # Open MPI leaks at exit, in modules that are gone by then
+export CTEST_OUTPUT_ON_FAILURE=1
+summary='' failed=0 begin=$SECONDS
+
+# step NAME COMMAND...: runs it, and keeps its verdict for the end.
+step() {
+  local name=$1 from=$SECONDS verdict=ok
+  shift
+  echo "== $name"
+  "$@" || { verdict=FAILED; failed=1; }
+  summary+=$(printf '%-28s %-8s %4d s' "$name" "$verdict" $((SECONDS - from)))$'\n'
+  [ $verdict = ok ]
+}
+
+# skip NAME CONDITION: a step that cannot run here, which tests/expected_skips.txt must name.
+skip() {
+  local verdict=skipped
+  if ! grep -qE "^$2 +step:$1\$" tests/expected_skips.txt; then verdict=FAILED failed=1; fi
+  summary+=$(printf '%-28s %-8s %s' "$1" "$verdict" "($2)")$'\n'
+}
+
+build() {
+  cmake --preset "$1" >"build/$1.configure.log" 2>&1 || { cat "build/$1.configure.log"; return 1; }
+  cmake --build --preset "$1"
+}
+
+# tests PRESET ARGS...: the suite, with fresh reports.
+tests() {
+  local preset=$1
+  shift
+  rm -rf "build/$preset/test_results"
+  ctest --test-dir "build/$preset" "$@"
+}
+
+has_gpu() { compgen -G '/dev/nvidia[0-9]*' >/dev/null; }
+# What is so here: the conditions of tests/expected_skips.txt. $1 is the preset.
+conditions() {
+  if [ "$1" = cuda ] && has_gpu; then echo gpu; else echo no-gpu; fi
+  if [ "${NESTLING_TEST_ISA-}" = avx2 ] || ! grep -qw avx512bw /proc/cpuinfo; then echo no-avx512; fi
+  if [ "${slow_ran-}" = 1 ]; then echo slow; fi
+}
+# shellcheck disable=SC2046  # a list of words
+skips() {
+  launch/check_skips.sh "build/$1/test_results" tests/expected_skips.txt $(conditions "$1")
+}
+
+finish() {
+  echo
+  echo "== summary, $((SECONDS - begin)) s in all"
+  printf '%s' "$summary"
+  [ $failed = 0 ] && echo "all of it passed" || echo "FAILED"
+  exit $failed
+}
+
+step setup launch/setup.sh || finish
+mkdir -p build
+step format launch/format.sh --check
+step release-build build release || finish
+step fast-tests tests release -LE slow
+if [ $all = 1 ]; then
+  step slow-tests ctest --test-dir build/release -L slow
+  slow_ran=1
+fi
+step skips skips release
+if [ $all = 1 ]; then
+  slow_ran=0
+  export NESTLING_TEST_ISA=avx2
+  step avx2-tests tests release -LE slow
+  step avx2-skips skips release
+  unset NESTLING_TEST_ISA
+fi
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  if step cuda-build build cuda && has_gpu; then
+    step cuda-tests tests cuda -LE slow
+    step cuda-skips skips cuda
+  elif ! has_gpu; then
+    skip cuda-tests no-gpu
+  fi
+else
+  skip cuda-build no-nvcc
+  skip cuda-tests no-nvcc
+fi
+step tidy launch/tidy.sh
+if [ $all = 1 ]; then
+  for preset in asan tsan; do
+    if step $preset-build build $preset; then step $preset-tests tests $preset -LE slow; fi
+  done
+fi
+finish

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# launch/tidy.sh [BASE | --all] - clang-tidy (.clang-tidy) on the C++ sources that differ from the commit
+# BASE, on the working tree's side; all of them with --all.
+#
+# BASE          by default where this branch left origin/main, or the parent of HEAD on main itself.
+# Headers       a changed header is checked through the source of its name, or else the first source
+#               that includes it.
+# Needs         build/release configured: its compile commands. CUDA sources are left to nvcc.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=build/release
+[ -f $build/compile_commands.json ] || { echo "tidy: first run: cmake --preset release" >&2; exit 2; }
+
+base_commit() {
+  local head base
+  head=$(git rev-parse HEAD)
+  base=$(git merge-base HEAD origin/main 2>/dev/null || true)
+  if [ -z "$base" ] || [ "$base" = "$head" ]; then base=$(git rev-parse -q --verify 'HEAD^' || true); fi
+  echo "$base"
+}
+
+compiled() { grep -qF "\"$PWD/$1\"" $build/compile_commands.json; }
+
+# The source to check a header through; nothing if no source includes it.
+source_of() {
+  local source=${1%.h}.cpp
+  if [ -f "$source" ] && compiled "$source"; then
+    echo "$source"
+    return
+  fi
+  while read -r source; do
+    if compiled "$source"; then
+      echo "$source"
+      return
+    fi
+  done < <(git grep -lF "#include \"$1\"" -- '*.cpp')
+}
+
+base=${1:-$(base_commit)}
+if [ "$base" = --all ] || [ -z "$base" ]; then
+  [ -n "$base" ] || echo "tidy: this checkout has no commit to compare with: all sources"
+  mapfile -t changed < <(git ls-files '*.cpp')
+else
+  mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp' '*.h')
+fi
+
+mapfile -t sources < <(for file in "${changed[@]}"; do
+  case $file in
+    *.h) source_of "$file" ;;
+    *) if compiled "$file"; then echo "$file"; fi ;;
+  esac
+done | sort -u)
+if [ ${#sources[@]} -eq 0 ]; then
+  echo "tidy: no C++ source differs from ${base:0:12}"
+  exit 0
+fi
+
+echo "tidy: ${#sources[@]} sources (changes since ${base:0:12})"
+if ! printf '%s\n' "${sources[@]}" |
+  xargs -P "$(nproc)" -n 1 clang-tidy --quiet -p $build 2>&1 |
+  awk '/warnings? generated\.$|^Suppressed |^Use -header-filter|^$/ { next } { print; found = 1 } END { exit found }'; then
+  echo "tidy: findings above" >&2
+  exit 1
+fi
+echo "tidy: nothing found"
