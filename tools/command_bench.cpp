@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 
 #include "tools/bench_ops.h"
+#include "tools/bench_train.h"
 #include "tools/commands.h"
 
 namespace nestling {
@@ -20,12 +21,28 @@ void add_ops(CLI::App& bench, int& exit_code) {
   ops->callback([options, &exit_code] { exit_code = bench_ops(*options); });
 }
 
+void add_train(CLI::App& bench, int& exit_code) {
+  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random weights");
+  auto options = std::make_shared<BenchTrainOptions>();
+  train->add_option("CONFIG", options->config, "A directory with config.json")->required();
+  train->add_flag("--json", options->json, "Print one JSON object");
+  train->add_option("--seq-len", options->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
+  train->add_option("--batch", options->batch, "Sequences a step")->check(CLI::PositiveNumber);
+  train->add_option("--steps", options->steps, "Steps timed")->check(CLI::PositiveNumber);
+  train->add_option("--compute", options->compute, "Precision of the products: fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  train->add_option("--threads", options->threads, "Threads (default: all)")
+      ->check(CLI::PositiveNumber);
+  train->callback([options, &exit_code] { exit_code = bench_train(*options); });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, int& exit_code) {
   auto* bench = app.add_subcommand("bench", "Measure the program's own speed");
   bench->require_subcommand(1);
   add_ops(*bench, exit_code);
+  add_train(*bench, exit_code);
 }
 
 }  // namespace nestling

@@ -12,6 +12,7 @@ struct PretrainOptions {
   std::string config;
   std::vector<std::string> set;
   bool reference = false;
+  bool change_config = false;
 };
 
 }  // namespace
@@ -22,6 +23,8 @@ void add_pretrain_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<PretrainOptions>();
   auto* config = command->add_option("CONFIG", o->config, "YAML file of the run");
   command->add_option("--set", o->set, "Override: a.b=value");
+  command->add_flag("--change-config", o->change_config,
+                    "Resume although the config differs from the checkpoint's");
   command->add_flag("--help-config", o->reference, "Print every config key and end");
   command->callback([o, config, &exit_code] {
     if (o->reference) {
@@ -29,8 +32,10 @@ void add_pretrain_command(CLI::App& app, int& exit_code) {
       return;
     }
     NESTLING_CHECK_INPUT(config->count() == 1, "pretrain: CONFIG is missing");
-    exit_code = run_on_ranks(
-        [&](Comm& comm) { return pretrain(read_pretrain_config(o->config, o->set), comm); });
+    exit_code = run_on_ranks([&](Comm& comm) {
+      return pretrain(read_pretrain_config(o->config, o->set), comm,
+                      o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused);
+    });
   });
 }
 

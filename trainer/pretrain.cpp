@@ -5,7 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <fstream>
+#include <sstream>
 
 #include "data/atomic_file.h"
 #include "kernels/core/isa.h"
@@ -35,7 +35,7 @@ double seconds_since(Clock::time_point start) {
 // Everything a run holds between steps.
 class Pretraining {
  public:
-  Pretraining(const PretrainConfig& config, Comm& comm);
+  Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange change);
   int run();
 
  private:
@@ -43,6 +43,7 @@ class Pretraining {
   ModelConfig architecture() const;
   void start();
   void resume_or_initialize();
+  void accept_config(const std::string& before, const TrainingCounters& at);
   std::vector<Batch> load_step();
   void one_step();
   void log_step(const StepResult& result, double seconds);
@@ -56,6 +57,7 @@ class Pretraining {
 
   const PretrainConfig& config_;
   Comm& comm_;
+  ConfigChange change_;
   fs::path dir_;
   Tokenizer tokenizer_;
   ModelConfig model_;
@@ -98,9 +100,10 @@ ModelConfig Pretraining::architecture() const {
   return model;
 }
 
-Pretraining::Pretraining(const PretrainConfig& config, Comm& comm)
+Pretraining::Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange change)
     : config_(config),
       comm_(comm),
+      change_(change),
       dir_(fs::path(config.output) / config.name),
       tokenizer_(config.tokenizer),
       model_(architecture()),
@@ -121,6 +124,40 @@ std::map<std::string, std::string> layout_of(const Comm& comm) {
           {"cpu_isa", cpu_isa_name(cpu_isa())}};
 }
 
+// Lines of the old and the new effective config that are not in the other.
+std::string differences(const std::string& before, const std::string& now) {
+  const auto lines = [](const std::string& text) {
+    std::vector<std::string> all;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) all.push_back(line);
+    return all;
+  };
+  const auto missing = [](const std::vector<std::string>& from, const std::vector<std::string>& in,
+                          const char* sign) {
+    std::string out;
+    for (const std::string& line : from)
+      if (std::find(in.begin(), in.end(), line) == in.end()) out += "\n  " + (sign + line);
+    return out;
+  };
+  const auto a = lines(before);
+  const auto b = lines(now);
+  return missing(a, b, "- ") + missing(b, a, "+ ");
+}
+
+// The config a checkpoint was made with against the one the run is asked to go on with.
+void Pretraining::accept_config(const std::string& before, const TrainingCounters& at) {
+  const std::string now = dump_config(config_);
+  if (before == now) return;
+  const std::string diff = differences(before, now);
+  NESTLING_CHECK_INPUT(change_ == ConfigChange::kAllowed, dir_.string(),
+                       ": its checkpoints were made with another config:", diff,
+                       "\ngo on with the old one, give this run another name, or say "
+                       "--change-config to go on under the new one");
+  say(str("the config changes at step ", at.step, ":", diff));
+  log_.write(
+      {.step = at.step, .tokens = at.tokens, .scalars = {}, .event = str("config changed:", diff)});
+}
+
 void Pretraining::resume_or_initialize() {
   std::vector<std::string> said;
   const auto meta = checkpoints_.load(step_.state(), said);
@@ -132,9 +169,7 @@ void Pretraining::resume_or_initialize() {
       import_weights(config_.init, model_, step_.weights());
     return;
   }
-  NESTLING_CHECK_INPUT(meta->config == dump_config(config_), dir_.string(),
-                       ": its checkpoints were made with another config; go on with that one (",
-                       (dir_ / "config.yaml").string(), "), or give this run another name");
+  accept_config(meta->config, meta->counters);
   step_.weights().refresh_low(ctx_);
   at_ = meta->counters;
   saved_at_ = at_.tokens;
@@ -284,7 +319,7 @@ int Pretraining::run() {
 
 }  // namespace
 
-int pretrain(const PretrainConfig& config, Comm& comm) {
+int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
   const int64_t step_sequences = config.global_batch_tokens / config.seq_len;
   NESTLING_CHECK_INPUT(step_sequences % comm.size() == 0, "global_batch_tokens ",
                        config.global_batch_tokens, " is ", step_sequences, " sequences of ",
@@ -293,7 +328,7 @@ int pretrain(const PretrainConfig& config, Comm& comm) {
                        "': pretraining runs on cpu in this build");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
-  Pretraining run(config, comm);
+  Pretraining run(config, comm, change);
   return run.run();
 }
 

@@ -4,7 +4,8 @@
 //               checkpoints/, shards/ (tokenised text), and at the end model/ (a Hugging Face directory
 //               in bf16 with the tokenizer beside it).
 // Resume        if checkpoints are there the run goes on from the newest whole one, bit for bit on the
-//               same layout. A config that differs in what shapes the result is refused by name.
+//               same layout. A config that differs is refused, naming the lines, unless `changed` is
+//               said: then the differences are named, logged, and the run goes on under the new one.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
 // Ranks         data parallel over `comm`; rank 0 writes.
 #pragma once
@@ -15,6 +16,8 @@ namespace nestling {
 
 inline constexpr int kInterrupted = 75;  // exit code: saved on a signal, run again to go on
 
-int pretrain(const PretrainConfig& config, Comm& comm);
+enum class ConfigChange : uint8_t { kRefused, kAllowed };
+
+int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change);
 
 }  // namespace nestling

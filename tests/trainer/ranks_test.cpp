@@ -1,0 +1,125 @@
+// Data parallel training: N ranks on shares of a batch equal one rank on all of it.
+#include "tests/support/ranks.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+#include "kernels/core/rng.h"
+#include "trainer/train_step.h"
+
+namespace nestling {
+namespace {
+
+using testing::world;
+
+constexpr int64_t kSequences = 4, kLength = 24, kVocab = 60;
+
+PretrainConfig small_run() {
+  PretrainConfig c;
+  c.compute = "fp32";
+  c.model = {.pattern = "ME*E", .hidden = 32};
+  c.model.query_heads = 4;
+  c.model.kv_heads = 2;
+  c.model.head_dim = 8;
+  c.model.mamba_heads = 4;
+  c.model.mamba_head_dim = 8;
+  c.model.state = 8;
+  c.model.groups = 2;
+  c.model.chunk = 8;
+  c.model.experts = 6;
+  c.model.top_k = 2;
+  c.model.expert_ffn = 16;
+  c.model.shared_ffn = 16;
+  return c;
+}
+
+// Sequences [first, first + count) of a fixed batch, each cut in two documents.
+Batch sequences(int64_t step, int64_t first, int64_t count) {
+  Batch b;
+  b.sequences = count;
+  b.seq_len = kLength;
+  b.cu_seqlens = {0};
+  for (int64_t s = first; s < first + count; ++s) {
+    Rng rng(77, static_cast<uint64_t>(step * kSequences + s));
+    const auto edge = static_cast<int64_t>(3 + rng.below(kLength - 6));
+    for (int64_t t = 0; t < kLength; ++t) {
+      b.tokens.push_back(static_cast<int32_t>(rng.below(kVocab)));
+      const bool last_of_document = t == edge - 1;
+      b.targets.push_back(last_of_document ? -1 : static_cast<int32_t>(rng.below(kVocab)));
+      b.counted_targets += !last_of_document;
+    }
+    const auto base = static_cast<int32_t>((s - first) * kLength);
+    b.cu_seqlens.push_back(base + static_cast<int32_t>(edge));
+    b.cu_seqlens.push_back(base + static_cast<int32_t>(kLength));
+  }
+  return b;
+}
+
+TEST(Ranks, ShareABatchAndAgreeWithOne) {
+  const PretrainConfig run = small_run();
+  const ModelConfig model = model_config_of(run.model, kVocab);
+  Context ctx(Device::kCpu);
+  const auto self = make_self_comm();
+  TrainStep alone(model, run, ctx, *self);
+  TrainStep together(model, run, ctx, world());
+  alone.weights().initialize(3);
+  together.weights().initialize(3);
+  const int64_t share = kSequences / world().size();
+  for (int64_t step = 0; step < 3; ++step) {
+    const StepResult a = alone.run({sequences(step, 0, kSequences)}, 1e-3, step + 1);
+    const StepResult b =
+        together.run({sequences(step, world().rank() * share, share)}, 1e-3, step + 1);
+    // The sums over tokens are cut at other places: a few thousand roundings, random in sign.
+    EXPECT_NEAR(a.loss, b.loss, 1e-5 * a.loss);
+    EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * a.grad_norm);
+    EXPECT_EQ(a.expert_imbalance, b.expert_imbalance);
+  }
+  double error = 0, moved = 0;
+  Weights fresh(model, Device::kCpu, {});
+  fresh.initialize(3);
+  for (int64_t i = 0; i < fresh.count(); ++i)
+    for (int64_t k = 0; k < fresh.master(i).size(); ++k) {
+      const double x = alone.weights().master(i).ptr<float>()[k];
+      const double y = together.weights().master(i).ptr<float>()[k];
+      const double start = fresh.master(i).ptr<float>()[k];
+      error += (x - y) * (x - y);
+      moved += (x - start) * (x - start);
+    }
+  // Against how far training moved: AdamW's first steps are nearly signs of the gradient, so an
+  // element whose gradient is a rounding error may go either way.
+  EXPECT_LE(std::sqrt(error), 2e-2 * std::sqrt(moved));
+  // And all ranks hold the same bits.
+  for (int64_t i = 0; i < fresh.count(); ++i) {
+    const View mine = together.weights().master(i).reshape({fresh.master(i).size()});
+    Tensor largest(Device::kCpu, DType::kF32, {mine.size()});
+    copy(largest.view(), mine);
+    world().all_reduce(ctx, largest.view(), Reduce::kMax);
+    int64_t different = 0;
+    for (int64_t k = 0; k < mine.size(); ++k)
+      different += largest.ptr<float>()[k] != mine.ptr<float>()[k];
+    EXPECT_EQ(different, 0) << fresh.specs()[static_cast<size_t>(i)].name;
+  }
+}
+
+TEST(Ranks, ANanSkipsTheStepOnEveryRank) {
+  const PretrainConfig run = small_run();
+  const ModelConfig model = model_config_of(run.model, kVocab);
+  Context ctx(Device::kCpu);
+  TrainStep step(model, run, ctx, world());
+  step.weights().initialize(3);
+  const float good = step.weights().master(1).ptr<float>()[0];
+  if (world().rank() == world().size() - 1)
+    step.weights().master(1).ptr<float>()[0] = std::nanf("");
+  Weights before(model, Device::kCpu, {});
+  before.initialize(3);
+  const int64_t share = kSequences / world().size();
+  const StepResult result = step.run({sequences(0, world().rank() * share, share)}, 1e-3, 1);
+  EXPECT_TRUE(result.skipped);
+  step.weights().master(1).ptr<float>()[0] = good;
+  for (int64_t i = 0; i < before.count(); ++i)
+    for (int64_t k = 0; k < before.master(i).size(); ++k)
+      EXPECT_EQ(step.weights().master(i).ptr<float>()[k], before.master(i).ptr<float>()[k]);
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,95 @@
+#include "tools/bench_train.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "data/json.h"
+#include "kernels/core/isa.h"
+#include "kernels/core/parallel.h"
+#include "kernels/core/rng.h"
+#include "model/cost.h"
+#include "model/huggingface.h"
+#include "trainer/train_step.h"
+
+namespace nestling {
+
+namespace {
+
+Batch random_batch(const BenchTrainOptions& o, int64_t vocab, uint64_t step) {
+  Rng rng(1, step);
+  Batch b;
+  b.sequences = o.batch;
+  b.seq_len = o.seq_len;
+  for (int64_t s = 0; s <= o.batch; ++s)
+    b.cu_seqlens.push_back(static_cast<int32_t>(s * o.seq_len));
+  for (int64_t t = 0; t < o.batch * o.seq_len; ++t) {
+    b.tokens.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab))));
+    b.targets.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab))));
+  }
+  b.counted_targets = o.batch * o.seq_len;
+  return b;
+}
+
+double peak_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+}  // namespace
+
+int bench_train(const BenchTrainOptions& o) {
+  constexpr int64_t kWarmup = 2;
+  if (o.threads > 0) set_thread_count(o.threads);
+  const ModelConfig model = read_model_config(o.config);
+  PretrainConfig config;
+  config.compute = o.compute;
+  Context ctx(Device::kCpu);
+  const auto comm = make_self_comm();
+  TrainStep step(model, config, ctx, *comm);
+  step.weights().initialize(1);
+  std::vector<double> seconds;
+  StepResult result;
+  for (int64_t i = 0; i < o.steps + kWarmup; ++i) {
+    const std::vector<Batch> batch = {random_batch(o, model.vocab, static_cast<uint64_t>(i))};
+    ctx.reset_work();
+    const auto start = std::chrono::steady_clock::now();
+    result = step.run(batch, 1e-4, i + 1);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (i >= kWarmup) seconds.push_back(took.count());
+  }
+  std::vector<double> sorted = seconds;
+  std::sort(sorted.begin(), sorted.end());
+  const double median = sorted[sorted.size() / 2];
+  const double rate = static_cast<double>(o.batch * o.seq_len) / median;
+  const Work work = ctx.total_work();
+  const ParameterCost cost = parameter_cost(model);
+  if (o.json) {
+    const Json out = {{"mode", "pretrain"},
+                      {"dtype", o.compute},
+                      {"tokens_per_second", rate},
+                      {"step_seconds", seconds},
+                      {"gflops_per_step", work.flops / 1e9},
+                      {"gflops_per_second", work.flops / 1e9 / median},
+                      {"peak_rss_mib", peak_mib()},
+                      {"parameters", cost.total},
+                      {"parameters_active", cost.active},
+                      {"loss", result.loss},
+                      {"threads", thread_count()},
+                      {"cpu_isa", cpu_isa_name(cpu_isa())},
+                      {"weights", "random"}};
+    std::printf("%s\n", dump_json(out, -1).c_str());
+  } else {
+    std::printf("%.0f tokens/s, %.3f s a step (median of %lld), %.1f GFLOP/s, peak %.0f MiB; "
+                "random weights\n",
+                rate, median, static_cast<long long>(o.steps), work.flops / 1e9 / median,
+                peak_mib());
+  }
+  return 0;
+}
+
+}  // namespace nestling
