@@ -47,13 +47,16 @@ mirror=$(awk -v s=$suite '$2 == s { print $1; exit }' <<<"$lines")
 root=${keep:-$(mktemp -d /var/tmp/nestling-root.XXXXXX)}
 remove() { [ -n "$keep" ] || rm -rf --one-file-system "$root"; }
 trap remove EXIT
-if [ ! -x "$root/usr/bin/apt-get" ]; then
+if [ ! -f "$root/.complete" ]; then
+  mkdir -p "$root"
+  [ -z "$(ls -A "$root")" ] || { echo "clean_root: $root holds something else, or half a root" >&2; exit 2; }
   echo "clean_root: Debian 12 in $root"
   case $lines in *https:*) extra=--include=ca-certificates ;; *) extra= ;; esac
   debootstrap --variant=minbase $extra $suite "$root" "$mirror" >"$root.log" 2>&1 ||
     { tail -20 "$root.log"; exit 1; }
   rm -f "$root.log"
   awk '{ print "deb", $0 }' <<<"$lines" >"$root/etc/apt/sources.list"
+  touch "$root/.complete"
 fi
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 cp -L /etc/hosts "$root/etc/hosts"

@@ -13,13 +13,13 @@ build=build/release
 
 base_commit() {
   local head base
-  head=$(git rev-parse HEAD)
+  head=$(git rev-parse -q --verify HEAD 2>/dev/null) || return 0
   base=$(git merge-base HEAD origin/main 2>/dev/null || true)
   if [ -z "$base" ] || [ "$base" = "$head" ]; then base=$(git rev-parse -q --verify 'HEAD^' || true); fi
   echo "$base"
 }
 
-compiled() { grep -qF "\"$PWD/$1\"" $build/compile_commands.json; }
+compiled() { [ -n "$1" ] && grep -qF "\"$PWD/$1\"" $build/compile_commands.json; }
 
 # The source to check a header through; nothing if no source includes it.
 source_of() {
@@ -33,15 +33,17 @@ source_of() {
       echo "$source"
       return
     fi
-  done < <(git grep -lF "#include \"$1\"" -- '*.cpp')
+  done < <(grep -rlF "#include \"$1\"" --include='*.cpp' kernels data model runtime trainer tools tests)
 }
 
 base=${1:-$(base_commit)}
 if [ "$base" = --all ] || [ -z "$base" ]; then
   [ -n "$base" ] || echo "tidy: this checkout has no commit to compare with: all sources"
-  mapfile -t changed < <(git ls-files '*.cpp')
+  base=--all
+  mapfile -t changed < <(find kernels data model runtime trainer tools tests -name '*.cpp')
 else
-  mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp' '*.h')
+  listed=$(git diff --name-only --diff-filter=d "$base" -- '*.cpp' '*.h')
+  mapfile -t changed <<<"$listed"
 fi
 
 mapfile -t sources < <(for file in "${changed[@]}"; do
@@ -55,7 +57,7 @@ if [ ${#sources[@]} -eq 0 ]; then
   exit 0
 fi
 
-echo "tidy: ${#sources[@]} sources (changes since ${base:0:12})"
+echo "tidy: ${#sources[@]} sources (since ${base:0:12})"
 if ! printf '%s\n' "${sources[@]}" |
   xargs -P "$(nproc)" -n 1 clang-tidy --quiet -p $build 2>&1 |
   awk '/warnings? generated\.$|^Suppressed |^Use -header-filter|^$/ { next } { print; found = 1 } END { exit found }'; then
