@@ -29,4 +29,4 @@ $program eval $parent --tasks reasoning --problems 256 --data $text
 echo
 echo "quickstart: one question, thinking aloud"
 $program generate $parent --temperature 0 \
-  --prompt 'Compute 47 + 38 - 12.'
+  --prompt 'What is 358+467?'
