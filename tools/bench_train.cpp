@@ -1,11 +1,10 @@
 #include "tools/bench_train.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include "data/json.h"
 #include "kernels/core/isa.h"
@@ -84,10 +83,10 @@ int bench_train(const BenchTrainOptions& o) {
                       {"weights", "random"}};
     std::printf("%s\n", dump_json(out, -1).c_str());
   } else {
-    std::printf("%.0f tokens/s, %.3f s a step (median of %lld), %.1f GFLOP/s, peak %.0f MiB; "
-                "random weights\n",
-                rate, median, static_cast<long long>(o.steps), work.flops / 1e9 / median,
-                peak_mib());
+    std::printf(
+        "%.0f tokens/s, %.3f s a step (median of %lld), %.1f GFLOP/s, peak %.0f MiB; "
+        "random weights\n",
+        rate, median, static_cast<long long>(o.steps), work.flops / 1e9 / median, peak_mib());
   }
   return 0;
 }

@@ -5,7 +5,7 @@
 namespace nestling {
 
 struct BenchTrainOptions {
-  std::string config;            // a directory with config.json
+  std::string config;  // a directory with config.json
   int64_t seq_len = 512;
   int64_t batch = 8;             // sequences a step
   int64_t steps = 6;             // timed, after two that warm up
