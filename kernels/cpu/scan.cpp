@@ -79,8 +79,8 @@ struct Chunk {
 template <class V>
 NESTLING_INLINE void load_group(const Forward& f, const Chunk& c, int64_t group, const Tiles& t) {
   const Extents& e = f.e;
-  gather_group(t.B, e.state_pitch, f.B, c.t, c.q, group, e.state);
-  gather_group(t.C, e.state_pitch, f.C, c.t, c.q, group, e.state);
+  gather_group<V>(t.B, e.state_pitch, f.B, c.t, c.q, group, e.state);
+  gather_group<V>(t.C, e.state_pitch, f.C, c.t, c.q, group, e.state);
   transpose_tile(t.CT, e.chunk_pitch, t.C, e.state_pitch, c.q, e.state);
   const int64_t width = padded(c.q);
   for (int64_t i = 0; i < width; i += kBlock)

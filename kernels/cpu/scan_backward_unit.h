@@ -45,24 +45,25 @@ struct Backward {
 
 // One thread's tiles; chunk rows unless said.
 struct Tiles {
-  float* B;       // [q, state_pitch]
-  float* C;       // [q, state_pitch]
-  float* BT;      // [N, chunk_pitch]
-  float* dB;      // [q, state_pitch] sums over the piece's units
-  float* dC;      // [q, state_pitch]
-  float* one;     // [q, state_pitch] dY S of one unit
-  float* G;       // [q, chunk_pitch] C B^T, columns j <= i
-  float* dG;      // [q, chunk_pitch] sums over the piece's units, zero for j > i
-  float* GL;      // [q, chunk_pitch]
-  float* dM;      // [q, chunk_pitch]
-  float* XT;      // [P, chunk_pitch]
-  float* VT;      // [P, chunk_pitch]
-  float* rows;    // [q, channel_pitch] x or dy, scaled
-  float* dS;      // [units, P, state_pitch]
-  float* tail;    // [chunk_pitch] dt tail
-  float* ddt;     // [chunk_pitch] d dt_j, decays held fixed
-  float* dsum;    // [chunk_pitch] d sum_i
-  float* column;  // [chunk_pitch] column sums of K without the diagonal
+  float* B;         // [q, state_pitch]
+  float* C;         // [q, state_pitch]
+  float* BT;        // [N, chunk_pitch]
+  float* dB;        // [q, state_pitch] sums over the piece's units
+  float* dC;        // [q, state_pitch]
+  float* one;       // [q, state_pitch] dY S of one unit
+  float* G;         // [q, chunk_pitch] C B^T, columns j <= i
+  float* dG;        // [q, chunk_pitch] sums over the piece's units, zero for j > i
+  float* GL;        // [q, chunk_pitch]
+  float* dM;        // [q, chunk_pitch]
+  float* XT;        // [P, chunk_pitch]
+  float* VT;        // [P, chunk_pitch]
+  float* rows;      // [q, channel_pitch] x or dy, scaled
+  float* dS;        // [units, P, state_pitch]
+  float* tail;      // [chunk_pitch] dt tail
+  float* ddt;       // [chunk_pitch] d dt_j, decays held fixed
+  float* dsum;      // [chunk_pitch] d sum_i
+  float* row_sums;  // [q, kLanes] K's row sums, lane by lane
+  float* column;    // [chunk_pitch] column sums of K without the diagonal
   Decays d;
 };
 
@@ -78,6 +79,7 @@ inline int64_t lay_out(Tiles& t, float* at, const Extents& e, int64_t units) {
   for (float** tile : {&t.G, &t.dG, &t.GL, &t.dM}) *tile = take(e.chunk * e.chunk_pitch);
   for (float** tile : {&t.XT, &t.VT}) *tile = take(e.channels * e.chunk_pitch);
   for (float** tile : {&t.tail, &t.ddt, &t.dsum, &t.column}) *tile = take(e.chunk_pitch);
+  t.row_sums = take(e.chunk * simd::kLanes);
   t.BT = take(e.state * e.chunk_pitch);
   t.rows = take(e.chunk * e.channel_pitch);
   t.dS = take(units * e.channels * e.state_pitch);
@@ -95,8 +97,8 @@ struct Chunk {
 template <class V>
 NESTLING_INLINE void load_group(const Backward& b, const Chunk& c, int64_t group, const Tiles& t) {
   const Extents& e = b.e;
-  gather_group(t.B, e.state_pitch, b.B, c.t, c.q, group, e.state);
-  gather_group(t.C, e.state_pitch, b.C, c.t, c.q, group, e.state);
+  gather_group<V>(t.B, e.state_pitch, b.B, c.t, c.q, group, e.state);
+  gather_group<V>(t.C, e.state_pitch, b.C, c.t, c.q, group, e.state);
   transpose_tile(t.BT, e.chunk_pitch, t.B, e.state_pitch, c.q, e.state);
   const int64_t width = padded(c.q);
   for (int64_t j = 0; j < width; j += kBlock)
@@ -189,7 +191,8 @@ NESTLING_INLINE void pair_pass(const Chunk& c, int64_t pitch, const Tiles& t) {
     const int64_t row = i * pitch;
     const int64_t block = i / simd::kLanes * simd::kLanes;
     if (i == block && block > 0) pivot_decays<V>(t.d, block, 0, block + simd::kLanes);
-    t.dsum[i] = simd::sum(pair_row<V>(t, i, block, row, lane));
+    simd::store(t.row_sums + i * simd::kLanes, pair_row<V>(t, i, block, row, lane));
+    t.dsum[i] = 0.0f;  // from_before adds the row's sum
     const int64_t done = i / kN * kN + kN;
     const int64_t end = std::min((i / kBlock + 1) * kBlock, pitch);
     std::fill(t.GL + row + done, t.GL + row + std::max(end, done), 0.0f);
@@ -249,28 +252,26 @@ NESTLING_INLINE double write_dx(const Backward& b, const Chunk& c, const Unit& u
   float* dx = b.dx.data + c.t * b.dx.token + u.head * b.dx.other + u.first;
   transpose(t.rows, e.channel_pitch, t.VT, e.chunk_pitch, u.count, c.q);
   const float skip = b.D[u.head];
-  double total = 0;
+  V dot = {};
+  double rest = 0;
   for (int64_t i = 0; i < c.q; ++i) {
     const float* v = t.rows + i * e.channel_pitch;
     const float* dyi = dy + i * b.dy.token;
     const float* xi = x + i * b.x.token;
     float* out = dx + i * b.dx.token;
-    V dot = {};
     int64_t p = 0;
     for (; p + kN <= u.count; p += kN) {
       const V g = simd::load<V>(dyi + p);
       dot += g * simd::load<V>(xi + p);
       simd::store(out + p, simd::load<V>(v + p) + g * skip);
     }
-    float rest = 0;
     for (; p < u.count; ++p) {
       const float g = dyi[p];
-      rest += g * xi[p];
+      rest += static_cast<double>(g * xi[p]);
       out[p] = v[p] + g * skip;
     }
-    total += static_cast<double>(simd::sum(dot) + rest);
   }
-  return total;
+  return static_cast<double>(simd::sum(dot)) + rest;
 }
 
 // dC += diag(head) dY S; the dot products with C are what the decays up to i have to gain.
@@ -293,7 +294,7 @@ NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& 
     const int64_t row = i * e.state_pitch;
     std::fill(t.one + row + e.state, t.one + row + e.state_pitch, 0.0f);
     const float head = t.d.head[i];
-    V dot = {};
+    V dot = simd::load<V>(t.row_sums + i * simd::kLanes);
     for (int64_t n = 0; n < e.state_pitch; n += kN) {
       const V v = simd::load<V>(t.one + row + n) * head;
       dot += v * simd::load<V>(t.C + row + n);
@@ -327,17 +328,16 @@ NESTLING_INLINE double move_state(const Backward& b, const Chunk& c, const Unit&
                 .ldc = e.state_pitch,
                 .accumulate = true});
     const float* S = b.chunk_states.at(c.number, u);
+    V dot = {};
     for (int64_t p = 0; p < u.count; ++p) {
-      V dot = {};
-      float rest = 0;
+      const float* before = S + p * b.chunk_states.channel;
+      const float* behind = dS + p * e.state_pitch;
       int64_t n = 0;
       for (; n + kN <= e.state; n += kN)
-        dot += simd::load<V>(S + p * b.chunk_states.channel + n) *
-               simd::load<V>(dS + p * e.state_pitch + n);
-      for (; n < e.state; ++n)
-        rest += S[p * b.chunk_states.channel + n] * dS[p * e.state_pitch + n];
-      total += static_cast<double>(simd::sum(dot) + rest);
+        dot += simd::load<V>(before + n) * simd::load<V>(behind + n);
+      for (; n < e.state; ++n) total += static_cast<double>(before[n] * behind[n]);
     }
+    total += static_cast<double>(simd::sum(dot));
     scale_all<V>(dS, t.d.whole, u.count * e.state_pitch);
   }
   if (!c.first) {

@@ -77,8 +77,8 @@ void run(Context& ctx, const ScanStep& a) {
   float* C = B + sequences * groups * pitch;
   for (int64_t b = 0; b < sequences; ++b)
     for (int64_t g = 0; g < groups; ++g) {
-      gather_group(B + (b * groups + g) * pitch, pitch, source(a.B), b, 1, g, n);
-      gather_group(C + (b * groups + g) * pitch, pitch, source(a.C), b, 1, g, n);
+      gather_group<simd::F8>(B + (b * groups + g) * pitch, pitch, source(a.B), b, 1, g, n);
+      gather_group<simd::F8>(C + (b * groups + g) * pitch, pitch, source(a.C), b, 1, g, n);
     }
   const Step f{.y = target(a.y),
                .state = states(a.state),

@@ -63,9 +63,10 @@ void product<simd::F16>(const TileGemm& g);
 struct Source {
   const float* data;
   int64_t token, other;  // floats from token to token, and along dim 1
+  int64_t inner;         // extent of dim 2
 };
 inline Source source(ConstView v) {
-  return {v.ptr<float>(), v.stride(0), v.stride(1)};
+  return {v.ptr<float>(), v.stride(0), v.stride(1), v.rank() > 2 ? v.dim(2) : 1};
 }
 struct Target {
   float* data;
@@ -140,16 +141,42 @@ NESTLING_INLINE void transpose(float* dst, int64_t ldd, const float* src, int64_
     for (int64_t c = 0; c < cols; ++c) dst[c * ldd + r] = src[r * lds + c];
 }
 
+// Every kStride-th float of kStride vectors, from the g-th on; kStride is a power of two. Halves
+// them by one bit of g at a time.
+template <class V, int kStride>
+NESTLING_INLINE V every(const float* p, int64_t g) {
+  if constexpr (kStride == 1) {
+    return simd::load<V>(p);
+  } else {
+    // The last bit of g chooses between neighbours; the rest among what both halves keep.
+    constexpr int kHalf = kStride / 2;
+    const V a = every<V, kHalf>(p, g % kHalf);
+    const V b = every<V, kHalf>(p + kHalf * simd::kLanesOf<V>, g % kHalf);
+    simd::Int<V> lane;
+    for (int k = 0; k < simd::kLanesOf<V>; ++k) lane[k] = 2 * k;
+    return __builtin_shuffle(a, b, lane + static_cast<int32_t>(g / kHalf));
+  }
+}
+
 // tile [q, pitch] = group g of src [T, N, G] from token t on, zero behind N.
-inline void gather_group(float* tile, int64_t pitch, const Source& src, int64_t t, int64_t q,
-                         int64_t g, int64_t state) {
+template <class V>
+NESTLING_INLINE void gather_group(float* tile, int64_t pitch, const Source& src, int64_t t,
+                                  int64_t q, int64_t g, int64_t state) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  // Rows without gaps may be read whole.
+  const int64_t stride = src.inner == src.other ? src.other : 0;
   for (int64_t j = 0; j < q; ++j) {
-    const float* from = src.data + (t + j) * src.token + g;
+    const float* from = src.data + (t + j) * src.token;
     float* to = tile + j * pitch;
-    if (src.other == 1)
-      std::copy_n(from, state, to);
-    else
-      for (int64_t n = 0; n < state; ++n) to[n] = from[n * src.other];
+    int64_t n = 0;
+    for (; stride == 1 && n + kN <= state; n += kN) simd::store(to + n, simd::load<V>(from + n));
+    for (; stride == 2 && n + kN <= state; n += kN)
+      simd::store(to + n, every<V, 2>(from + n * 2, g));
+    for (; stride == 4 && n + kN <= state; n += kN)
+      simd::store(to + n, every<V, 4>(from + n * 4, g));
+    for (; stride == 8 && n + kN <= state; n += kN)
+      simd::store(to + n, every<V, 8>(from + n * 8, g));
+    for (; n < state; ++n) to[n] = from[n * src.other + g];
     std::fill(to + state, to + pitch, 0.0f);
   }
 }

@@ -327,6 +327,8 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{{2, 33, 24, 1}, {0, 150}, 64, false, -4, 5},
                           Case{{1, 64, 32, 1}, {0, 140}, 64, true, -2, 0},  // one head, cut in two
                           Case{{3, 40, 65, 1}, {0, 300}, 128, true, -5, 1},
+                          Case{{8, 16, 32, 4}, {0, 40, 64}, 32, true, -1, 0},  // groups without
+                          Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0},  // gaps: by vectors
                           Case{{8, 24, 48, 4}, {0, 31, 32, 100}, 1000, true, 6, 8})),
     case_name);
 

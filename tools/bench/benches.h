@@ -12,15 +12,16 @@ void bench_mask(Bench& b);
 void bench_adamw(Bench& b);
 void bench_scan(Bench& b);
 void bench_conv1d(Bench& b);
+void bench_gated_norm(Bench& b);
 
 struct Entry {
   const char* name;
   void (*run)(Bench&);
 };
 inline constexpr Entry kBenches[] = {
-    {"linear", bench_linear},       {"experts", bench_experts},   {"scan", bench_scan},
-    {"attention", bench_attention}, {"rms_norm", bench_rms_norm}, {"conv1d", bench_conv1d},
-    {"mask", bench_mask},           {"adamw", bench_adamw},
+    {"linear", bench_linear},         {"experts", bench_experts},   {"scan", bench_scan},
+    {"attention", bench_attention},   {"rms_norm", bench_rms_norm}, {"conv1d", bench_conv1d},
+    {"gated_norm", bench_gated_norm}, {"mask", bench_mask},         {"adamw", bench_adamw},
 };
 
 }  // namespace nestling::bench

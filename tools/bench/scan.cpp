@@ -72,7 +72,7 @@ struct Operands {
 
 // Forward and backward together must reach 35% of peak at head dim 64 and up, S 1024 and up.
 void bench_scan(Bench& b) {
-  constexpr int64_t kChunk = 128;
+  constexpr int64_t kChunk = 64;
   for (const Shape& s : {Shape{128, 8, 32, 32, 2}, Shape{1024, 16, 64, 128, 4},
                          Shape{2048, 16, 64, 64, 2}, Shape{4096, 16, 64, 128, 8}}) {
     const int32_t offsets[] = {0, static_cast<int32_t>(s.tokens)};
