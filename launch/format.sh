@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mapfile -t files < <(find kernels data model runtime trainer tools tests bench \
+mapfile -t files < <(find kernels data model runtime trainer tools tests \
   \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print | sort)
 case "${1-}" in
   '') clang-format -i "${files[@]}" ;;

@@ -88,7 +88,7 @@ void exclude_groups(const Gate& g, float* score, float* two, float* best) {
 }
 
 // The k largest scores, the lower index first among equals. Returns how many there were: scores of
-// -infinity and NaN are never picked.
+// -infinity are never picked.
 int64_t pick(const float* score, int64_t experts, int64_t k, Picked& picked) {
   std::array<float, kMaxTopK> held;
   int64_t n = 0;
@@ -111,6 +111,8 @@ int64_t select_experts(const Gate& g, const float* logits, float* scratch, Picke
   float* score = s + g.experts;
   float* groups = score + g.experts;
   (cpu_isa() >= CpuIsa::kAvx512 ? score_avx512 : score_avx2)(g, logits, s, score);
+  for (int64_t e = 0; e < g.experts; ++e)
+    if (std::isnan(score[e])) score[e] = g.mask[e] > 0 ? kInfinity : -kInfinity;
   if (g.rule.groups > 1) exclude_groups(g, score, groups, groups + g.rule.groups);
   return pick(score, g.experts, g.k, picked);
 }

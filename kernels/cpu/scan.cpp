@@ -96,20 +96,30 @@ NESTLING_INLINE void load_group(const Forward& f, const Chunk& c, int64_t group,
                 .ldc = e.chunk_pitch});
 }
 
-// M^T row by row; zero for i < j as far as the products read.
+// M^T in blocks of kLanes rows j, whose last row is their pivot for the columns behind the block;
+// zero for i < j as far as the products read.
 template <class V>
 NESTLING_INLINE void fill_m(const Tiles& t, int64_t q, int64_t pitch) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   const Decays& d = t.d;
   const int64_t width = padded(q);
-  for (int64_t j = 0; j < q; ++j) {
-    float* m = t.M + j * pitch;
-    const float* bc = t.BC + j * pitch;
-    for (int64_t i = j / kN * kN; i < width; i += kN) {
-      const V sum = (simd::load<V>(d.high + i) - d.high[j]) + (simd::load<V>(d.low + i) - d.low[j]);
-      simd::store(m + i, simd::load<V>(bc + i) * simd::exp(simd::min(sum, V{})) * d.dt[j]);
+  for (int64_t block = 0; block < q; block += simd::kLanes) {
+    const int64_t behind = block + simd::kLanes;
+    if (behind < width) pivot_decays<V>(d, behind - 1, block, width);
+    for (int64_t j = block; j < std::min(behind, q); ++j) {
+      float* m = t.M + j * pitch;
+      const float* bc = t.BC + j * pitch;
+      int64_t i = j / kN * kN;
+      for (; i < behind; i += kN) {
+        const V sum =
+            (simd::load<V>(d.high + i) - d.high[j]) + (simd::load<V>(d.low + i) - d.low[j]);
+        simd::store(m + i, simd::load<V>(bc + i) * decay(sum) * d.dt[j]);
+      }
+      const float near = i < width ? d.pivot[j] * d.dt[j] : 0.0f;
+      for (; i < width; i += kN)
+        simd::store(m + i, simd::load<V>(bc + i) * (simd::load<V>(d.pivot + i) * near));
+      std::fill(m + j / kBlock * kBlock, m + j, 0.0f);
     }
-    std::fill(m + j / kBlock * kBlock, m + j, 0.0f);
   }
 }
 

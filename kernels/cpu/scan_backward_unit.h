@@ -135,13 +135,17 @@ NESTLING_INLINE void fill_dm(const Backward& b, const Chunk& c, const float* x, 
                 .ldc = e.chunk_pitch});
 }
 
+// The decay of a vector of pairs (i, j..) in one block of rows.
+template <class V>
+NESTLING_INLINE V near_decay(const Decays& d, int64_t i, int64_t j) {
+  const V sum = (d.high[i] - simd::load<V>(d.high + j)) + (d.low[i] - simd::load<V>(d.low + j));
+  return decay(sum);
+}
+
 // A vector of pairs (i, j..): GL, dG, and K's share of the row and column sums. Above the diagonal
 // everything is zero; the diagonal itself is left out of the sums.
 template <class V, bool kDiagonal>
-NESTLING_INLINE V pair_vector(const Tiles& t, int64_t i, int64_t j, int64_t row, V lane) {
-  const Decays& d = t.d;
-  const V sum = (d.high[i] - simd::load<V>(d.high + j)) + (d.low[i] - simd::load<V>(d.low + j));
-  V decay = simd::exp(simd::min(sum, V{}));
+NESTLING_INLINE V pair_vector(const Tiles& t, V left, int64_t i, int64_t j, int64_t row, V lane) {
   V g = simd::load<V>(t.G + row + j);
   V dm = simd::load<V>(t.dM + row + j);
   if (kDiagonal) {
@@ -149,9 +153,9 @@ NESTLING_INLINE V pair_vector(const Tiles& t, int64_t i, int64_t j, int64_t row,
     g = simd::select<V>(above, V{}, g);
     dm = simd::select<V>(above, V{}, dm);
   }
-  const V dt = simd::load<V>(d.dt + j);
-  const V dml = dm * decay;
-  simd::store(t.GL + row + j, g * decay);
+  const V dt = simd::load<V>(t.d.dt + j);
+  const V dml = dm * left;
+  simd::store(t.GL + row + j, g * left);
   simd::store(t.dG + row + j, simd::load<V>(t.dG + row + j) + dml * dt);
   V k = dml * g;
   if (kDiagonal) k = simd::select<V>(lane < static_cast<float>(i - j), k, V{});
@@ -159,7 +163,22 @@ NESTLING_INLINE V pair_vector(const Tiles& t, int64_t i, int64_t j, int64_t row,
   return k * dt;
 }
 
-// Everything elementwise between the rows of a chunk.
+// Everything elementwise between row i and the rows before it. `block` is the pivot of row i for
+// the columns before the block of kLanes rows that it begins.
+template <class V>
+NESTLING_INLINE V pair_row(const Tiles& t, int64_t i, int64_t block, int64_t row, V lane) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  const Decays& d = t.d;
+  V sum = {};
+  int64_t j = 0;
+  for (; j < block; j += kN)
+    sum += pair_vector<V, false>(t, simd::load<V>(d.pivot + j) * d.pivot[i], i, j, row, lane);
+  for (; j + kN <= i; j += kN)
+    sum += pair_vector<V, false>(t, near_decay<V>(d, i, j), i, j, row, lane);
+  return sum + pair_vector<V, true>(t, near_decay<V>(d, i, j), i, j, row, lane);
+}
+
+// The same for all rows of a chunk.
 template <class V>
 NESTLING_INLINE void pair_pass(const Chunk& c, int64_t pitch, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
@@ -168,13 +187,12 @@ NESTLING_INLINE void pair_pass(const Chunk& c, int64_t pitch, const Tiles& t) {
   std::fill_n(t.column, padded(c.q), 0.0f);
   for (int64_t i = 0; i < c.q; ++i) {
     const int64_t row = i * pitch;
-    V row_sum = {};
-    int64_t j = 0;
-    for (; j + kN <= i; j += kN) row_sum += pair_vector<V, false>(t, i, j, row, lane);
-    row_sum += pair_vector<V, true>(t, i, j, row, lane);
-    const int64_t block = std::min((i / kBlock + 1) * kBlock, pitch);
-    std::fill(t.GL + row + j + kN, t.GL + row + std::max(block, j + kN), 0.0f);
-    t.dsum[i] = simd::sum(row_sum);
+    const int64_t block = i / simd::kLanes * simd::kLanes;
+    if (i == block && block > 0) pivot_decays<V>(t.d, block, 0, block + simd::kLanes);
+    t.dsum[i] = simd::sum(pair_row<V>(t, i, block, row, lane));
+    const int64_t done = i / kN * kN + kN;
+    const int64_t end = std::min((i / kBlock + 1) * kBlock, pitch);
+    std::fill(t.GL + row + done, t.GL + row + std::max(end, done), 0.0f);
     t.ddt[i] = t.dM[row + i] * t.G[row + i];  // the diagonal's decay is one
   }
 }
@@ -340,16 +358,20 @@ NESTLING_INLINE double move_state(const Backward& b, const Chunk& c, const Unit&
 }
 
 // From d dt with the decays fixed and d sum to d dt_raw, and to A_log and dt_bias.
+template <class V>
 NESTLING_INLINE void finish_dt(const Backward& b, const Chunk& c, int64_t unit, double rate,
                                double last_sum, const Tiles& t) {
   UnitSums& sums = b.sums[unit];
   float* out = b.ddt + unit * b.tokens + c.t;
+  float* slope = t.d.pivot;  // of softplus
+  for (int64_t j = 0; j < c.q; j += simd::kLanesOf<V>)
+    simd::store(slope + j, simd::sigmoid(simd::load<V>(t.d.raw + j)));
   double dlog = last_sum;  // d log a_i: all sums from i on contain it
   for (int64_t i = c.q - 1; i >= 0; --i) {
     dlog += static_cast<double>(t.dsum[i]);
     const double dt = static_cast<double>(t.d.dt[i]);
-    const double raw = static_cast<double>(t.d.raw[i]);
-    const double ddt = (static_cast<double>(t.ddt[i]) - rate * dlog) / (1.0 + std::exp(-raw));
+    const double ddt =
+        (static_cast<double>(t.ddt[i]) - rate * dlog) * static_cast<double>(slope[i]);
     sums.dA_log -= rate * dt * dlog;
     sums.ddt_bias += ddt;
     out[i] = static_cast<float>(ddt);
@@ -390,7 +412,7 @@ NESTLING_INLINE void backward_unit(const Backward& b, const Chunk& c, int64_t un
   b.sums[unit].dD += write_dx<V>(b, c, u, x, dy, t);
   from_before<V>(b, c, u, dy, t);
   last_sum += move_state<V>(b, c, u, x, dy, dS, t);
-  finish_dt(b, c, unit, rate, last_sum, t);
+  finish_dt<V>(b, c, unit, rate, last_sum, t);
 }
 
 }  // namespace nestling::cpu::scan

@@ -239,17 +239,15 @@ TEST(Gate, SoftTendsToHard) {
 }
 
 TEST(GateErrors, NamesTheTokenWithTooFewExperts) {
-  Mat<double> logits(100, 8);
-  for (int64_t t = 70; t < 100; ++t)
-    for (int64_t e = 0; e < 6; ++e) logits(t, e) = std::nan("");
-  auto mask = constant(8, 1);
-  mask[7] = 0;
+  const Mat<double> logits(100, 8);
+  auto mask = constant(8, 0);
+  mask[7] = 1;
   for (const GateKind kind : {GateKind::kSigmoid, GateKind::kTopKSoftmax}) {
     try {
       run_gate(Device::kCpu, logits, nullptr, &mask, Mat<double>(100, 3), {.kind = kind});
       FAIL() << "went on with one living expert";
     } catch (const Error& e) {
-      EXPECT_NE(std::string(e.what()).find("token 70 can go to 1 of 8 experts"), std::string::npos)
+      EXPECT_NE(std::string(e.what()).find("token 0 can go to 1 of 8 experts"), std::string::npos)
           << e.what();
     }
   }
@@ -267,6 +265,30 @@ TEST(GateErrors, NamesWhatDoesNotFit) {
   EXPECT_THROW(run(5, {.groups = 2, .top_groups = 1}), Error);
   EXPECT_THROW(run(2, {.kind = GateKind::kSoftmaxTopK, .groups = 2}), Error);
   EXPECT_THROW(run(2, {.kind = GateKind::kTopKSoftmax}, &logits), Error);
+}
+
+TEST(GateNan, IsSelectedAndShowsInTheWeights) {
+  Context ctx(Device::kCpu);
+  Tensor logits(Device::kCpu, DType::kF32, {2, 4}), weight(Device::kCpu, DType::kF32, {2, 2});
+  Tensor index(Device::kCpu, DType::kI32, {2, 2}), mask(Device::kCpu, DType::kF32, {4});
+  const float values[] = {1.0f, 2.0f, NAN, 0.5f, NAN, NAN, NAN, NAN};
+  std::copy_n(values, 8, logits.ptr<float>());
+  gate_forward(ctx, {.index = index.view(),
+                     .weight = weight.view(),
+                     .logits = logits.view(),
+                     .rule = GateRule{}});
+  EXPECT_EQ(index.ptr<int32_t>()[0], 2);
+  EXPECT_TRUE(std::isnan(weight.ptr<float>()[0]));
+  EXPECT_TRUE(std::isnan(weight.ptr<float>()[2]));
+  // But never an expert that the mask has closed.
+  const float alive[] = {1.0f, 1.0f, 0.0f, 1.0f};
+  std::copy_n(alive, 4, mask.ptr<float>());
+  gate_forward(ctx, {.index = index.view(),
+                     .weight = weight.view(),
+                     .logits = logits.view(),
+                     .mask = mask.view(),
+                     .rule = GateRule{}});
+  for (int i = 0; i < 4; ++i) EXPECT_NE(index.ptr<int32_t>()[i], 2);
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ interrupt() {  # OUTPUT_DIR SIGNAL STEPS
 }
 
 train "$work/whole" >/dev/null 2>&1
-last=$(cat "$work/whole/run/checkpoints/latest")
+read -r last _ <"$work/whole/run/checkpoints/latest"
 
 code=$(interrupt "$work/term" TERM 9)
 [ "$code" = 75 ] || { echo "SIGTERM: exit code $code, expected 75"; cat "$work/out"; exit 1; }
