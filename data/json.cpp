@@ -222,7 +222,7 @@ class Dumper {
   void line(int depth) {
     if (indent_ < 0) return;
     out_ += '\n';
-    out_.append(static_cast<size_t>(indent_ * depth), ' ');
+    out_.append(static_cast<size_t>(indent_) * static_cast<size_t>(depth), ' ');
   }
   int indent_;
   bool nonfinite_;

@@ -77,6 +77,7 @@ TensorToStore store(std::string name, ConstView view) {
   NESTLING_CHECK(view.device() == Device::kCpu && view, name, ": ", view.describe(),
                  " is not in CPU memory");
   std::vector<int64_t> shape;
+  shape.reserve(static_cast<size_t>(view.rank()));
   for (int d = 0; d < view.rank(); ++d) shape.push_back(view.dim(d));
   return {std::move(name), stored_type(view.dtype()), std::move(shape),
           [view](const ByteSink& sink) {

@@ -63,7 +63,7 @@ std::string reduce(Node& node) {
   if (node.right->op) return reduce(*node.right);
   const int64_t a = node.left->value;
   const int64_t b = node.right->value;
-  const std::string step = str(a, node.op, b, "=", apply(node.op, a, b));
+  std::string step = str(a, node.op, b, "=", apply(node.op, a, b));
   node.value = apply(node.op, a, b);
   node.op = 0;
   return step;

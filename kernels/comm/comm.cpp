@@ -44,6 +44,7 @@ std::vector<V> rows_by_rank(const char* call, V full, ConstView shard, int size)
   NESTLING_CHECK(full.dim(0) == n * size, call, ": full is ", full.describe(), ", shard is ",
                  shard.describe(), ", ", size, " ranks need full of ", n * size, " rows");
   std::vector<V> pieces;
+  pieces.reserve(static_cast<size_t>(size));
   for (int r = 0; r < size; ++r) pieces.push_back(full.slice(0, r * n, n));
   return pieces;
 }

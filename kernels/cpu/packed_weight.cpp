@@ -28,7 +28,7 @@ struct Shape {
   int64_t rows, x_pitch, y_pitch;
   DType y;
   int threads;
-  auto operator<=>(const Shape&) const = default;
+  auto operator<=>(const Shape&) const = default;  // NOLINT(modernize-use-nullptr): false alarm
 };
 
 struct Product {
