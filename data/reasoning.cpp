@@ -59,6 +59,7 @@ const char* split_name(Split split) {
 const std::vector<std::string>& tasks() {
   static const std::vector<std::string> kNames = [] {
     std::vector<std::string> names;
+    names.reserve(std::size(kTasks));
     for (const Task& task : kTasks) names.emplace_back(task.name);
     return names;
   }();

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# launch/tidy.sh [BASE | --all] - clang-tidy (.clang-tidy) on the C++ sources that differ from the commit
-# BASE, on the working tree's side; all of them with --all.
+# launch/tidy.sh [BASE | --all] - clang-tidy (.clang-tidy) on the C++ sources of the program that differ
+# from the commit BASE; all of them with --all. Tests are left to the compiler and to format.
 #
 # BASE          by default where this branch left origin/main, or the parent of HEAD on main itself.
 # Headers       a changed header is checked through the source of its name, or else the first source
@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build/release
+folders=(kernels data model runtime trainer tools)
 [ -f $build/compile_commands.json ] || { echo "tidy: first run: cmake --preset release" >&2; exit 2; }
 
 base_commit() {
@@ -38,23 +39,23 @@ source_of() {
       echo "$source"
       return
     fi
-  done < <(grep -rlF "#include \"$1\"" --include='*.cpp' kernels data model runtime trainer tools tests)
+  done < <(grep -rlF "#include \"$1\"" --include='*.cpp' "${folders[@]}")
 }
 
 base=${1:-$(base_commit)}
 if [ "$base" = --all ] || [ -z "$base" ]; then
   [ -n "$base" ] || echo "tidy: this checkout has no commit to compare with: all sources"
   base=--all
-  mapfile -t changed < <(find kernels data model runtime trainer tools tests -name '*.cpp')
+  mapfile -t changed < <(find "${folders[@]}" -name '*.cpp')
 else
-  listed=$(git diff --name-only --diff-filter=d "$base" -- '*.cpp' '*.h')
+  listed=$(git diff --name-only --diff-filter=d "$base" -- "${folders[@]}")
   mapfile -t changed <<<"$listed"
 fi
 
 mapfile -t sources < <(for file in "${changed[@]}"; do
   case $file in
     *.h) source_of "$file" ;;
-    *) if readable "$file"; then echo "$file"; fi ;;
+    *.cpp) if readable "$file"; then echo "$file"; fi ;;
   esac
 done | sort -u)
 if [ ${#sources[@]} -eq 0 ]; then

@@ -87,7 +87,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (level.node.kind == YamlKind::kList) {
       level.node.items.push_back(std::move(node));
     } else if (level.has_key) {
-      level.node.entries.emplace_back(std::move(level.key), std::move(node));
+      level.node.entries.push_back({std::move(level.key), std::move(node)});
       level.has_key = false;
     } else {
       take_key(level, node);
@@ -132,7 +132,7 @@ void merge_over(YamlNode& below, YamlNode&& above) {
     if (YamlNode* old = below.find(key))
       merge_over(*old, std::move(value));
     else
-      below.entries.emplace_back(key, std::move(value));
+      below.entries.push_back({key, std::move(value)});
   }
 }
 
@@ -148,9 +148,9 @@ YamlNode read_with_includes(const std::filesystem::path& file,
   if (root.kind != YamlKind::kMap)
     fail(root.where, str("needs keys and values, found ", root.kind_name()));
   const auto include = std::find_if(root.entries.begin(), root.entries.end(),
-                                    [](const auto& entry) { return entry.first == "include"; });
+                                    [](const auto& entry) { return entry.key == "include"; });
   if (include != root.entries.end()) {
-    const YamlNode& name = include->second;
+    const YamlNode& name = include->value;
     if (name.text.empty())
       fail(name.where, str("include: needs the name of a file, found ", name.kind_name()));
     YamlNode below = read_with_includes(file.parent_path() / name.text, open);
@@ -245,7 +245,7 @@ void apply_override(YamlNode& root, const std::string& assignment) {
       YamlNode fresh;
       fresh.kind = YamlKind::kMap;
       fresh.where = where;
-      node->entries.emplace_back(key, std::move(fresh));
+      node->entries.push_back({key, std::move(fresh)});
     }
     node = node->find(key);
   }

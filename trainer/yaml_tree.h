@@ -13,23 +13,29 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace nestling {
 
 enum class YamlKind : uint8_t { kNull, kPlain, kQuoted, kList, kMap };
 
+struct YamlEntry;
+
 struct YamlNode {
   YamlKind kind = YamlKind::kNull;
   std::string text;   // of a scalar
   std::string where;  // "run.yaml:12"
   std::vector<YamlNode> items;
-  std::vector<std::pair<std::string, YamlNode>> entries;  // of a map, in the file's order
+  std::vector<YamlEntry> entries;  // of a map, in the file's order
 
   const YamlNode* find(std::string_view key) const;  // nullptr: absent
   YamlNode* find(std::string_view key);
   const char* kind_name() const;  // for messages
+};
+
+struct YamlEntry {
+  std::string key;
+  YamlNode value;
 };
 
 YamlNode parse_yaml(std::string_view text, const std::string& name);

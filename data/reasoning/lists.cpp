@@ -44,7 +44,7 @@ std::vector<int64_t> draw_steps(int level, int64_t n, Rng& rng) {
 }  // namespace
 
 Draft draw_sorting(int level, Rng& rng) {
-  const auto n = static_cast<size_t>(level + 2);
+  const auto n = static_cast<size_t>(level) + 2;
   std::vector<int64_t> numbers;
   while (numbers.size() < n) {
     const int64_t x = between(rng, 1, level == 4 ? 999 : 99);

@@ -14,8 +14,8 @@ extern "C" void __tsan_release(void* address);  // NOLINT(bugprone-reserved-iden
 #define NESTLING_NO_TSAN __attribute__((no_sanitize("thread")))
 #else
 #define NESTLING_NO_TSAN
-static inline void __tsan_acquire(void*) {}  // NOLINT(bugprone-reserved-identifier)
-static inline void __tsan_release(void*) {}  // NOLINT(bugprone-reserved-identifier)
+static inline void __tsan_acquire(void*) {}  // NOLINT
+static inline void __tsan_release(void*) {}  // NOLINT
 #endif
 
 namespace nestling {
