@@ -87,7 +87,7 @@ std::string read_latest(const fs::path& directory, std::string& why) {
   }
   const MappedFile mapped(file);
   const std::string text(mapped.text());
-  const std::string name = text.substr(0, text.find(' '));
+  std::string name = text.substr(0, text.find(' '));
   if (text == latest_line(name) && parse_step_name(name)) return name;
   why = file.string() + " is damaged";
   return "";
@@ -190,6 +190,7 @@ std::vector<std::filesystem::path> CheckpointStore::list() const {
         found.emplace_back(*step, entry.path());
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
+  paths.reserve(found.size());
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
 }

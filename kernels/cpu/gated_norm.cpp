@@ -36,8 +36,9 @@ struct Shape {
 };
 Shape shape_of(ConstView y, ConstView rstd, ConstView active) {
   const int64_t groups = rstd.dim(1);
+  const int64_t group_channels = y.dim(1) / groups * y.dim(2);
   return {y.dim(1), y.dim(2), groups,
-          active ? active.ptr<float>()[0] : static_cast<float>(y.dim(1) / groups * y.dim(2))};
+          active ? active.ptr<float>()[0] : static_cast<float>(group_channels)};
 }
 
 struct Forward {

@@ -17,8 +17,8 @@ namespace {
 // repeats its head's decays, so it is cut no thinner than a vector.
 int64_t choose_slices(int64_t heads, int64_t channels, int64_t threads) {
   const auto load = [&](int64_t slices) {  // of the busiest thread, in heads
-    const int64_t units = heads * slices;
-    return static_cast<double>((units + threads - 1) / threads) / static_cast<double>(slices);
+    const int64_t most_units = (heads * slices + threads - 1) / threads;
+    return static_cast<double>(most_units) / static_cast<double>(slices);
   };
   int64_t best = 1;
   for (int64_t slices = 2; slices <= threads && channels / slices >= simd::kLanes; ++slices)
@@ -46,6 +46,7 @@ Plan make_plan(int64_t heads, int64_t channels, int64_t groups, int64_t threads)
     plan.lanes.push_back(static_cast<int64_t>(plan.pieces.size()));
     const int64_t end = units * (l + 1) / lanes;
     for (int64_t at = units * l / lanes; at < end;) {
+      // NOLINTNEXTLINE(clang-analyzer-core.*): heads is a multiple of groups, so per_group > 0
       const int64_t group = at / per_group;
       const int64_t stop = std::min(end, (group + 1) * per_group);
       plan.pieces.push_back({group, at, stop, stop - at < per_group ? plan.buffers++ : -1});
