@@ -15,7 +15,7 @@ shape="--seq-len $seq_len --batch $batch --steps $steps --threads $threads"
 run() {  # NAME COMMAND...: the last line of its output, under its name
   local name=$1
   shift
-  "$@" 2>/dev/null | tail -n 1 | sed "s/^/$name /"
+  "$@" 2>/dev/null | tail -n 1 | sed "s|^|$name |"
 }
 
 results=$(mktemp)

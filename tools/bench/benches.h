@@ -19,9 +19,15 @@ struct Entry {
   void (*run)(Bench&);
 };
 inline constexpr Entry kBenches[] = {
-    {"linear", bench_linear},         {"experts", bench_experts},   {"scan", bench_scan},
-    {"attention", bench_attention},   {"rms_norm", bench_rms_norm}, {"conv1d", bench_conv1d},
-    {"gated_norm", bench_gated_norm}, {"mask", bench_mask},         {"adamw", bench_adamw},
+    {"linear", bench_linear},
+    {"experts", bench_experts},
+    {"scan", bench_scan},
+    {"attention", bench_attention},
+    {"rms_norm", bench_rms_norm},
+    {"conv1d", bench_conv1d},
+    {"rms_norm_gated", bench_gated_norm},
+    {"mask", bench_mask},
+    {"adamw", bench_adamw},
 };
 
 }  // namespace nestling::bench
