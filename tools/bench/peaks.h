@@ -14,7 +14,8 @@ struct Peaks {
 };
 Peaks measure_peaks();
 
-// Seconds of one call, best of five. Short calls are repeated until a measurement takes 2 ms.
+// Seconds of one call: the best of 5 to 50 repeats within 0.3 s. Short calls are repeated until a
+// measurement takes 2 ms.
 double best_seconds(const std::function<void()>& call);
 
 }  // namespace nestling::bench
