@@ -141,6 +141,19 @@ NESTLING_INLINE void transpose(float* dst, int64_t ldd, const float* src, int64_
     for (int64_t c = 0; c < cols; ++c) dst[c * ldd + r] = src[r * lds + c];
 }
 
+// The even (kOdd = 0) or odd floats of two vectors that follow one another.
+template <int kOdd>
+NESTLING_INLINE simd::F8 every_other(simd::F8 a, simd::F8 b) {
+  return __builtin_shufflevector(a, b, kOdd, 2 + kOdd, 4 + kOdd, 6 + kOdd, 8 + kOdd, 10 + kOdd,
+                                 12 + kOdd, 14 + kOdd);
+}
+template <int kOdd>
+NESTLING_INLINE simd::F16 every_other(simd::F16 a, simd::F16 b) {
+  return __builtin_shufflevector(a, b, kOdd, 2 + kOdd, 4 + kOdd, 6 + kOdd, 8 + kOdd, 10 + kOdd,
+                                 12 + kOdd, 14 + kOdd, 16 + kOdd, 18 + kOdd, 20 + kOdd, 22 + kOdd,
+                                 24 + kOdd, 26 + kOdd, 28 + kOdd, 30 + kOdd);
+}
+
 // Every kStride-th float of kStride vectors, from the g-th on; kStride is a power of two. Halves
 // them by one bit of g at a time.
 template <class V, int kStride>
@@ -152,9 +165,7 @@ NESTLING_INLINE V every(const float* p, int64_t g) {
     constexpr int kHalf = kStride / 2;
     const V a = every<V, kHalf>(p, g % kHalf);
     const V b = every<V, kHalf>(p + kHalf * simd::kLanesOf<V>, g % kHalf);
-    simd::Int<V> lane;
-    for (int k = 0; k < simd::kLanesOf<V>; ++k) lane[k] = 2 * k;
-    return __builtin_shuffle(a, b, lane + static_cast<int32_t>(g / kHalf));
+    return g < kHalf ? every_other<0>(a, b) : every_other<1>(a, b);
   }
 }
 
