@@ -34,6 +34,12 @@ void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerP
                std::get<MoeActs>(acts), dh);
 }
 
+// A size may leave a layer out: its parameters are absent, and the residual stream passes by.
+template <class V>
+bool is_kept(const LayerParams<V>& w) {
+  return std::visit([](const auto& p) { return static_cast<bool>(p.norm); }, w);
+}
+
 // A layer without state: its step is its forward on B tokens that do not see each other.
 void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
   Context& ctx = run.ctx;
@@ -64,7 +70,9 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
   embedding_forward(run.ctx, {.y = h, .table = w.embeddings, .ids = tokens});
   for (size_t l = 0; l < w.layers.size(); ++l) {
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
-    if (run.save) {
+    if (!is_kept(w.layers[l])) {
+      if (run.save) acts.layers.emplace_back();
+    } else if (run.save) {
       const View next = stream();
       acts.layers.push_back(forward_layer(run, w.layers[l], h, next, cache));
       h = next;
@@ -89,7 +97,8 @@ void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelP
                               .w = w.final_norm,
                               .rstd = last.rstd});
   for (size_t l = w.layers.size(); l-- > 0;)
-    backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
+    if (is_kept(w.layers[l]))
+      backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
   embedding_backward(run.ctx, {.dtable = g.embeddings, .dy = dnormed, .ids = tokens});
 }
 
@@ -101,6 +110,7 @@ void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
   const View h = ctx.scratch().alloc(DType::kF32, {batch, w.embeddings.dim(1)});
   embedding_forward(ctx, {.y = h, .table = w.embeddings, .ids = tokens});
   for (size_t l = 0; l < w.layers.size(); ++l) {
+    if (!is_kept(w.layers[l])) continue;
     if (const auto* m = std::get_if<MambaParams<ConstView>>(&w.layers[l]))
       mamba_step(run, *m, caches[l].mamba, h);
     else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w.layers[l]))

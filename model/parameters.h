@@ -30,7 +30,8 @@ enum class Axis : uint8_t {
   kFfn,
   kExperts,
   kExpertFfn,
-  kSharedFfn
+  kSharedFfn,
+  kLayers,  // depth: no dimension of a tensor
 };
 
 struct Dim {

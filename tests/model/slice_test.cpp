@@ -8,11 +8,10 @@
 #include "kernels/ops/loss.h"
 #include "model/model.h"
 #include "model/weights.h"
+#include "model/widths.h"
 
 namespace nestling {
 namespace {
-
-using Widths = std::map<Axis, int64_t>;
 
 ModelConfig full_config() {
   ModelConfig c;
@@ -24,7 +23,7 @@ ModelConfig full_config() {
   c.head_dim = 8;
   c.mamba_heads = 9;
   c.mamba_head_dim = 8;
-  c.state = 16;
+  c.state = 32;
   c.groups = 3;
   c.conv_kernel = 4;
   c.chunk = 8;
@@ -37,31 +36,29 @@ ModelConfig full_config() {
   return c;
 }
 
-ModelConfig narrowed(ModelConfig c, const Widths& widths) {
-  const auto at = [&](Axis axis, int64_t full) {
-    const auto found = widths.find(axis);
-    return found == widths.end() ? full : found->second;
-  };
-  c.hidden = at(Axis::kHidden, c.hidden);
-  c.mamba_heads = at(Axis::kMambaHeads, c.mamba_heads);
-  c.state = at(Axis::kState, c.state);
-  c.query_heads = at(Axis::kQueryHeads, c.query_heads);
-  c.ffn = at(Axis::kFfn, c.ffn);
-  c.experts = at(Axis::kExperts, c.experts);
-  c.expert_ffn = at(Axis::kExpertFfn, c.expert_ffn);
-  c.shared_ffn = at(Axis::kSharedFfn, c.shared_ffn);
-  c.validate("narrowed");
-  return c;
+// One axis a number: the same width in every layer that has the axis; kLayers names a layer left out.
+using Cut = std::map<Axis, int64_t>;
+
+Widths widths_of(const ModelConfig& config, const Cut& cut) {
+  Widths widths = full_widths(config);
+  for (const auto& [axis, width] : cut) {
+    if (axis == Axis::kHidden) widths.hidden = width;
+    if (axis == Axis::kLayers) width_of(widths, width, axis) = 0;
+    for (int64_t l = 0; l < config.layers(); ++l)
+      for (const Axis mine : axes_of(config, config.kind(l)))
+        if (mine == axis) width_of(widths, l, axis) = width;
+  }
+  return widths;
 }
 
+// The fields that are there, in list order, with the name they have in the full model.
 template <class V>
-V cut(V view, const ParameterSpec& spec, const Widths& widths) {
-  if (!view) return view;
-  for (size_t d = 0; d < spec.dims.size(); ++d) {
-    const auto found = widths.find(spec.dims[d].axis);
-    if (found != widths.end()) view = view.prefix(static_cast<int>(d), found->second);
-  }
-  return view;
+std::vector<std::pair<std::string, V>> present(const ModelConfig& config, ModelParams<V> p) {
+  std::vector<std::pair<std::string, V>> list;
+  visit_parameters(config, p, [&](V& field, const ParameterSpec& spec) {
+    if (field) list.emplace_back(spec.name, field);
+  });
+  return list;
 }
 
 // Loss and gradients of one batch; g may be prefix views.
@@ -121,57 +118,58 @@ double distance(ConstView a, ConstView b) {
   return std::sqrt(error);
 }
 
-class Slice : public ::testing::TestWithParam<std::pair<const char*, Widths>> {};
+class Slice : public ::testing::TestWithParam<std::pair<const char*, Cut>> {};
 
 TEST_P(Slice, PrefixViewsEqualTheModelCutOut) {
-  const Widths& widths = GetParam().second;
   const ModelConfig full = full_config();
-  const ModelConfig small = narrowed(full, widths);
+  const Widths widths = widths_of(full, GetParam().second);
+  const ModelConfig small = cut_config(full, widths);
   Weights whole(full, Device::kCpu, {.compute = DType::kF32, .gradients = true});
   whole.initialize(9);
-  const auto& specs = whole.specs();
-  const auto views = bind_parameters<ConstView>(full, [&](int64_t i) {
-    return cut<ConstView>(whole.master(i), specs[static_cast<size_t>(i)], widths);
-  });
-  const auto grads = bind_parameters<View>(full, [&](int64_t i) {
-    return cut<View>(whole.grad(i), specs[static_cast<size_t>(i)], widths);
-  });
+  const auto views = prefix_parameters(full, widths, whole.params());
+  const auto grads = prefix_parameters(full, widths, whole.grads());
   Weights alone(small, Device::kCpu, {.compute = DType::kF32, .gradients = true});
+  const auto inside = present(full, views);
+  ASSERT_EQ(std::ssize(inside), alone.count());
   for (int64_t i = 0; i < alone.count(); ++i)
-    copy(alone.master(i), cut<ConstView>(whole.master(i), specs[static_cast<size_t>(i)], widths));
+    copy(alone.master(i), inside[static_cast<size_t>(i)].second);
 
-  const double sliced = loss_and_gradients(small, views, grads);
+  const double sliced = loss_and_gradients(full, views, grads);
   const double cut_out = loss_and_gradients(small, alone.params(), alone.grads());
   // The same products in another memory layout: a few roundings of sums of at most 72 terms.
   EXPECT_NEAR(sliced, cut_out, 1e-6 * cut_out);
-  for (int64_t i = 0; i < alone.count(); ++i) {
-    if (!alone.grad(i)) continue;
-    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
-    const View inside = cut<View>(whole.grad(i), spec, widths);
-    EXPECT_LE(distance(inside, alone.grad(i)), 1e-5 * norm_of(alone.grad(i)) + 1e-9) << spec.name;
-    fill_zero(inside);
-    EXPECT_EQ(norm_of(whole.grad(i)), 0.0) << spec.name << " has a gradient outside its prefix";
+  const auto inner = present(full, grads);
+  const auto outer = present(small, alone.grads());
+  ASSERT_EQ(inner.size(), outer.size());
+  for (size_t i = 0; i < inner.size(); ++i) {
+    EXPECT_LE(distance(inner[i].second, outer[i].second), 1e-5 * norm_of(outer[i].second) + 1e-9)
+        << inner[i].first;
+    fill_zero(inner[i].second);
   }
+  for (const auto& [name, gradient] : present(full, whole.grads()))
+    EXPECT_EQ(norm_of(gradient), 0.0) << name << " has a gradient outside its prefix";
 }
 
 INSTANTIATE_TEST_SUITE_P(Axes, Slice,
-                         ::testing::Values(std::pair{"full", Widths{}},
-                                           std::pair{"hidden", Widths{{Axis::kHidden, 16}}},
-                                           std::pair{"mamba_heads", Widths{{Axis::kMambaHeads, 6}}},
-                                           std::pair{"state", Widths{{Axis::kState, 8}}},
-                                           std::pair{"query_heads", Widths{{Axis::kQueryHeads, 4}}},
-                                           std::pair{"ffn", Widths{{Axis::kFfn, 16}}},
-                                           std::pair{"experts", Widths{{Axis::kExperts, 3}}},
-                                           std::pair{"expert_ffn", Widths{{Axis::kExpertFfn, 16}}},
-                                           std::pair{"shared_ffn", Widths{{Axis::kSharedFfn, 16}}},
-                                           std::pair{"all", Widths{{Axis::kHidden, 16},
-                                                                   {Axis::kMambaHeads, 3},
-                                                                   {Axis::kState, 8},
-                                                                   {Axis::kQueryHeads, 2},
-                                                                   {Axis::kFfn, 32},
-                                                                   {Axis::kExperts, 4},
-                                                                   {Axis::kExpertFfn, 16},
-                                                                   {Axis::kSharedFfn, 16}}}),
+                         ::testing::Values(std::pair{"full", Cut{}},
+                                           std::pair{"hidden", Cut{{Axis::kHidden, 16}}},
+                                           std::pair{"mamba_heads", Cut{{Axis::kMambaHeads, 6}}},
+                                           std::pair{"state", Cut{{Axis::kState, 16}}},
+                                           std::pair{"query_heads", Cut{{Axis::kQueryHeads, 4}}},
+                                           std::pair{"ffn", Cut{{Axis::kFfn, 16}}},
+                                           std::pair{"experts", Cut{{Axis::kExperts, 3}}},
+                                           std::pair{"expert_ffn", Cut{{Axis::kExpertFfn, 16}}},
+                                           std::pair{"shared_ffn", Cut{{Axis::kSharedFfn, 16}}},
+                                           std::pair{"layers", Cut{{Axis::kLayers, 3}}},
+                                           std::pair{"all", Cut{{Axis::kHidden, 16},
+                                                                {Axis::kMambaHeads, 3},
+                                                                {Axis::kState, 16},
+                                                                {Axis::kQueryHeads, 2},
+                                                                {Axis::kFfn, 32},
+                                                                {Axis::kExperts, 4},
+                                                                {Axis::kExpertFfn, 16},
+                                                                {Axis::kSharedFfn, 16},
+                                                                {Axis::kLayers, 1}}}),
                          [](const auto& test) { return test.param.first; });
 
 // The null device walks the same code, checks the same shapes and counts the same work.
