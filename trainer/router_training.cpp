@@ -157,11 +157,11 @@ bool RouterTraining::settle(int64_t tokens) {
   const FreezeConfig& rule = config_.router.freeze;
   const bool forced = rule.at_tokens > 0 && tokens >= rule.at_tokens;
   if (agreed < rule.agree_steps && !forced) return false;
-  freeze(tokens);
+  freeze_now(tokens);
   return true;
 }
 
-void RouterTraining::freeze(int64_t tokens) {
+void RouterTraining::freeze_now(int64_t tokens) {
   std::vector<Selection> taken{Selection(space_.axes.size(), 0)};  // the parent's size is whole
   for (int64_t s = 1; s < sizes(); ++s) {
     const SizeBudget& b = budget(s);

@@ -43,6 +43,7 @@ class RouterTraining {
 
   // To be called after every step that was not skipped; true when this one froze the choices.
   bool settle(int64_t tokens);
+  void freeze_now(int64_t tokens);
   bool frozen() const { return counters_.ptr<int32_t>()[0] != 0; }
   const std::vector<Selection>& selections() const { return selections_; }
   Widths widths(int64_t size) const;  // frozen, or the most probable now (feasible or not)
@@ -58,7 +59,6 @@ class RouterTraining {
   std::vector<double> input(int64_t size) const;
   std::vector<Selection> stored_selections() const;
   void store(const std::vector<Selection>& selections);
-  void freeze(int64_t tokens);
 
   const ElasticSpace& space_;
   RunConfig config_;
