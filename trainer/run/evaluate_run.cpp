@@ -33,8 +33,9 @@ class Evaluation {
       tokens += n;
       seconds += loss.seconds;
     }
-    Json result = {{"perplexity", nullptr}, {"kl_to_parent", nullptr}, {"accuracy", nullptr},
-                   {"ci95", nullptr},       {"n", e.problems},         {"tokens_per_second", nullptr}};
+    Json result = {{"perplexity", nullptr}, {"kl_to_parent", nullptr},
+                   {"accuracy", nullptr},   {"ci95", nullptr},
+                   {"n", e.problems},       {"tokens_per_second", nullptr}};
     if (tokens > 0) {
       result["perplexity"] = std::exp(nll / tokens);
       result["kl_to_parent"] = kl / tokens;
@@ -42,9 +43,8 @@ class Evaluation {
     }
     if (e.problems > 0) {
       const auto asked = reasoning::tasks();
-      const ReasoningOptions options{.tasks = {asked.begin(), asked.end()},
-                                     .problems = e.problems,
-                                     .seed = config_.seed};
+      const ReasoningOptions options{
+          .tasks = {asked.begin(), asked.end()}, .problems = e.problems, .seed = config_.seed};
       const TaskAccuracy all = evaluate_reasoning(ctx_, model, options).back();
       result["accuracy"] = all.accuracy.estimate;
       result["ci95"] = {all.accuracy.low, all.accuracy.high};
