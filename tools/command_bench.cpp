@@ -23,11 +23,10 @@ void add_ops(CLI::App& bench, int& exit_code) {
 }
 
 void add_train(CLI::App& bench, int& exit_code) {
-  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random tokens");
+  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random weights");
   auto options = std::make_shared<BenchTrainOptions>();
   train->add_option("CONFIG", options->config, "A directory with config.json")->required();
   train->add_flag("--json", options->json, "Print one JSON object");
-  train->add_flag("--weights", options->weights, "The weights of CONFIG (default: random)");
   train->add_option("--seq-len", options->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
   train->add_option("--batch", options->batch, "Sequences a step")->check(CLI::PositiveNumber);
   train->add_option("--steps", options->steps, "Steps timed")->check(CLI::PositiveNumber);
@@ -49,7 +48,7 @@ void add_importance(CLI::App& bench, int& exit_code) {
   command->add_option("--samples", o->samples, "Calibration sequences")->check(CLI::PositiveNumber);
   command->add_option("--depth-samples", o->depth_samples, "Of them, for the search of layers")
       ->check(CLI::PositiveNumber);
-  command->add_option("--evaluated", o->evaluated, "Held-out sequences")
+  command->add_option("--evaluated", o->evaluated, "Sequences of each held-out text")
       ->check(CLI::PositiveNumber);
   command->add_option("--orders", o->orders, "Random orders")->check(CLI::Range(2, 1000));
   command->add_option("--threads", o->threads, "Threads (default: all)")
