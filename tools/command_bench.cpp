@@ -23,10 +23,11 @@ void add_ops(CLI::App& bench, int& exit_code) {
 }
 
 void add_train(CLI::App& bench, int& exit_code) {
-  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random weights");
+  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random tokens");
   auto options = std::make_shared<BenchTrainOptions>();
   train->add_option("CONFIG", options->config, "A directory with config.json")->required();
   train->add_flag("--json", options->json, "Print one JSON object");
+  train->add_flag("--weights", options->weights, "The weights of CONFIG (default: random)");
   train->add_option("--seq-len", options->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
   train->add_option("--batch", options->batch, "Sequences a step")->check(CLI::PositiveNumber);
   train->add_option("--steps", options->steps, "Steps timed")->check(CLI::PositiveNumber);
