@@ -284,7 +284,7 @@ int ElasticRun::run() {
   if (const int code = distill(); code != 0) return code;
   if (run_.writes()) {
     write_files();
-    //EVAL evaluate_run(config_, run_.dir());
+    evaluate_run(config_, run_.dir());
   }
   comm_.barrier();
   return 0;
