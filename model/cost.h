@@ -29,9 +29,22 @@ struct CostTarget {
   MemoryTerms memory;  // of kMemory
 };
 
-// Parameters, or bytes. `gradient` is overwritten with the derivative by every width (kept included).
-double cost(const ModelConfig& config, const CostTarget& target, const ExpectedWidths& widths,
-            ExpectedWidths* gradient = nullptr);
+// A cost of one architecture as a sum of products of widths, gathered once.
+class CostFunction {
+ public:
+  CostFunction(const ModelConfig& config, const CostTarget& target);
+  // Parameters, or bytes. `gradient` is overwritten with the derivative by every width (kLayers too).
+  double operator()(const ExpectedWidths& widths, ExpectedWidths* gradient = nullptr) const;
+
+  struct Term {
+    double constant = 1;
+    int64_t layer = -1;
+    std::vector<Axis> axes;
+  };
+
+ private:
+  std::vector<Term> terms_;
+};
 
 struct ParameterCost {
   int64_t total = 0;

@@ -6,9 +6,10 @@
 //               every expert with an order of its own; experts, ffn and shared_ffn plain.
 // Scores        larger is more important; of a layer in `depth`.
 // Order         a permutation an axis: place i of the sorted model holds unit order[i] of the parent. It
-//               stays within groups (head, state: i mod groups is kept; query heads: the KV head;
-//               expert_ffn: the expert's own channels, the expert as it is after sorting). In `depth`
-//               the layers, most important first; layers themselves do not move.
+//               stays within groups: of heads and state i mod groups is kept, of query heads i mod KV
+//               heads, of experts the gate's group. expert_ffn: the places of expert e of the sorted
+//               model hold channels of the parent's expert that is sorted to e. In `depth` the layers,
+//               most important first; layers themselves do not move.
 #pragma once
 #include <map>
 #include <vector>

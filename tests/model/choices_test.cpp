@@ -126,7 +126,7 @@ TEST(Cost, MemoryIsWeightsPlusWhatDecodingKeeps) {
   const ModelConfig c = parent();
   const MemoryTerms terms{.weight_bytes = 2, .context = 100, .batch = 3, .cache_bytes = 4};
   const double bytes =
-      cost(c, {.kind = CostKind::kMemory, .memory = terms}, expected(full_widths(c)));
+      CostFunction(c, {.kind = CostKind::kMemory, .memory = terms})(expected(full_widths(c)));
   const double caches = 3.0 * 4 * (100 * 2 * 2 * 8 + 12 * 16 * 32 + 3 * (12 * 16 + 2 * 3 * 32));
   EXPECT_EQ(bytes, 2.0 * static_cast<double>(parameter_cost(c).total) + caches);
 }
@@ -138,9 +138,9 @@ TEST(Cost, GradientByProbabilitiesIsTheDifferenceQuotient) {
   for (const AxisChoices& c : s.axes)
     p.emplace_back(c.widths.size(), 1.0 / static_cast<double>(c.widths.size()));
   for (const CostKind kind : {CostKind::kTotal, CostKind::kActive, CostKind::kMemory}) {
-    const CostTarget target{.kind = kind, .memory = {.context = 512, .batch = 2}};
+    const CostFunction cost(s.config, {.kind = kind, .memory = {.context = 512, .batch = 2}});
     ExpectedWidths gradient;
-    cost(s.config, target, expected_widths(s, p), &gradient);
+    cost(expected_widths(s, p), &gradient);
     Probabilities dp = p;
     for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
     expected_widths_backward(s, gradient, dp);
@@ -149,7 +149,7 @@ TEST(Cost, GradientByProbabilitiesIsTheDifferenceQuotient) {
         const auto at = [&](double step) {
           Probabilities moved = p;
           moved[a][i] += step;
-          return cost(s.config, target, expected_widths(s, moved));
+          return cost(expected_widths(s, moved));
         };
         const double quotient = (at(0.5) - at(-0.5));
         EXPECT_NEAR(dp[a][i], quotient, 1e-9 * std::abs(quotient) + 1e-6)
