@@ -1,0 +1,420 @@
+// A size as masks on the whole model: with hard choices equal to its slice and to the model cut out,
+// with soft ones differentiable by every probability.
+#include <algorithm>
+#include <functional>
+#include <gtest/gtest.h>
+#include <numeric>
+
+#include "model/soft_masks.h"
+#include "tests/support/elastic_model.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+constexpr double kEps = 0x1.0p-24;  // unit roundoff of f32
+
+// Every axis of the model, and state for its second Mamba layer by itself.
+ElasticSpace whole_space() {
+  const ModelConfig c = elastic_config();
+  return {.config = c,
+          .axes = {{.axis = Axis::kHidden, .widths = {32, 16}},
+                   {.axis = Axis::kMambaHeads, .widths = {9, 6, 3}},
+                   {.axis = Axis::kMambaChannels, .widths = {8, 5}},
+                   {.axis = Axis::kState, .layer = 0, .widths = {32, 16}},
+                   {.axis = Axis::kState, .layer = 3, .widths = {32, 16}},
+                   {.axis = Axis::kQueryHeads, .widths = {6, 4, 2}},
+                   {.axis = Axis::kFfn, .widths = {48, 32, 16}},
+                   {.axis = Axis::kExperts, .widths = {6, 5, 3}},
+                   {.axis = Axis::kExpertFfn, .widths = {32, 16}},
+                   {.axis = Axis::kSharedFfn, .widths = {32, 16}},
+                   {.axis = Axis::kLayers, .widths = {5, 4, 3}}},
+          .layer_order = {4, 0, 1, 2, 3}};
+}
+
+ElasticSpace space_of(const AxisChoices& one) {
+  ElasticSpace space = whole_space();
+  space.axes = {one};
+  return space;
+}
+
+// Weights wide enough apart that every axis shows in the loss.
+void initialize(Weights& weights, uint64_t seed) {
+  weights.initialize(seed);
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
+    if (spec.dims.size() < 2) continue;
+    const bool gate = spec.name.ends_with("gate.weight");
+    auto* w = weights.master(i).ptr<float>();
+    for (int64_t k = 0; k < spec.size(); ++k) w[k] *= gate ? 20.0f : 5.0f;
+  }
+}
+
+struct Model {
+  ModelConfig config = elastic_config();
+  Weights weights{config, Device::kCpu, {.compute = DType::kF32, .gradients = true}};
+  Model() { initialize(weights, 9); }
+
+  BatchLoss loss(SoftMasks& masks, const Probabilities& p) {
+    masks.set(p);
+    return batch_loss(config, weights.params(), nullptr, &masks.masks());
+  }
+  BatchLoss gradients(SoftMasks& masks, const Probabilities& p) {
+    masks.set(p);
+    masks.zero_gradients();
+    const auto g = weights.grads();
+    return batch_loss(config, weights.params(), &g, &masks.masks(), &masks.grads());
+  }
+};
+
+Probabilities zeros_like(const Probabilities& p) {
+  Probabilities z = p;
+  for (auto& axis : z) std::fill(axis.begin(), axis.end(), 0.0);
+  return z;
+}
+
+// Random probabilities; the parent's choice is likely, so that no unit's mask comes near zero.
+Probabilities soft(const ElasticSpace& space, uint64_t seed) {
+  Rng rng(seed);
+  Probabilities p;
+  for (const AxisChoices& c : space.axes) {
+    double sum = 0;
+    p.emplace_back();
+    for (size_t i = 0; i < c.widths.size(); ++i) {
+      p.back().push_back((i == 0 ? 3.0 : 1.0) * rng.uniform(0.5, 1.0));
+      sum += p.back().back();
+    }
+    for (double& x : p.back()) x /= sum;
+  }
+  return p;
+}
+
+// ---------------------------------------------------------------- hard choices
+
+struct Hard {
+  std::string name;
+  ElasticSpace space;
+  Selection selection;
+};
+
+std::vector<Hard> hard_cases() {
+  std::vector<Hard> cases;
+  for (const AxisChoices& c : whole_space().axes)
+    for (int64_t i = 1; i < std::ssize(c.widths); ++i)
+      cases.push_back({str(axis_name(c.axis), c.layer >= 0 ? str("_layer", c.layer) : "", "_",
+                           c.widths[static_cast<size_t>(i)]),
+                       space_of(c),
+                       {i}});
+  Rng rng(17);
+  for (int trial = 0; trial < 8; ++trial) {
+    const ElasticSpace space = whole_space();
+    Selection pick;
+    for (const AxisChoices& c : space.axes)
+      pick.push_back(static_cast<int64_t>(rng.below(c.widths.size())));
+    pick[4] = pick[3];  // a model cut out has one state width
+    cases.push_back({str("random_", trial), space, pick});
+  }
+  return cases;
+}
+
+// Masked and sliced sums have the same terms, and zeros between: they differ by the order of at most
+// kTerms additions in each of the products in a row that a value passes, as does what is summed
+// from them. Gradients pass the forward and the backward.
+constexpr double kTerms = 72, kProducts = 5 * 3 + 1;
+const double kForwardBound = std::sqrt(kTerms) * kProducts * kEps;
+const double kBackwardBound = 2 * kForwardBound;
+
+class HardMasks : public ::testing::TestWithParam<Hard> {};
+
+TEST_P(HardMasks, EqualTheSliceAndTheModelCutOut) {
+  const auto& [name, space, selection] = GetParam();
+  const Widths widths = widths_of(space, selection);
+  Model masked;
+  SoftMasks masks(space, Device::kCpu);
+  const BatchLoss mask_batch = masked.gradients(masks, one_hot(space, selection));
+  const double mask_loss = mask_batch.loss;
+
+  Model whole;
+  const auto views = prefix_parameters(space.config, widths, whole.weights.params());
+  const auto gradients = prefix_parameters(space.config, widths, whole.weights.grads());
+  const double slice_loss = batch_loss(space.config, views, &gradients).loss;
+  EXPECT_NEAR(mask_loss, slice_loss, kForwardBound * slice_loss);
+  for (const int32_t expert : mask_batch.selected)
+    EXPECT_LT(expert, widths.layers[4].experts) << "an expert of mask 0 was selected";
+
+  // Widths that differ between layers of one kind have no config of their own.
+  if (name.find("_layer") == std::string::npos) {
+    CutModel cut(space.config, widths, whole.weights);
+    const double cut_loss = batch_loss(cut.small, cut.alone.params()).loss;
+    EXPECT_NEAR(mask_loss, cut_loss, kForwardBound * cut_loss);
+  }
+
+  const auto inside = prefix_parameters(space.config, widths, masked.weights.grads());
+  const auto got = present(space.config, inside);
+  const auto want = present(space.config, gradients);
+  ASSERT_EQ(got.size(), want.size());
+  double largest = 0;
+  for (const auto& [field, gradient] : want) largest = std::max(largest, norm_of(gradient));
+  for (size_t i = 0; i < got.size(); ++i) {
+    // A gradient far below the largest is a difference of larger numbers: relative to those.
+    EXPECT_LE(distance(got[i].second, want[i].second),
+              kBackwardBound * std::max(norm_of(want[i].second), 0.01 * largest))
+        << got[i].first << ", norm " << norm_of(want[i].second) << " of " << largest;
+    fill_zero(got[i].second);
+  }
+  for (const auto& [field, gradient] : present(space.config, masked.weights.grads()))
+    EXPECT_EQ(norm_of(gradient), 0.0) << field << " has a gradient outside its prefix";
+}
+
+INSTANTIATE_TEST_SUITE_P(Masks, HardMasks, ::testing::ValuesIn(hard_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+TEST(Masks, OfHardChoicesAreZerosAndOnesAndTheirSumsTheWidths) {
+  const ElasticSpace space = whole_space();
+  SoftMasks masks(space, Device::kCpu);
+  const Selection selection = {1, 1, 1, 0, 1, 1, 2, 2, 1, 1, 1};
+  const Widths widths = widths_of(space, selection);
+  masks.set(one_hot(space, selection));
+  const auto expect_prefix = [](ConstView mask, int64_t width, const char* name) {
+    const auto* m = mask.ptr<float>();
+    for (int64_t e = 0; e < mask.size(); ++e)
+      EXPECT_EQ(m[e], e < width ? 1.0f : 0.0f) << name << " at " << e;
+  };
+  const ModelMasks& m = masks.masks();
+  expect_prefix(m.hidden, widths.hidden, "hidden");
+  EXPECT_EQ(m.active.ptr<float>()[0], static_cast<float>(widths.hidden));
+  expect_prefix(m.layers[0].state, widths.layers[0].state * 3, "state");
+  expect_prefix(m.layers[3].state, widths.layers[3].state * 3, "state");
+  EXPECT_EQ(m.layers[0].group_active.ptr<float>()[0],
+            static_cast<float>(widths.layers[0].mamba_heads / 3 * widths.layers[0].mamba_channels));
+  expect_prefix(m.layers[1].query_heads, widths.layers[1].query_heads, "query_heads");
+  expect_prefix(m.layers[2].ffn, widths.layers[2].ffn, "ffn");
+  expect_prefix(m.layers[4].experts, widths.layers[4].experts, "experts");
+  expect_prefix(m.layers[4].expert_ffn, widths.layers[4].expert_ffn, "expert_ffn");
+  expect_prefix(m.layers[4].shared_ffn, widths.layers[4].shared_ffn, "shared_ffn");
+  for (size_t l = 0; l < m.layers.size(); ++l)
+    expect_prefix(m.layers[l].out, widths.layers[l].kept * widths.hidden, "out");
+}
+
+TEST(Masks, AtFullWidthAreThePlainModel) {
+  Model plain, masked;
+  const auto g = plain.weights.grads();
+  const double want = batch_loss(plain.config, plain.weights.params(), &g).loss;
+  const ElasticSpace space = whole_space();
+  SoftMasks masks(space, Device::kCpu);
+  // Multiplying by one is exact. What differs: the mixer's output is summed first and added to the
+  // residual stream then, one rounding more for each of 5 layers.
+  const double bound = 5 * kEps * std::sqrt(kTerms);
+  EXPECT_NEAR(masked.gradients(masks, one_hot(space, Selection(space.axes.size(), 0))).loss, want,
+              bound * want);
+  const auto a = present(plain.config, masked.weights.grads());
+  const auto b = present(plain.config, g);
+  double largest = 0;
+  for (const auto& [name, gradient] : b) largest = std::max(largest, norm_of(gradient));
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_LE(distance(a[i].second, b[i].second),
+              2 * bound * std::max(norm_of(b[i].second), 0.01 * largest))
+        << a[i].first;
+}
+
+TEST(Masks, OfAnEmptySpaceAreAbsentAndChangeNoBit) {
+  Model plain, masked;
+  const auto g = plain.weights.grads();
+  const double want = batch_loss(plain.config, plain.weights.params(), &g).loss;
+  ElasticSpace space = whole_space();
+  space.axes.clear();
+  SoftMasks masks(space, Device::kCpu);
+  EXPECT_EQ(masked.gradients(masks, {}).loss, want);
+  const auto a = present(plain.config, masked.weights.grads());
+  const auto b = present(plain.config, g);
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_EQ(distance(a[i].second, b[i].second), 0) << a[i].first;
+}
+
+// A router that is frozen wants no gradients of masks; inference keeps no activations. No bit differs.
+TEST(Masks, WithoutGradientsOrActivationsGiveTheSameBits) {
+  const ElasticSpace space = whole_space();
+  Model one, two;
+  SoftMasks masks(space, Device::kCpu);
+  const double loss = one.gradients(masks, soft(space, 4)).loss;
+  const auto g = two.weights.grads();
+  EXPECT_EQ(batch_loss(two.config, two.weights.params(), &g, &masks.masks()).loss, loss);
+  const auto a = present(one.config, one.weights.grads());
+  const auto b = present(two.config, g);
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_EQ(distance(a[i].second, b[i].second), 0.0) << a[i].first;
+  EXPECT_EQ(inference_loss(two.config, two.weights.params(), &masks.masks()), loss);
+}
+
+// The null device walks mask mode too, and counts what the CPU does.
+TEST(Masks, OnTheNullDeviceCountTheSameWork) {
+  const ElasticSpace space = whole_space();
+  SoftMasks cpu(space, Device::kCpu), null(space, Device::kNull);
+  const WorkByOp want =
+      forward_backward_work(space.config, Device::kCpu, &cpu.masks(), &cpu.grads());
+  expect_same_work(forward_backward_work(space.config, Device::kNull, &null.masks(), &null.grads()),
+                   want);
+  EXPECT_GT(want.at("mask_backward").calls, 0);
+}
+
+// As probabilities harden, the loss comes to that of the hard choice in proportion to what is left,
+// and experts that are on their way out are not selected any more.
+TEST(Masks, TendToHardOnesContinuously) {
+  const ElasticSpace space = whole_space();
+  const Selection selection = {1, 1, 1, 1, 0, 1, 1, 2, 1, 1, 1};
+  const int64_t experts = widths_of(space, selection).layers[4].experts;
+  Model model;
+  SoftMasks masks(space, Device::kCpu);
+  const double hard = model.loss(masks, one_hot(space, selection)).loss;
+  double before = 0;
+  for (int k = 6; k <= 22; k += 4) {
+    const double left = std::ldexp(1.0, -k);
+    Probabilities p = one_hot(space, selection);
+    const Probabilities blend = soft(space, 5);
+    for (size_t a = 0; a < p.size(); ++a)
+      for (size_t i = 0; i < p[a].size(); ++i) p[a][i] += left * (blend[a][i] - p[a][i]);
+    const BatchLoss b = model.loss(masks, p);
+    // Left falls 16-fold, and so does the distance but for terms of second order: to an eighth.
+    const double gap = std::abs(b.loss - hard);
+    if (k > 6) {
+      EXPECT_LE(gap, before / 8 + 2 * kForwardBound * hard) << "left 2^-" << k;
+    }
+    before = gap;
+    for (const int32_t expert : b.selected) EXPECT_LT(expert, experts);
+  }
+  EXPECT_LE(before, 2 * kForwardBound * hard);
+}
+
+TEST(Masks, TwoListsForOneAxisOfALayerAreRefused) {
+  ElasticSpace space = whole_space();
+  space.axes.push_back({.axis = Axis::kState, .widths = {32, 16}});
+  EXPECT_THROW(SoftMasks(space, Device::kCpu), Error);
+}
+
+// ---------------------------------------------------------------- soft choices
+
+// Choices and axes in another order, and what moved with them.
+struct Permuted {
+  ElasticSpace space;
+  Probabilities p;
+};
+Permuted reversed(const ElasticSpace& space, const Probabilities& p) {
+  Permuted r{space, p};
+  std::reverse(r.space.axes.begin(), r.space.axes.end());
+  std::reverse(r.p.begin(), r.p.end());
+  for (size_t a = 0; a < r.p.size(); ++a) {
+    // A rotation: with three choices neither the order nor its reverse.
+    std::rotate(r.p[a].begin(), r.p[a].begin() + 1, r.p[a].end());
+    auto& widths = r.space.axes[a].widths;
+    std::rotate(widths.begin(), widths.begin() + 1, widths.end());
+  }
+  return r;
+}
+
+TEST(Masks, DoNotDependOnTheOrderOfCandidates) {
+  const ElasticSpace space = whole_space();
+  const Probabilities p = soft(space, 2);
+  const Permuted other = reversed(space, p);
+  Model one, two;
+  SoftMasks masks(space, Device::kCpu), permuted(other.space, Device::kCpu);
+  EXPECT_EQ(one.gradients(masks, p).loss, two.gradients(permuted, other.p).loss);
+  const auto a = present(one.config, one.weights.grads());
+  const auto b = present(two.config, two.weights.grads());
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_EQ(distance(a[i].second, b[i].second), 0.0) << a[i].first;
+  Probabilities dp = zeros_like(p), dother = zeros_like(other.p);
+  masks.backward(dp);
+  permuted.backward(dother);
+  const Permuted expected = reversed(space, dp);
+  EXPECT_EQ(dother, expected.p);
+}
+
+// The gradient by a probability against differences of the loss.
+//
+// Step          the loss is smooth as long as the same experts are selected: the gate's bias sees to
+//               that, and it is checked. Central differences at h, 2h and 4h are extrapolated twice
+//               (Romberg); the truncation error is below what the second extrapolation moves.
+//               No mask comes near zero: the parent's choice has at least 0.43, and 4h = 0.25.
+// Noise         a loss is a mean over T tokens of numbers that are each rounded once, and whose
+//               logits, about 1 apart, passed kProducts products: (kEps loss + kForwardBound) /
+//               sqrt(T). A difference at h carries it over h, the extrapolation 1.7 times that:
+//               (16 (4 + 1/2) / 3 + (4 / 2 + 1/4) / 3) / 15 = 1.65.
+struct Difference {
+  double value = 0;
+  double bound = 0;
+  bool smooth = true;
+};
+Difference difference(Model& model, SoftMasks& masks, const Probabilities& p, size_t axis,
+                      size_t choice, double h) {
+  const BatchLoss base = model.loss(masks, p);
+  Difference result;
+  const auto at = [&](double step) {
+    Probabilities moved = p;
+    moved[axis][choice] += step;
+    const BatchLoss b = model.loss(masks, moved);
+    result.smooth = result.smooth && b.selected == base.selected;
+    return b.loss;
+  };
+  const auto central = [&](double step) { return (at(step) - at(-step)) / (2 * step); };
+  const double d1 = central(h), d2 = central(2 * h), d4 = central(4 * h);
+  const double near = (4 * d1 - d2) / 3, far = (4 * d2 - d4) / 3;
+  result.value = (16 * near - far) / 15;
+  const double noise = (kEps * base.loss + kForwardBound) / std::sqrt(kBatchTokens);
+  result.bound = 1.7 * noise / h + std::abs(near - far) / 15;
+  return result;
+}
+
+// Every token goes to the experts 0, 4 and 5, whatever the masks: those that all choices have, that
+// the first two have, and that the first alone has.
+void fix_selection(Model& model) {
+  model.config.top_k = 3;
+  for (int64_t i = 0; i < model.weights.count(); ++i)
+    if (model.weights.specs()[static_cast<size_t>(i)].name.ends_with("e_score_correction_bias")) {
+      auto* bias = model.weights.master(i).ptr<float>();
+      bias[0] = 24;
+      bias[4] = 16;
+      bias[5] = 8;
+    }
+}
+
+class SoftGradient : public ::testing::TestWithParam<Hard> {};
+
+TEST_P(SoftGradient, OfEveryProbabilityIsTheDifferenceOfTheLoss) {
+  const ElasticSpace& space = GetParam().space;
+  Model model;
+  fix_selection(model);
+  SoftMasks masks(space, Device::kCpu);
+  const Probabilities p = soft(space, 3);
+  model.gradients(masks, p);
+  Probabilities dp = zeros_like(p);
+  masks.backward(dp);
+  for (size_t a = 0; a < p.size(); ++a) {
+    double largest = 0, largest_bound = 0;
+    for (size_t i = 0; i < p[a].size(); ++i) {
+      const Difference d = difference(model, masks, p, a, i, 1.0 / 16);
+      EXPECT_TRUE(d.smooth) << "another expert was selected";
+      EXPECT_NEAR(dp[a][i], d.value, d.bound)
+          << axis_name(space.axes[a].axis) << " width " << space.axes[a].widths[i];
+      largest = std::max(largest, std::abs(dp[a][i]));
+      largest_bound = std::max(largest_bound, d.bound);
+    }
+    EXPECT_LT(largest_bound, 0.1 * largest)
+        << axis_name(space.axes[a].axis) << ": the test would not see a wrong gradient";
+  }
+}
+
+std::vector<Hard> soft_cases() {
+  std::vector<Hard> cases;
+  for (const AxisChoices& c : whole_space().axes)
+    cases.push_back(
+        {str(axis_name(c.axis), c.layer >= 0 ? str("_layer", c.layer) : ""), space_of(c), {}});
+  cases.push_back({"all", whole_space(), {}});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Masks, SoftGradient, ::testing::ValuesIn(soft_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace nestling
