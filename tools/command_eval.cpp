@@ -14,6 +14,7 @@ namespace nestling {
 namespace {
 
 struct EvalOptions : ModelOptions {
+  std::string parent;
   std::vector<std::string> data;
   std::vector<std::string> tasks;
   int64_t seq_len = 512;
@@ -44,15 +45,18 @@ Json evaluate_size(Context& ctx, LoadedModel& model, const EvalOptions& o) {
                {"kl_to_parent", nullptr},
                {"tokens_per_second", nullptr},
                {"tasks", Json::object()}};
-  double nll = 0;
-  double seconds = 0;
+  std::unique_ptr<LoadedModel> parent;
+  if (!o.parent.empty()) parent = std::make_unique<LoadedModel>(o.parent, o.compute_type());
+  double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
-    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens);
+    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent.get());
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
+    if (parent) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
     nll += loss.nll * static_cast<double>(loss.tokens);
+    kl += loss.kl * static_cast<double>(loss.tokens);
     tokens += loss.tokens;
     seconds += loss.seconds;
   }
@@ -60,6 +64,7 @@ Json evaluate_size(Context& ctx, LoadedModel& model, const EvalOptions& o) {
     size["tokens"] = tokens;
     size["nll"] = nll / static_cast<double>(tokens);
     size["perplexity"] = std::exp(nll / static_cast<double>(tokens));
+    if (parent) size["kl_to_parent"] = kl / static_cast<double>(tokens);
     size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
   }
   if (!o.tasks.empty()) {
@@ -101,6 +106,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   o->add_to(*command);
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
   command->add_option("--data", o->data, "Text: files, folders, reasoning:TASKS:LEVELS:BEGIN-END");
+  command->add_option("--parent", o->parent, "Model of the same vocabulary to measure the KL to");
   command->add_option("--tasks", o->tasks, "Reasoning tasks, or `reasoning` for all")
       ->delimiter(',');
   command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")

@@ -81,16 +81,16 @@ NESTLING_INLINE void open_group(const Extents& e, const Chunk& c, const float* B
                                 const Tiles& t) {
   transpose_tile<V>(t.CT, e.chunk_pitch, C, e.state_pitch, padded(c.q), e.state_pitch);
   const int64_t width = padded(c.q);
-  for (int64_t i = 0; i < width; i += kBlock)
-    product<V>({.m = std::min(i + kBlock, c.q),
-                .n = std::min(kBlock, width - i),
+  for (int64_t j = 0; j < c.q; j += kBlock)
+    product<V>({.m = std::min(kBlock, c.q - j),
+                .n = width - j,
                 .k = e.state,
-                .a = B,
+                .a = B + j * e.state_pitch,
                 .a_row = e.state_pitch,
                 .a_col = 1,
-                .b = t.CT + i,
+                .b = t.CT + j,
                 .ldb = e.chunk_pitch,
-                .c = t.BC + i,
+                .c = t.BC + j * e.chunk_pitch + j,
                 .ldc = e.chunk_pitch});
 }
 
@@ -155,28 +155,29 @@ NESTLING_INLINE void forward_y(const Forward& f, const Chunk& c, const Unit& u, 
                 .b = t.CT,
                 .ldb = e.chunk_pitch,
                 .c = t.Y,
-                .ldc = e.chunk_pitch});
+                .ldc = e.chunk_pitch},
+               rows_ahead(f.y, c.t, c.q, u));
     scale_columns<V>(t.Y, e.chunk_pitch, t.d.head, u.count, width);
   }
-  for (int64_t i = 0; i < width; i += kBlock)
+  for (int64_t j = 0; j < c.q; j += kBlock)
     product<V>({.m = u.count,
-                .n = std::min(kBlock, width - i),
-                .k = std::min(i + kBlock, c.q),
-                .a = t.X,
+                .n = width - j,
+                .k = std::min(kBlock, c.q - j),
+                .a = t.X + j * e.channel_pitch,
                 .a_row = 1,
                 .a_col = e.channel_pitch,
-                .b = t.M + i,
+                .b = t.M + j * e.chunk_pitch + j,
                 .ldb = e.chunk_pitch,
-                .c = t.Y + i,
+                .c = t.Y + j,
                 .ldc = e.chunk_pitch,
-                .accumulate = c.has_state});
+                .accumulate = c.has_state || j > 0});
   write_y<V>(f, c, u, t);
 }
 
 // S += (diag(dt tail) X)^T B, with S scaled by the chunk's decay already. Overwrites X.
 template <class V>
 NESTLING_INLINE void forward_state(const Extents& e, const Chunk& c, const Unit& u, const float* B,
-                                   float* S, const Tiles& t) {
+                                   float* S, const Ahead& next, const Tiles& t) {
   scale_columns<V>(t.d.tail, 0, t.d.dt, 1, padded(c.q));
   scale_rows<V>(t.X, e.channel_pitch, t.d.tail, c.q);
   product<V>({.m = u.count,
@@ -189,7 +190,8 @@ NESTLING_INLINE void forward_state(const Extents& e, const Chunk& c, const Unit&
               .ldb = e.state_pitch,
               .c = S,
               .ldc = e.state_pitch,
-              .accumulate = c.has_state});
+              .accumulate = c.has_state},
+             next);
 }
 
 // A state tile [count, state_pitch] to or from rows of N floats.
@@ -209,7 +211,7 @@ void load_state(float* S, const float* from, int64_t step, const Extents& e, int
 
 template <class V>
 NESTLING_INLINE void forward_unit(const Forward& f, const Chunk& c, const Unit& u, const float* B,
-                                  float* S, Tiles& t) {
+                                  float* S, const Unit& next, Tiles& t) {
   const Extents& e = f.plan.e;
   fill_decays<V>(t.d, padded(c.q), f.dt_raw.data + c.t * f.dt_raw.token + u.head, f.dt_raw.token,
                  f.dt_bias[u.head], std::exp(static_cast<double>(f.A_log[u.head])), c.q);
@@ -222,7 +224,7 @@ NESTLING_INLINE void forward_unit(const Forward& f, const Chunk& c, const Unit& 
                    t.d.whole);
   else if (c.leaves_state && c.has_state)
     scale_all<V>(S, t.d.whole, u.count * e.state_pitch);
-  if (c.leaves_state) forward_state<V>(e, c, u, B, S, t);
+  if (c.leaves_state) forward_state<V>(e, c, u, B, S, rows_ahead(f.x, c.t, c.q, next), t);
 }
 
 template <class V>
@@ -239,7 +241,7 @@ NESTLING_INLINE void forward_chunk(const Forward& f, const Chunk& c, const Bundl
     open_group<V>(e, c, t.B + i * tile, t.C + i * tile, t);
     for (int64_t k = piece.begin; k < piece.end; ++k)
       forward_unit<V>(f, c, f.plan.units[static_cast<size_t>(k)], t.B + i * tile,
-                      t.S + (k - b.first_unit) * e.channels * e.state_pitch, t);
+                      t.S + (k - b.first_unit) * e.channels * e.state_pitch, f.plan.after(k, b), t);
   }
 }
 

@@ -88,7 +88,8 @@ NESTLING_INLINE void backward_chunk(const Backward& b, const Chunk& c, const Bun
     t.C = t.groups_C + i * tile;
     open_group<V>(e, c, t);
     for (int64_t k = piece.begin; k < piece.end; ++k)
-      backward_unit<V>(b, c, k, t.dS + (k - bundle.first_unit) * e.channels * e.state_pitch, t);
+      backward_unit<V>(b, c, k, t.dS + (k - bundle.first_unit) * e.channels * e.state_pitch,
+                       b.plan.after(k, bundle), t);
     close_group<V>(e, c, t);
   }
   store_groups<V>(b, c, bundle, 0, t.groups_B);

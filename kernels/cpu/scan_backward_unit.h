@@ -23,16 +23,16 @@ template <class V>
 NESTLING_INLINE void open_group(const Extents& e, const Chunk& c, const Tiles& t) {
   const int64_t width = padded(c.q);
   transpose_tile<V>(t.BT, e.chunk_pitch, t.B, e.state_pitch, width, e.state_pitch);
-  for (int64_t j = 0; j < width; j += kBlock)
-    product<V>({.m = c.q - j,
-                .n = std::min(kBlock, width - j),
+  for (int64_t i = 0; i < c.q; i += kBlock)
+    product<V>({.m = std::min(kBlock, c.q - i),
+                .n = std::min(i + kBlock, width),
                 .k = e.state,
-                .a = t.C + j * e.state_pitch,
+                .a = t.C + i * e.state_pitch,
                 .a_row = e.state_pitch,
                 .a_col = 1,
-                .b = t.BT + j,
+                .b = t.BT,
                 .ldb = e.chunk_pitch,
-                .c = t.G + j * e.chunk_pitch + j,
+                .c = t.G + i * e.chunk_pitch,
                 .ldc = e.chunk_pitch});
   std::fill_n(t.dG, c.q * e.chunk_pitch, 0.0f);
   std::fill_n(t.dB, c.q * e.state_pitch, 0.0f);
@@ -49,16 +49,16 @@ NESTLING_INLINE void open_unit(const Backward& b, const Chunk& c, const Unit& u,
   pack_rows<V>(t.dY, e.channel_pitch, b.dy.data + c.t * b.dy.token + u.head * b.dy.other + u.first,
                b.dy.token, c.q, u.count);
   transpose_tile<V>(t.XT, e.chunk_pitch, t.X, e.channel_pitch, width, padded(u.count));
-  for (int64_t j = 0; j < width; j += kBlock)
-    product<V>({.m = c.q - j,
-                .n = std::min(kBlock, width - j),
+  for (int64_t i = 0; i < c.q; i += kBlock)
+    product<V>({.m = std::min(kBlock, c.q - i),
+                .n = std::min(i + kBlock, width),
                 .k = u.count,
-                .a = t.dY + j * e.channel_pitch,
+                .a = t.dY + i * e.channel_pitch,
                 .a_row = e.channel_pitch,
                 .a_col = 1,
-                .b = t.XT + j,
+                .b = t.XT,
                 .ldb = e.chunk_pitch,
-                .c = t.dM + j * e.chunk_pitch + j,
+                .c = t.dM + i * e.chunk_pitch,
                 .ldc = e.chunk_pitch});
 }
 
@@ -136,12 +136,12 @@ NESTLING_INLINE void close_columns(const Chunk& c, const Tiles& t) {
 // VT = (dS B^T) diag(tail), and what row j's contribution to the state behind gives to dt_j and to
 // the decays that follow it. Returns the total, the share of the chunk's last sum.
 template <class V>
-NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t channels,
+NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, const Unit& u,
                                    const float* dS, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   const Extents& e = b.plan.e;
   const int64_t width = padded(c.q);
-  product<V>({.m = channels,
+  product<V>({.m = u.count,
               .n = width,
               .k = e.state,
               .a = dS,
@@ -150,11 +150,12 @@ NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t ch
               .b = t.BT,
               .ldb = e.chunk_pitch,
               .c = t.VT,
-              .ldc = e.chunk_pitch});
+              .ldc = e.chunk_pitch},
+             rows_ahead(b.dx, c.t, c.q, u));
   for (int64_t j = 0; j < width; j += kN) {
     const V tail = simd::load<V>(t.d.tail + j);
     V sum = {};
-    for (int64_t p = 0; p < channels; ++p) {
+    for (int64_t p = 0; p < u.count; ++p) {
       float* at = t.VT + p * e.chunk_pitch + j;
       const V v = simd::load<V>(at) * tail;
       simd::store(at, v);
@@ -196,7 +197,8 @@ NESTLING_INLINE double write_dx(const Backward& b, const Chunk& c, const Unit& u
 
 // dC += dY S with dY scaled by head; the dot products with C are what the decays up to i gain.
 template <class V>
-NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& u, const Tiles& t) {
+NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& u,
+                                 const Ahead& next, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   const Extents& e = b.plan.e;
   product<V>({.m = c.q,
@@ -208,7 +210,8 @@ NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& 
               .b = b.chunk_states.at(c.number, u),
               .ldb = b.chunk_states.channel,
               .c = t.one,
-              .ldc = e.state_pitch});
+              .ldc = e.state_pitch},
+             next);
   for (int64_t i = 0; i < c.q; ++i) {
     const int64_t row = i * e.state_pitch;
     for (int64_t n = e.state; n < e.state_pitch; ++n) t.one[row + n] = 0.0f;
@@ -244,7 +247,7 @@ NESTLING_INLINE double state_dot(const Backward& b, const Chunk& c, const Unit& 
 // dB += diag(dt tail) X dS. Overwrites X.
 template <class V>
 NESTLING_INLINE void behind_to_b(const Extents& e, const Chunk& c, const Unit& u, const float* dS,
-                                 const Tiles& t) {
+                                 const Ahead& next, const Tiles& t) {
   scale_columns<V>(t.d.tail, 0, t.d.dt, 1, padded(c.q));
   scale_rows<V>(t.X, e.channel_pitch, t.d.tail, c.q);
   product<V>({.m = c.q,
@@ -257,7 +260,8 @@ NESTLING_INLINE void behind_to_b(const Extents& e, const Chunk& c, const Unit& u
               .ldb = e.state_pitch,
               .c = t.dB,
               .ldc = e.state_pitch,
-              .accumulate = true});
+              .accumulate = true},
+             next);
 }
 
 // dS before the chunk from dS behind it, with dY scaled by head.
@@ -301,7 +305,7 @@ NESTLING_INLINE void finish_dt(const Backward& b, const Chunk& c, int64_t unit, 
 
 template <class V>
 NESTLING_INLINE void backward_unit(const Backward& b, const Chunk& c, int64_t unit, float* dS,
-                                   Tiles& t) {
+                                   const Unit& next, Tiles& t) {
   const Extents& e = b.plan.e;
   const Unit& u = b.plan.units[static_cast<size_t>(unit)];
   const double rate = std::exp(static_cast<double>(b.A_log[u.head]));
@@ -313,26 +317,27 @@ NESTLING_INLINE void backward_unit(const Backward& b, const Chunk& c, int64_t un
   close_columns(c, t);
   double last_sum = 0;
   if (!c.last) {
-    last_sum = from_behind<V>(b, c, u.count, dS, t) +
-               state_dot<V>(b, c, u, dS) * static_cast<double>(t.d.whole);
+    last_sum =
+        from_behind<V>(b, c, u, dS, t) + state_dot<V>(b, c, u, dS) * static_cast<double>(t.d.whole);
     close_columns(c, t);
   }
-  for (int64_t j = 0; j < width; j += kBlock)
+  // From the widest block of rows to the narrowest: the first reaches every column.
+  for (int64_t i = (c.q - 1) / kBlock * kBlock; i >= 0; i -= kBlock)
     product<V>({.m = u.count,
-                .n = std::min(kBlock, width - j),
-                .k = c.q - j,
-                .a = t.dY + j * e.channel_pitch,
+                .n = std::min(i + kBlock, width),
+                .k = std::min(kBlock, c.q - i),
+                .a = t.dY + i * e.channel_pitch,
                 .a_row = 1,
                 .a_col = e.channel_pitch,
-                .b = t.GL + j * e.chunk_pitch + j,
+                .b = t.GL + i * e.chunk_pitch,
                 .ldb = e.chunk_pitch,
-                .c = t.VT + j,
+                .c = t.VT,
                 .ldc = e.chunk_pitch,
-                .accumulate = !c.last});
+                .accumulate = !c.last || i + kBlock < c.q});
   b.sums[unit].dD += write_dx<V>(b, c, u, t);
-  if (!c.last) behind_to_b<V>(e, c, u, dS, t);
+  if (!c.last) behind_to_b<V>(e, c, u, dS, rows_ahead(b.x, c.t, c.q, next), t);
   scale_rows<V>(t.dY, e.channel_pitch, t.d.head, c.q);
-  from_before<V>(b, c, u, t);
+  from_before<V>(b, c, u, rows_ahead(b.dy, c.t, c.q, next), t);
   if (!c.first) move_state<V>(e, c, u, dS, t);
   finish_dt<V>(b, c, unit, rate, last_sum, t);
 }

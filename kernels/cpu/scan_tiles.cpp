@@ -72,12 +72,14 @@ constexpr int64_t kBundleBytes = 640 << 10;
 void bundle_pieces(Plan& plan, int64_t begin, int64_t end) {
   for (int64_t at = begin; at < end;) {
     const Piece& first = plan.pieces[static_cast<size_t>(at)];
-    Bundle b{at, at + 1, first.group, 1, first.begin, first.end - first.begin};
-    for (; b.end < end; ++b.end, ++b.groups) {
-      const int64_t units = plan.pieces[static_cast<size_t>(b.end)].end - b.first_unit;
-      if (bundle_bytes(plan.e, b.groups + 1, units) > kBundleBytes) break;
-      b.units = units;
-    }
+    const auto units_to = [&](int64_t stop) {
+      return plan.pieces[static_cast<size_t>(stop - 1)].end - first.begin;
+    };
+    int64_t groups = 1;  // a power of two to 8: those are put together in registers
+    while (groups < 8 && at + 2 * groups <= end &&
+           bundle_bytes(plan.e, 2 * groups, units_to(at + 2 * groups)) <= kBundleBytes)
+      groups *= 2;
+    const Bundle b{at, at + groups, first.group, groups, first.begin, units_to(at + groups)};
     plan.bundles.push_back(b);
     plan.most_units = std::max(plan.most_units, b.units);
     plan.most_groups = std::max(plan.most_groups, b.groups);

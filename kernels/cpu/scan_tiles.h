@@ -67,6 +67,10 @@ struct Plan {
   int64_t most_groups;
   int64_t buffers;  // pieces that share their group
   int64_t lane_count() const { return static_cast<int64_t>(lanes.size()) - 1; }
+  // The unit that follows unit i in the walk; the last is its own.
+  const Unit& after(int64_t i, const Bundle& b) const {
+    return units[static_cast<size_t>(std::min(i + 1, b.first_unit + b.units - 1))];
+  }
 };
 Plan make_plan(const Segments& segments, int64_t chunk, const ScanShape& s, int64_t threads);
 
@@ -77,6 +81,38 @@ template <>
 void product<simd::F8>(const TileGemm& g);
 template <>
 void product<simd::F16>(const TileGemm& g);
+
+// Rows of an operand that are needed soon. They lie pages apart, where the processor fetches nothing
+// on its own; a product has time to spare for it.
+struct Ahead {
+  const float* data;
+  int64_t pitch, rows, cols;
+  bool write;  // they are about to be overwritten
+};
+
+// A product in strips of rows, and between them a share of the rows to fetch. The bits are those of
+// the product in one piece.
+template <class V>
+NESTLING_INLINE void product(TileGemm g, const Ahead& ahead) {
+  constexpr int64_t kStrip = 2 * kTileRows;
+  constexpr int64_t kLine = 16;  // floats
+  const int64_t strips = (g.m + kStrip - 1) / kStrip;
+  const int64_t m = g.m;
+  for (int64_t s = 0; s < strips; ++s) {
+    for (int64_t r = ahead.rows * s / strips; r < ahead.rows * (s + 1) / strips; ++r)
+      for (int64_t i = 0; i < ahead.cols; i += kLine) {
+        const float* at = ahead.data + r * ahead.pitch + i;
+        if (ahead.write)
+          __builtin_prefetch(at, 1);
+        else
+          __builtin_prefetch(at, 0, 2);
+      }
+    g.m = std::min(kStrip, m - s * kStrip);
+    product<V>(g);
+    g.a += kStrip * g.a_row;
+    g.c += kStrip * g.ldc;
+  }
+}
 
 // Rows [tokens] of a strided operand.
 struct Source {
@@ -91,8 +127,14 @@ struct Target {
   float* data;
   int64_t token, other;
 };
+inline Ahead rows_ahead(const Source& x, int64_t t, int64_t q, const Unit& u) {
+  return {x.data + t * x.token + u.head * x.other + u.first, x.token, q, u.count, false};
+}
 inline Target target(View v) {
   return {v.ptr<float>(), v.stride(0), v.stride(1)};
+}
+inline Ahead rows_ahead(const Target& x, int64_t t, int64_t q, const Unit& u) {
+  return {x.data + t * x.token + u.head * x.other + u.first, x.token, q, u.count, true};
 }
 
 // State-like operands [n, H, P, N].
