@@ -17,10 +17,10 @@ namespace fs = std::filesystem;
 class DirectoryAside {
  public:
   explicit DirectoryAside(fs::path target)
-      : target_(std::move(target)),
-        aside_(target_.string() + str(".tmp.", ::getpid())) {
-    NESTLING_CHECK_INPUT(!fs::exists(target_) || (fs::is_directory(target_) && fs::is_empty(target_)),
-                         target_.string(), ": is there and not an empty directory");
+      : target_(std::move(target)), aside_(target_.string() + str(".tmp.", ::getpid())) {
+    NESTLING_CHECK_INPUT(
+        !fs::exists(target_) || (fs::is_directory(target_) && fs::is_empty(target_)),
+        target_.string(), ": is there and not an empty directory");
     fs::remove_all(aside_);
     fs::create_directories(aside_);
   }

@@ -26,11 +26,8 @@ Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<Cons
     ids.ptr<int32_t>()[t] = static_cast<int32_t>((t * t * 31 + 7 * t + 3) % config.vocab);
   const int32_t offsets[] = {0, kTokens};
   Arena arena(Device::kCpu);
-  LayerRun run{.ctx = ctx,
-               .arena = arena,
-               .config = config,
-               .segments = Segments(offsets),
-               .save = false};
+  LayerRun run{
+      .ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets), .save = false};
   const ModelActs acts = model_forward(run, w, ids.view());
   Tensor logits(Device::kCpu, DType::kF32, {kTokens, config.vocab});
   model_logits(ctx, w, acts.final_norm.normed, logits.view());
@@ -142,7 +139,8 @@ class ElasticVerifier {
       NESTLING_CHECK_INPUT(std::abs(share / s.budget - 1) <= kBudgetShare, "size ", s.name,
                            " costs ", 100 * share, "% of the parent's ",
                            cost_kind_name(s.target.kind), ", its budget is ", 100 * s.budget, "%");
-      text += str(text.empty() ? "" : "; ", s.name, ": ", 100 * share, "% of ", 100 * s.budget, "%");
+      text +=
+          str(text.empty() ? "" : "; ", s.name, ": ", 100 * share, "% of ", 100 * s.budget, "%");
     }
     return text;
   }

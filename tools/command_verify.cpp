@@ -28,8 +28,7 @@ int verify(const VerifyOptions& o) {
     if (!o.json)
       std::printf("%-10s %-6s %s\n", c.name.c_str(), c.ok ? "ok" : "FAILED", c.detail.c_str());
   }
-  if (o.json)
-    std::printf("%s\n", dump_json(Json{{"ok", ok}, {"checks", checks}}, -1).c_str());
+  if (o.json) std::printf("%s\n", dump_json(Json{{"ok", ok}, {"checks", checks}}, -1).c_str());
   return ok ? 0 : 1;
 }
 
