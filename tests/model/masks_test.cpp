@@ -1,96 +1,13 @@
 // A size as masks on the whole model: with hard choices equal to its slice and to the model cut out,
-// with soft ones differentiable by every probability.
-#include <algorithm>
-#include <functional>
+// and what soft ones tend to.
 #include <gtest/gtest.h>
-#include <numeric>
 
-#include "model/soft_masks.h"
-#include "tests/support/elastic_model.h"
+#include "tests/support/masked_model.h"
 
 namespace nestling {
 namespace {
 
 using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
-
-constexpr double kEps = 0x1.0p-24;  // unit roundoff of f32
-
-// Every axis of the model, and state for its second Mamba layer by itself.
-ElasticSpace whole_space() {
-  const ModelConfig c = elastic_config();
-  return {.config = c,
-          .axes = {{.axis = Axis::kHidden, .widths = {32, 16}},
-                   {.axis = Axis::kMambaHeads, .widths = {9, 6, 3}},
-                   {.axis = Axis::kMambaChannels, .widths = {8, 5}},
-                   {.axis = Axis::kState, .layer = 0, .widths = {32, 16}},
-                   {.axis = Axis::kState, .layer = 3, .widths = {32, 16}},
-                   {.axis = Axis::kQueryHeads, .widths = {6, 4, 2}},
-                   {.axis = Axis::kFfn, .widths = {48, 32, 16}},
-                   {.axis = Axis::kExperts, .widths = {6, 5, 3}},
-                   {.axis = Axis::kExpertFfn, .widths = {32, 16}},
-                   {.axis = Axis::kSharedFfn, .widths = {32, 16}},
-                   {.axis = Axis::kLayers, .widths = {5, 4, 3}}},
-          .layer_order = {4, 0, 1, 2, 3}};
-}
-
-ElasticSpace space_of(const AxisChoices& one) {
-  ElasticSpace space = whole_space();
-  space.axes = {one};
-  return space;
-}
-
-// Weights wide enough apart that every axis shows in the loss.
-void initialize(Weights& weights, uint64_t seed) {
-  weights.initialize(seed);
-  for (int64_t i = 0; i < weights.count(); ++i) {
-    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    if (spec.dims.size() < 2) continue;
-    const bool gate = spec.name.ends_with("gate.weight");
-    auto* w = weights.master(i).ptr<float>();
-    for (int64_t k = 0; k < spec.size(); ++k) w[k] *= gate ? 20.0f : 5.0f;
-  }
-}
-
-struct Model {
-  ModelConfig config = elastic_config();
-  Weights weights{config, Device::kCpu, {.compute = DType::kF32, .gradients = true}};
-  Model() { initialize(weights, 9); }
-
-  BatchLoss loss(SoftMasks& masks, const Probabilities& p) {
-    masks.set(p);
-    return batch_loss(config, weights.params(), nullptr, &masks.masks());
-  }
-  BatchLoss gradients(SoftMasks& masks, const Probabilities& p) {
-    masks.set(p);
-    masks.zero_gradients();
-    const auto g = weights.grads();
-    return batch_loss(config, weights.params(), &g, &masks.masks(), &masks.grads());
-  }
-};
-
-Probabilities zeros_like(const Probabilities& p) {
-  Probabilities z = p;
-  for (auto& axis : z) std::fill(axis.begin(), axis.end(), 0.0);
-  return z;
-}
-
-// Random probabilities; the parent's choice is likely, so that no unit's mask comes near zero.
-Probabilities soft(const ElasticSpace& space, uint64_t seed) {
-  Rng rng(seed);
-  Probabilities p;
-  for (const AxisChoices& c : space.axes) {
-    double sum = 0;
-    p.emplace_back();
-    for (size_t i = 0; i < c.widths.size(); ++i) {
-      p.back().push_back((i == 0 ? 3.0 : 1.0) * rng.uniform(0.5, 1.0));
-      sum += p.back().back();
-    }
-    for (double& x : p.back()) x /= sum;
-  }
-  return p;
-}
-
-// ---------------------------------------------------------------- hard choices
 
 struct Hard {
   std::string name;
@@ -117,13 +34,6 @@ std::vector<Hard> hard_cases() {
   }
   return cases;
 }
-
-// Masked and sliced sums have the same terms, and zeros between: they differ by the order of at most
-// kTerms additions in each of the products in a row that a value passes, as does what is summed
-// from them. Gradients pass the forward and the backward.
-constexpr double kTerms = 72, kProducts = 5 * 3 + 1;
-const double kForwardBound = std::sqrt(kTerms) * kProducts * kEps;
-const double kBackwardBound = 2 * kForwardBound;
 
 class HardMasks : public ::testing::TestWithParam<Hard> {};
 
@@ -292,8 +202,6 @@ TEST(Masks, TwoListsForOneAxisOfALayerAreRefused) {
   EXPECT_THROW(SoftMasks(space, Device::kCpu), Error);
 }
 
-// ---------------------------------------------------------------- soft choices
-
 // Choices and axes in another order, and what moved with them.
 struct Permuted {
   ElasticSpace space;
@@ -329,92 +237,6 @@ TEST(Masks, DoNotDependOnTheOrderOfCandidates) {
   const Permuted expected = reversed(space, dp);
   EXPECT_EQ(dother, expected.p);
 }
-
-// The gradient by a probability against differences of the loss.
-//
-// Step          the loss is smooth as long as the same experts are selected: the gate's bias sees to
-//               that, and it is checked. Central differences at h, 2h and 4h are extrapolated twice
-//               (Romberg); the truncation error is below what the second extrapolation moves.
-//               No mask comes near zero: the parent's choice has at least 0.43, and 4h = 0.25.
-// Noise         a loss is a mean over T tokens of numbers that are each rounded once, and whose
-//               logits, about 1 apart, passed kProducts products: (kEps loss + kForwardBound) /
-//               sqrt(T). A difference at h carries it over h, the extrapolation 1.7 times that:
-//               (16 (4 + 1/2) / 3 + (4 / 2 + 1/4) / 3) / 15 = 1.65.
-struct Difference {
-  double value = 0;
-  double bound = 0;
-  bool smooth = true;
-};
-Difference difference(Model& model, SoftMasks& masks, const Probabilities& p, size_t axis,
-                      size_t choice, double h) {
-  const BatchLoss base = model.loss(masks, p);
-  Difference result;
-  const auto at = [&](double step) {
-    Probabilities moved = p;
-    moved[axis][choice] += step;
-    const BatchLoss b = model.loss(masks, moved);
-    result.smooth = result.smooth && b.selected == base.selected;
-    return b.loss;
-  };
-  const auto central = [&](double step) { return (at(step) - at(-step)) / (2 * step); };
-  const double d1 = central(h), d2 = central(2 * h), d4 = central(4 * h);
-  const double near = (4 * d1 - d2) / 3, far = (4 * d2 - d4) / 3;
-  result.value = (16 * near - far) / 15;
-  const double noise = (kEps * base.loss + kForwardBound) / std::sqrt(kBatchTokens);
-  result.bound = 1.7 * noise / h + std::abs(near - far) / 15;
-  return result;
-}
-
-// Every token goes to the experts 0, 4 and 5, whatever the masks: those that all choices have, that
-// the first two have, and that the first alone has.
-void fix_selection(Model& model) {
-  model.config.top_k = 3;
-  for (int64_t i = 0; i < model.weights.count(); ++i)
-    if (model.weights.specs()[static_cast<size_t>(i)].name.ends_with("e_score_correction_bias")) {
-      auto* bias = model.weights.master(i).ptr<float>();
-      bias[0] = 24;
-      bias[4] = 16;
-      bias[5] = 8;
-    }
-}
-
-class SoftGradient : public ::testing::TestWithParam<Hard> {};
-
-TEST_P(SoftGradient, OfEveryProbabilityIsTheDifferenceOfTheLoss) {
-  const ElasticSpace& space = GetParam().space;
-  Model model;
-  fix_selection(model);
-  SoftMasks masks(space, Device::kCpu);
-  const Probabilities p = soft(space, 3);
-  model.gradients(masks, p);
-  Probabilities dp = zeros_like(p);
-  masks.backward(dp);
-  for (size_t a = 0; a < p.size(); ++a) {
-    double largest = 0, largest_bound = 0;
-    for (size_t i = 0; i < p[a].size(); ++i) {
-      const Difference d = difference(model, masks, p, a, i, 1.0 / 16);
-      EXPECT_TRUE(d.smooth) << "another expert was selected";
-      EXPECT_NEAR(dp[a][i], d.value, d.bound)
-          << axis_name(space.axes[a].axis) << " width " << space.axes[a].widths[i];
-      largest = std::max(largest, std::abs(dp[a][i]));
-      largest_bound = std::max(largest_bound, d.bound);
-    }
-    EXPECT_LT(largest_bound, 0.1 * largest)
-        << axis_name(space.axes[a].axis) << ": the test would not see a wrong gradient";
-  }
-}
-
-std::vector<Hard> soft_cases() {
-  std::vector<Hard> cases;
-  for (const AxisChoices& c : whole_space().axes)
-    cases.push_back(
-        {str(axis_name(c.axis), c.layer >= 0 ? str("_layer", c.layer) : ""), space_of(c), {}});
-  cases.push_back({"all", whole_space(), {}});
-  return cases;
-}
-
-INSTANTIATE_TEST_SUITE_P(Masks, SoftGradient, ::testing::ValuesIn(soft_cases()),
-                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace nestling
