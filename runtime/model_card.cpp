@@ -95,9 +95,9 @@ std::string model_card(const ElasticModel& m, const Size& size, const ModelConfi
   row("budget", percent(size.budget) + " of the parent's " + cost_kind_name(size.target.kind));
   row("parameters", str(cost.total, " (parent ", full.total, ")"));
   row("active parameters", str(cost.active, " (parent ", full.active, ")"));
-  row("stored as", std::string(stored_name(type)) +
-                       "; A_log, dt_bias and the gates' selection "
-                       "bias in F32");
+  row("stored as", type == StoredType::kF32
+                       ? "F32"
+                       : "BF16; A_log, dt_bias and the gates' selection bias in F32");
   card += "\n## Widths\n| axis | parent | here |\n|---|---|---|\n" + widths_table(m, size);
   card += "\n## Provenance\n";
   if (m.provenance.empty()) card += "Not stated.\n";
