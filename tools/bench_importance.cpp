@@ -279,6 +279,7 @@ int bench_importance(const BenchImportanceOptions& o) {
                 static_cast<long long>(o.evaluated * o.seq_len), parent,
                 static_cast<long long>(o.orders));
     print(study.rows(), model.config());
+    std::fflush(stdout);
     tables.push_back(to_json(study.rows(), text, parent));
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
