@@ -96,6 +96,9 @@ std::string score_origin(const RunConfig& c) {
              c.data.calibration.seq_len, " from", sources, ", seed ", c.seed, ", ", c.compute);
 }
 
+// Sequences a rank leaves layers out on: the search runs the model once a layer and place.
+constexpr int64_t kDepthSequences = 8;
+
 Scores ElasticRun::importance() {
   const fs::path file = run_.dir() / "scores.json";
   const std::string origin = score_origin(config_);
@@ -108,7 +111,11 @@ Scores ElasticRun::importance() {
       [&](int64_t position, int64_t count) {
         return text.load(position, count, comm_.rank(), comm_.size());
       },
-      {.samples = c.samples, .depth_samples = config_.elastic.choices.layers.empty() ? 0 : 1},
+      {.samples = c.samples,
+       .micro_batch = config_.curriculum.front().micro_batch,
+       .depth_samples = config_.elastic.choices.layers.empty()
+                            ? 0
+                            : std::min(c.samples, kDepthSequences * comm_.size())},
       comm_);
   run_.say(str("importance measured on ", c.samples * c.seq_len, " tokens in ",
                seconds_since(start), " s"));
