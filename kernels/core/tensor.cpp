@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/core/fence.h"
 #include "kernels/cuda/memory.h"
 
 namespace nestling {
@@ -48,6 +49,7 @@ std::byte* allocate_bytes(Device device, int64_t bytes) {
   auto* data = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
   NESTLING_CHECK(data != nullptr, "out of memory: ", bytes, " bytes asked for");
   std::memset(data, 0, static_cast<size_t>(rounded));
+  detail::fence(data + bytes, rounded - bytes);
   return data;
 }
 
