@@ -33,6 +33,18 @@ void sync_folder_of(const std::filesystem::path& file) {
   NESTLING_CHECK(failed == 0, "cannot sync ", folder.string(), ": ", std::strerror(why));
 }
 
+void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path) {
+  const int fd = ::open(aside.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool synced = fd >= 0 && ::fsync(fd) == 0;
+  const int why = errno;
+  if (fd >= 0) ::close(fd);
+  if (synced && ::rename(aside.c_str(), path.c_str()) == 0) return sync_folder_of(path);
+  const int reason = synced ? errno : why;
+  ::unlink(aside.c_str());
+  throw Error(
+      str("cannot put ", aside.string(), " at ", path.string(), ": ", std::strerror(reason)));
+}
+
 AtomicFile::AtomicFile(const std::filesystem::path& file)
     : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
   fd_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

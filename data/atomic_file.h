@@ -17,6 +17,9 @@ namespace nestling {
 
 // A rename or removal is on disk once its folder is: syncs the folder that holds `file`.
 void sync_folder_of(const std::filesystem::path& file);
+// Makes a file that was written aside (by whomever, and closed) the file at `path`: sync, rename, sync
+// the folder. When it throws, what was written aside is gone and what was at `path` stays.
+void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path);
 
 class AtomicFile {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "data/chat_turn.h"
 #include "data/reasoning/family.h"
 #include "kernels/core/check.h"
 
@@ -88,7 +89,7 @@ Problem generate(std::string_view task, int level, Split split, uint64_t seed, u
 }
 
 std::string prompt_text(const Problem& problem) {
-  return "<|im_start|>user\n" + problem.prompt + "<|im_end|>\n<|im_start|>assistant\n<think>\n";
+  return chat_turn(problem.prompt);
 }
 
 std::string document(const Problem& problem) {

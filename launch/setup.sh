@@ -19,6 +19,7 @@ libcli11-dev             tools: command line
 libdnnl-dev              kernels: matrix products on the CPU
 libgmock-dev             tests
 libgtest-dev             tests
+libhdf5-openmpi-dev      data: elastic checkpoints
 libopenmpi-dev           kernels/comm: collectives
 libpcre2-dev             data: regular expressions of tokenizers
 libutf8proc-dev          data: Unicode normalisation

@@ -4,13 +4,87 @@
 
 namespace nestling {
 
-ParameterCost parameter_cost(const ModelConfig& config) {
-  ParameterCost cost;
-  for (const ParameterSpec& spec : parameter_list(config)) {
-    cost.total += spec.size();
-    cost.active += spec.stacked() ? spec.size() / config.experts * config.top_k : spec.size();
+namespace {
+
+using Term = CostFunction::Term;
+
+// A term of a layer is there as often as the layer is kept.
+Term of_layer(int64_t layer, double constant, std::vector<Axis> axes) {
+  if (layer >= 0) axes.push_back(Axis::kLayers);
+  return {.constant = constant, .layer = layer, .axes = std::move(axes)};
+}
+
+Term elements(const ParameterSpec& spec, const ModelConfig& config, bool active, double scale) {
+  Term term = of_layer(spec.layer, scale, {});
+  for (const Dim& dim : spec.dims) {
+    if (active && spec.stacked() && dim.axis == Axis::kExperts)
+      term.constant *= static_cast<double>(config.top_k);
+    else if (dim.axis == Axis::kNone)
+      term.constant *= static_cast<double>(dim.extent);
+    else
+      term.axes.push_back(dim.axis);
   }
-  return cost;
+  return term;
+}
+
+// What decoding keeps for `batch` sequences (runtime/decode_state.h).
+void add_caches(const ModelConfig& c, const MemoryTerms& m, std::vector<Term>& terms) {
+  const auto batch = static_cast<double>(m.batch);
+  const double window = batch * m.state_bytes * static_cast<double>(c.conv_kernel - 1);
+  for (int64_t l = 0; l < c.layers(); ++l) {
+    if (c.kind(l) == LayerKind::kAttention) {
+      const double elements = 2.0 * static_cast<double>(m.context * c.kv_heads * c.head_dim);
+      terms.push_back(of_layer(l, batch * m.cache_bytes * elements, {}));
+    }
+    if (c.kind(l) != LayerKind::kMamba) continue;
+    terms.push_back(of_layer(l, batch * m.state_bytes,
+                             {Axis::kMambaHeads, Axis::kMambaChannels, Axis::kState}));
+    terms.push_back(of_layer(l, window, {Axis::kMambaHeads, Axis::kMambaChannels}));
+    terms.push_back(of_layer(l, window * 2.0 * static_cast<double>(c.groups), {Axis::kState}));
+  }
+}
+
+double product(const Term& term, const ExpectedWidths& widths, size_t skipped) {
+  double value = term.constant;
+  for (size_t i = 0; i < term.axes.size(); ++i)
+    if (i != skipped) value *= width_of(widths, term.layer, term.axes[i]);
+  return value;
+}
+
+}  // namespace
+
+CostFunction::CostFunction(const ModelConfig& config, const CostTarget& target) {
+  const bool active = target.kind == CostKind::kActive;
+  const double scale = target.kind == CostKind::kMemory ? target.memory.weight_bytes : 1.0;
+  for (const ParameterSpec& spec : parameter_list(config))
+    terms_.push_back(elements(spec, config, active, scale));
+  if (target.kind == CostKind::kMemory) add_caches(config, target.memory, terms_);
+}
+
+double CostFunction::operator()(const ExpectedWidths& widths, ExpectedWidths* gradient) const {
+  if (gradient != nullptr) {
+    gradient->hidden = 0;
+    gradient->layers.assign(widths.layers.size(), {.kept = 0});
+  }
+  double sum = 0;
+  for (const Term& term : terms_) {
+    sum += product(term, widths, term.axes.size());
+    for (size_t i = 0; gradient != nullptr && i < term.axes.size(); ++i)
+      width_of(*gradient, term.layer, term.axes[i]) += product(term, widths, i);
+  }
+  return sum;
+}
+
+ParameterCost parameter_cost(const ModelConfig& config, const Widths& widths) {
+  const ExpectedWidths exact = expected(widths);
+  const auto count = [&](CostKind kind) {
+    return static_cast<int64_t>(CostFunction(config, {.kind = kind, .memory = {}})(exact));
+  };
+  return {.total = count(CostKind::kTotal), .active = count(CostKind::kActive)};
+}
+
+ParameterCost parameter_cost(const ModelConfig& config) {
+  return parameter_cost(config, full_widths(config));
 }
 
 }  // namespace nestling

@@ -1,18 +1,56 @@
-// cost.h - what a model costs: parameters in all, and those one token touches.
+// cost.h - what a size costs: parameters in all, those one token touches, bytes of memory.
 //
 // Active        embedding, head, norms, gates, mixers, shared expert and top-k of the routed experts.
 //               A tied head counts once. Buffers (the gate's selection bias) count as parameters, as in
 //               the published totals.
+// Memory        weights at `weight_bytes` a parameter, and for `batch` sequences of `context` tokens
+//               keys and values at `cache_bytes` an element, scan states and convolution windows at
+//               `state_bytes`.
+// One function  of widths, walking the list of parameters: exact for whole widths (doubles hold every
+//               integer up to 2^53), smooth for expectations. It is linear in every single width, so
+//               an expected cost of independent axes is the cost of the expected widths, except that
+//               active parameters never depend on the number of experts but through the gate.
 #pragma once
 #include "model/config.h"
+#include "model/widths.h"
 
 namespace nestling {
+
+struct MemoryTerms {
+  double weight_bytes = 2;
+  int64_t context = 0, batch = 1;
+  double cache_bytes = 2, state_bytes = 4;
+};
+
+enum class CostKind : uint8_t { kTotal, kActive, kMemory };
+
+struct CostTarget {
+  CostKind kind = CostKind::kActive;
+  MemoryTerms memory;  // of kMemory
+};
+
+// A cost of one architecture as a sum of products of widths, gathered once.
+class CostFunction {
+ public:
+  CostFunction(const ModelConfig& config, const CostTarget& target);
+  // Parameters, or bytes. `gradient` is overwritten with the derivative by every width (kLayers too).
+  double operator()(const ExpectedWidths& widths, ExpectedWidths* gradient = nullptr) const;
+
+  struct Term {
+    double constant = 1;
+    int64_t layer = -1;
+    std::vector<Axis> axes;
+  };
+
+ private:
+  std::vector<Term> terms_;
+};
 
 struct ParameterCost {
   int64_t total = 0;
   int64_t active = 0;
 };
-
-ParameterCost parameter_cost(const ModelConfig& config);
+ParameterCost parameter_cost(const ModelConfig& config, const Widths& widths);
+ParameterCost parameter_cost(const ModelConfig& config);  // at full width
 
 }  // namespace nestling

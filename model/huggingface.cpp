@@ -160,10 +160,7 @@ void gather_row(const Weights& weights, const Published& p, int64_t row, std::ve
 StoredType type_of(const ExportOptions& options, const std::string& name,
                    const ParameterSpec& spec) {
   const auto at = options.types.find(name);
-  if (at != options.types.end()) return at->second;
-  // What steers a recurrence or a choice is kept in full precision.
-  const bool sensitive = !spec.trained || spec.init == Init::kALog || spec.init == Init::kDtBias;
-  return sensitive ? StoredType::kF32 : options.type;
+  return at != options.types.end() ? at->second : published_type(spec, options.type);
 }
 
 TensorToStore to_store(const Weights& weights, const std::string& name, const Published& p,
@@ -186,6 +183,11 @@ TensorToStore to_store(const Weights& weights, const std::string& name, const Pu
 }
 
 }  // namespace
+
+StoredType published_type(const ParameterSpec& spec, StoredType type) {
+  const bool sensitive = !spec.trained || spec.init == Init::kALog || spec.init == Init::kDtBias;
+  return sensitive ? StoredType::kF32 : type;
+}
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights) {

@@ -24,6 +24,13 @@ ModelConfig read_model_config(const std::filesystem::path& directory);
 // The published form of a config, as transformers, vLLM and llama.cpp read it.
 Json model_config_json(const ModelConfig& config, StoredType type);
 
+// The same from JSON that is there; `where` stands in messages.
+ModelConfig parse_model_config(JsonRef root, const std::string& where);
+
+// The type a parameter is stored in where `type` is asked for: what steers a recurrence or a choice
+// stays F32.
+StoredType published_type(const ParameterSpec& spec, StoredType type);
+
 // Type of every published tensor as it was stored.
 using PublishedTypes = std::map<std::string, StoredType>;
 

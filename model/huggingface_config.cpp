@@ -156,7 +156,10 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   NESTLING_CHECK_INPUT(std::filesystem::exists(file), file.string(),
                        ": not found; a model is a directory with config.json and safetensors");
   const JsonDocument document = read_json(file, kHuggingFaceJson);
-  const JsonRef root = document.root();
+  return parse_model_config(document.root(), file.string());
+}
+
+ModelConfig parse_model_config(JsonRef root, const std::string& where) {
   const std::string& type = root.at("model_type").string();
   if (type != "nemotron_h")
     root.fail(str("model_type '", type, "', only 'nemotron_h' is supported"));
@@ -178,7 +181,7 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   if (c.has(LayerKind::kMoe)) read_moe(root, c);
   c.max_positions = integer_or(root, {"max_position_embeddings"}, 0);
   read_tokens(root, c);
-  c.validate(file.string());
+  c.validate(where);
   return c;
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
 
 namespace nestling {
@@ -34,6 +35,34 @@ void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerP
                std::get<MoeActs>(acts), dh);
 }
 
+void check_masks(const ModelMasks& m, size_t layers) {
+  NESTLING_CHECK(m.layers.size() == layers, "masks of ", m.layers.size(), " layers for a model of ",
+                 layers);
+  NESTLING_CHECK(static_cast<bool>(m.hidden) == static_cast<bool>(m.active),
+                 "a hidden mask needs its sum, and a sum its mask");
+  for (const LayerMasks& l : m.layers)
+    NESTLING_CHECK(
+        static_cast<bool>(l.heads) == static_cast<bool>(l.group_active) && (!m.hidden || l.out),
+        "a mask of heads needs the sum over a group; a hidden mask holds in every layer");
+}
+
+ConstView hidden_mask(const LayerRun& run) {
+  return run.masks ? run.masks->hidden : ConstView();
+}
+
+// The embedding is read again for the mask's gradient rather than kept.
+void hidden_mask_backward(LayerRun& run, ConstView table, ConstView tokens, View dh) {
+  if (!hidden_mask(run)) return;
+  const Arena::Mark mark(run.arena);
+  const View raw = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
+  embedding_forward(run.ctx, {.y = raw, .table = table, .ids = tokens});
+  mask_backward(run.ctx, {.dx = dh,
+                          .dm = run.mask_grads ? run.mask_grads->hidden : View(),
+                          .dy = dh,
+                          .x = raw,
+                          .m = hidden_mask(run)});
+}
+
 // A layer without state: its step is its forward on B tokens that do not see each other.
 void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
   Context& ctx = run.ctx;
@@ -57,14 +86,19 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
   const int64_t width = w.embeddings.dim(1);
   NESTLING_CHECK(run.segments.tokens() == count, "segments cover ", run.segments.tokens(),
                  " tokens, the batch holds ", count);
+  if (run.masks != nullptr) check_masks(*run.masks, w.layers.size());
   ModelActs acts;
   const auto stream = [&] { return run.arena.alloc(DType::kF32, {count, width}); };
   View h = stream();
   View spare = run.save ? View() : stream();  // inference alternates between two streams
   embedding_forward(run.ctx, {.y = h, .table = w.embeddings, .ids = tokens});
+  if (const ConstView m = hidden_mask(run)) mask_forward(run.ctx, {.y = h, .x = h, .m = m});
   for (size_t l = 0; l < w.layers.size(); ++l) {
+    run.layer = l;
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
-    if (run.save) {
+    if (!is_kept(w.layers[l])) {
+      if (run.save) acts.layers.emplace_back();
+    } else if (run.save) {
       const View next = stream();
       acts.layers.push_back(forward_layer(run, w.layers[l], h, next, cache));
       h = next;
@@ -80,16 +114,14 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
 
 void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
                     const ModelActs& acts, ConstView tokens, View dnormed) {
-  const NormActs& last = acts.final_norm;
   NESTLING_CHECK(acts.layers.size() == w.layers.size(), "backward of a forward that saved nothing");
-  rms_norm_backward(run.ctx, {.dx = dnormed,
-                              .dw = g.final_norm,
-                              .dy = dnormed,
-                              .x = last.input,
-                              .w = w.final_norm,
-                              .rstd = last.rstd});
-  for (size_t l = w.layers.size(); l-- > 0;)
-    backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
+  norm_backward(run, w.final_norm, g.final_norm, acts.final_norm, dnormed, dnormed);
+  for (size_t l = w.layers.size(); l-- > 0;) {
+    run.layer = l;
+    if (is_kept(w.layers[l]))
+      backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
+  }
+  hidden_mask_backward(run, w.embeddings, tokens, dnormed);
   embedding_backward(run.ctx, {.dtable = g.embeddings, .dy = dnormed, .ids = tokens});
 }
 
@@ -101,6 +133,7 @@ void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
   const View h = ctx.scratch().alloc(DType::kF32, {batch, w.embeddings.dim(1)});
   embedding_forward(ctx, {.y = h, .table = w.embeddings, .ids = tokens});
   for (size_t l = 0; l < w.layers.size(); ++l) {
+    if (!is_kept(w.layers[l])) continue;
     if (const auto* m = std::get_if<MambaParams<ConstView>>(&w.layers[l]))
       mamba_step(run, *m, caches[l].mamba, h);
     else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w.layers[l]))

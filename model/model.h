@@ -2,7 +2,8 @@
 // one-token step. The output projection belongs to the loss (kernels/ops/loss.h) or to logits().
 //
 // Shapes        tokens [T] i32, T the tokens of a micro-batch in segments; hidden states [T, D]
-// Sizes         the widths are those of the parameter views: prefix views run a smaller size.
+// Sizes         the widths are those of the parameter views: prefix views run a smaller size. With
+//               run.masks the widths are masks on whole views (model/masks.h); the same layers run.
 // Determinism   same inputs, widths, threads and device: same bits.
 #pragma once
 #include "model/layers/attention.h"

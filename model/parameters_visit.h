@@ -197,7 +197,8 @@ LayerParams<T> empty_layer(LayerKind kind) {
 
 }  // namespace detail
 
-// Calls fn(field, spec) for every parameter of the model, in list order. p.layers is made to fit.
+// Calls fn(field, spec) for every parameter of the model, in list order. p.layers is made to fit;
+// fields that are there already keep what they hold.
 template <class T, class Fn>
 void visit_parameters(const ModelConfig& c, ModelParams<T>& p, Fn fn) {
   detail::SpecMaker model{c};
@@ -207,7 +208,8 @@ void visit_parameters(const ModelConfig& c, ModelParams<T>& p, Fn fn) {
   p.layers.resize(static_cast<size_t>(c.layers()));
   for (int64_t l = 0; l < c.layers(); ++l) {
     auto& layer = p.layers[static_cast<size_t>(l)];
-    layer = detail::empty_layer<T>(c.kind(l));
+    if (auto fresh = detail::empty_layer<T>(c.kind(l)); layer.index() != fresh.index())
+      layer = std::move(fresh);
     const detail::SpecMaker maker{c, l};
     std::visit([&](auto& fields) { detail::visit_layer(maker, fields, fn); }, layer);
   }

@@ -29,8 +29,8 @@ int32_t closing_token(const LoadedModel& model) {
 // Windows of documents end to end, and where documents begin in them.
 class WindowLoss {
  public:
-  WindowLoss(Context& ctx, LoadedModel& model, int64_t seq_len)
-      : ctx_(ctx), model_(model), seq_len_(seq_len), arena_(ctx.device()) {}
+  WindowLoss(Context& ctx, LoadedModel& model, int64_t seq_len, LoadedModel* parent)
+      : ctx_(ctx), model_(model), parent_(parent), seq_len_(seq_len), arena_(ctx.device()) {}
 
   void add_document(const std::vector<int32_t>& tokens) {
     if (pending_.size() > 1) starts_.push_back(static_cast<int32_t>(pending_.size()));
@@ -40,8 +40,13 @@ class WindowLoss {
   void finish() {
     if (pending_.size() > 1) flush(static_cast<int64_t>(pending_.size()) - 1);
   }
-  const TextLoss& loss() const { return loss_; }
-  double total() const { return nll_; }
+  // Means over the tokens scored so far.
+  TextLoss loss() const {
+    TextLoss mean = loss_;
+    mean.nll = nll_ / static_cast<double>(loss_.tokens);
+    mean.kl = kl_ / static_cast<double>(loss_.tokens);
+    return mean;
+  }
 
  private:
   // Scores `count` inputs against the tokens behind them.
@@ -67,29 +72,50 @@ class WindowLoss {
       std::copy_n(data, count, v.ptr<int32_t>());
       return v;
     };
-    LayerRun run{.ctx = ctx_,
-                 .arena = arena_,
-                 .config = model_.config(),
-                 .segments = Segments(offsets),
-                 .save = false};
-    const auto w = model_.params();
-    const ModelActs acts = model_forward(run, w, ids(pending_.data()));
+    const View inputs = ids(pending_.data());
+    const View wanted = ids(targets.data());
+    const auto start = Clock::now();
+    const View normed = forward(model_, offsets, inputs);
     const View nll = arena_.alloc(DType::kF32, {count});
-    head_loss(
-        ctx_,
-        {.nll = nll, .x = acts.final_norm.normed, .w = w.head, .targets = ids(targets.data())});
+    head_loss(ctx_, {.nll = nll, .x = normed, .w = model_.params().head, .targets = wanted});
+    loss_.seconds += seconds_since(start);
     for (int64_t t = 0; t < count; ++t) nll_ += nll.ptr<float>()[t];
     loss_.tokens += count - std::count(targets.begin(), targets.end(), -1);
+    if (parent_ != nullptr) compare(offsets, inputs, targets, normed);
+  }
+  View forward(LoadedModel& model, const std::vector<int32_t>& offsets, ConstView inputs) {
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = model.config(),
+                 .segments = Segments(offsets),
+                 .save = false};
+    return model_forward(run, model.params(), inputs).final_norm.normed;
+  }
+  void compare(const std::vector<int32_t>& offsets, ConstView inputs,
+               const std::vector<int32_t>& targets, ConstView normed) {
+    const auto count = std::ssize(targets);
+    const View counts = arena_.alloc(DType::kI32, {count});
+    for (int64_t t = 0; t < count; ++t)
+      counts.ptr<int32_t>()[t] = targets[static_cast<size_t>(t)] >= 0 ? 1 : 0;
+    const View kl = arena_.alloc(DType::kF32, {count});
+    head_loss(ctx_, {.kl = kl,
+                     .x = normed,
+                     .w = model_.params().head,
+                     .kl_tokens = counts,
+                     .teacher_x = forward(*parent_, offsets, inputs),
+                     .teacher_w = parent_->params().head});
+    for (int64_t t = 0; t < count; ++t) kl_ += kl.ptr<float>()[t];
   }
 
   Context& ctx_;
   LoadedModel& model_;
+  LoadedModel* parent_;
   int64_t seq_len_;
   Arena arena_;
   std::vector<int32_t> pending_;
   std::vector<int32_t> starts_;  // places in pending_ where a document begins, but 0
   TextLoss loss_;
-  double nll_ = 0;
+  double nll_ = 0, kl_ = 0;
 };
 
 struct Asked {
@@ -115,11 +141,13 @@ std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
 }  // namespace
 
 TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens) {
-  const auto start = Clock::now();
+                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent) {
+  NESTLING_CHECK_INPUT(parent == nullptr || parent->config().vocab == model.config().vocab,
+                       "parent ", parent->name(), " has a vocabulary of ", parent->config().vocab,
+                       ", ", model.name(), " one of ", model.config().vocab);
   const auto source = open_text(text_spec);
   const int32_t end = closing_token(model);
-  WindowLoss windows(ctx, model, seq_len);
+  WindowLoss windows(ctx, model, seq_len, parent);
   std::string text;
   int64_t seen = 0;
   while (seen < max_tokens && source->next(text)) {
@@ -131,10 +159,8 @@ TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text
     windows.add_document(tokens);
   }
   windows.finish();
-  TextLoss loss = windows.loss();
+  const TextLoss loss = windows.loss();
   NESTLING_CHECK_INPUT(loss.tokens > 0, text_spec, ": no text to evaluate");
-  loss.nll = windows.total() / static_cast<double>(loss.tokens);
-  loss.seconds = seconds_since(start);
   return loss;
 }
 

@@ -2,6 +2,8 @@
 //
 // Loss          mean next-token cross-entropy in nats over documents packed into windows of seq_len;
 //               a target that begins another document does not count.
+// KL            mean KL(parent || model) in nats over the same tokens, where a parent is given.
+// Speed         seconds of the model alone: its forward and its loss, without the parent.
 // Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
 //               Wilson's 95% interval.
 #pragma once
@@ -16,10 +18,12 @@ namespace nestling {
 struct TextLoss {
   int64_t tokens = 0;  // targets counted
   double nll = 0;      // nats per target
+  double kl = 0;       // nats per target; 0 without a parent
   double seconds = 0;
 };
+// parent: of the same vocabulary, or null.
 TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens);
+                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent = nullptr);
 
 struct TaskAccuracy {
   std::string task;

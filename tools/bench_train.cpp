@@ -4,12 +4,12 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sys/resource.h>
 
 #include "data/json.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
-#include "kernels/core/rng.h"
 #include "model/cost.h"
 #include "model/huggingface.h"
 #include "trainer/train_step.h"
@@ -18,16 +18,22 @@ namespace nestling {
 
 namespace {
 
-Batch random_batch(const BenchTrainOptions& o, int64_t vocab, uint64_t step) {
-  Rng rng(1, step);
+// The tokens of bench/peers/torch_elastic.py: std::minstd_rand is the same everywhere.
+Batch random_batch(const BenchTrainOptions& o, int64_t vocab, int64_t step) {
+  std::minstd_rand rng(static_cast<uint32_t>(step + 1));
   Batch b;
   b.sequences = o.batch;
   b.seq_len = o.seq_len;
+  const auto draw = [&] { return static_cast<int32_t>(rng() % static_cast<uint64_t>(vocab)); };
   for (int64_t s = 0; s <= o.batch; ++s)
     b.cu_seqlens.push_back(static_cast<int32_t>(s * o.seq_len));
-  for (int64_t t = 0; t < o.batch * o.seq_len; ++t) {
-    b.tokens.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab))));
-    b.targets.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab))));
+  for (int64_t s = 0; s < o.batch; ++s) {
+    b.tokens.push_back(draw());
+    for (int64_t t = 1; t < o.seq_len; ++t) {
+      b.tokens.push_back(draw());
+      b.targets.push_back(b.tokens.back());
+    }
+    b.targets.push_back(draw());
   }
   b.counted_targets = o.batch * o.seq_len;
   return b;
@@ -50,15 +56,24 @@ int bench_train(const BenchTrainOptions& o) {
   Context ctx(Device::kCpu);
   const auto comm = make_self_comm();
   TrainStep step(model, config, ctx, *comm);
-  step.weights().initialize(1);
+  if (o.weights) {
+    import_weights(o.config, model, step.weights());
+  } else {
+    step.weights().initialize(1);
+  }
   std::vector<double> seconds;
-  StepResult result;
+  StepResult first, result;
+  double first_seconds = 0;
   for (int64_t i = 0; i < o.steps + kWarmup; ++i) {
-    const std::vector<Batch> batch = {random_batch(o, model.vocab, static_cast<uint64_t>(i))};
+    const std::vector<Batch> batch = {random_batch(o, model.vocab, i)};
     ctx.reset_work();
     const auto start = std::chrono::steady_clock::now();
     result = step.run(batch, 1e-4, i + 1);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (i == 0) {
+      first = result;
+      first_seconds = took.count();
+    }
     if (i >= kWarmup) seconds.push_back(took.count());
   }
   std::vector<double> sorted = seconds;
@@ -77,16 +92,20 @@ int bench_train(const BenchTrainOptions& o) {
                       {"peak_rss_mib", peak_mib()},
                       {"parameters", cost.total},
                       {"parameters_active", cost.active},
+                      {"first_loss", first.loss},
+                      {"first_grad_norm", first.grad_norm},
+                      {"first_step_seconds", first_seconds},
                       {"loss", result.loss},
                       {"threads", thread_count()},
                       {"cpu_isa", cpu_isa_name(cpu_isa())},
-                      {"weights", "random"}};
+                      {"weights", o.weights ? "loaded" : "random"}};
     std::printf("%s\n", dump_json(out, -1).c_str());
   } else {
     std::printf(
         "%.0f tokens/s, %.3f s a step (median of %lld), %.1f GFLOP/s, peak %.0f MiB; "
-        "random weights\n",
-        rate, median, static_cast<long long>(o.steps), work.flops / 1e9 / median, peak_mib());
+        "%s weights\n",
+        rate, median, static_cast<long long>(o.steps), work.flops / 1e9 / median, peak_mib(),
+        o.weights ? "loaded" : "random");
   }
   return 0;
 }

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "tools/bench_importance.h"
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
 #include "tools/commands.h"
@@ -22,10 +23,11 @@ void add_ops(CLI::App& bench, int& exit_code) {
 }
 
 void add_train(CLI::App& bench, int& exit_code) {
-  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random weights");
+  auto* train = bench.add_subcommand("train", "Speed of an optimizer step, on random tokens");
   auto options = std::make_shared<BenchTrainOptions>();
   train->add_option("CONFIG", options->config, "A directory with config.json")->required();
   train->add_flag("--json", options->json, "Print one JSON object");
+  train->add_flag("--weights", options->weights, "The weights of CONFIG (default: random)");
   train->add_option("--seq-len", options->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
   train->add_option("--batch", options->batch, "Sequences a step")->check(CLI::PositiveNumber);
   train->add_option("--steps", options->steps, "Steps timed")->check(CLI::PositiveNumber);
@@ -36,6 +38,26 @@ void add_train(CLI::App& bench, int& exit_code) {
   train->callback([options, &exit_code] { exit_code = bench_train(*options); });
 }
 
+void add_importance(CLI::App& bench, int& exit_code) {
+  auto* command = bench.add_subcommand(
+      "importance", "Loss of cutting each axis by its score, by chance and in reverse");
+  auto o = std::make_shared<BenchImportanceOptions>();
+  command->add_option("MODEL", o->model, "A Hugging Face directory with a tokenizer")->required();
+  command->add_option("--calibration", o->calibration, "Texts scores are taken from")->required();
+  command->add_option("--held-out", o->held_out, "Texts losses are taken from")->required();
+  command->add_option("--seq-len", o->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
+  command->add_option("--samples", o->samples, "Calibration sequences")->check(CLI::PositiveNumber);
+  command->add_option("--depth-samples", o->depth_samples, "Of them, for the search of layers")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--evaluated", o->evaluated, "Sequences of each held-out text")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--orders", o->orders, "Random orders")->check(CLI::Range(2, 1000));
+  command->add_option("--threads", o->threads, "Threads (default: all)")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", o->json, "Print one JSON object as the last line");
+  command->callback([o, &exit_code] { exit_code = bench_importance(*o); });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, int& exit_code) {
@@ -43,6 +65,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   bench->require_subcommand(1);
   add_ops(*bench, exit_code);
   add_train(*bench, exit_code);
+  add_importance(*bench, exit_code);
 }
 
 }  // namespace nestling

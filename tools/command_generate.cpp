@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "data/chat_turn.h"
 #include "runtime/generator.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
@@ -15,14 +16,9 @@ struct GenerateCommand : ModelOptions {
   GenerateOptions generate;
 };
 
-// A user's turn as the model was trained to see it, thinking on.
-std::string chat_turn(const std::string& prompt) {
-  return "<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n<think>\n";
-}
-
 int run_generate(GenerateCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type());
+  LoadedModel model(o.model, o.compute_type(), o.size);
   const Tokenizer& tokenizer = model.tokenizer();
   Context ctx(Device::kCpu);
   o.generate.stop_tokens = model.config().eos;

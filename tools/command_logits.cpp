@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "data/chat_turn.h"
 #include "data/safetensors_writer.h"
 #include "model/model.h"
 #include "runtime/loaded_model.h"
@@ -12,17 +13,23 @@ namespace {
 
 struct LogitsOptions : ModelOptions {
   std::vector<int32_t> token_ids;
+  std::string prompt;
+  bool raw = false;
   std::string out;
 };
 
 int write_logits(const LogitsOptions& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type());
-  const auto count = static_cast<int64_t>(o.token_ids.size());
+  LoadedModel model(o.model, o.compute_type(), o.size);
+  std::vector<int32_t> tokens = o.token_ids;
+  if (tokens.empty())
+    tokens = model.tokenizer().encode(o.raw ? o.prompt : chat_turn(o.prompt), false);
+  const auto count = static_cast<int64_t>(tokens.size());
+  NESTLING_CHECK_INPUT(count > 0, "logits: --prompt '", o.prompt, "' is no token");
   Tensor ids(Device::kCpu, DType::kI32, {count});
   for (int64_t t = 0; t < count; ++t) {
-    const int32_t id = o.token_ids[static_cast<size_t>(t)];
-    NESTLING_CHECK_INPUT(id >= 0 && id < model.config().vocab, "--token-ids: ", id, " at place ", t,
+    const int32_t id = tokens[static_cast<size_t>(t)];
+    NESTLING_CHECK_INPUT(id >= 0 && id < model.config().vocab, "token ", id, " at place ", t,
                          " is outside the vocabulary of ", model.config().vocab);
     ids.ptr<int32_t>()[t] = id;
   }
@@ -38,7 +45,7 @@ int write_logits(const LogitsOptions& o) {
   const ModelActs acts = model_forward(run, w, ids.view());
   Tensor logits(Device::kCpu, DType::kF32, {count, model.config().vocab});
   model_logits(ctx, w, acts.final_norm.normed, logits.view());
-  write_safetensors(o.out, {store("logits", logits.view())});
+  write_safetensors(o.out, {store("logits", logits.view()), store("token_ids", ids.view())});
   return 0;
 }
 
@@ -48,10 +55,16 @@ void add_logits_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("logits", "Float32 logits of a token sequence, to a file");
   auto o = std::make_shared<LogitsOptions>();
   o->add_to(*command);
-  command->add_option("--token-ids", o->token_ids, "Token ids, separated by commas")
-      ->delimiter(',')
+  auto* input = command->add_option_group("input");
+  input->add_option("--token-ids", o->token_ids, "Token ids, separated by commas")->delimiter(',');
+  auto* prompt = input->add_option("--prompt", o->prompt, "Text: the user's turn, as in generate");
+  input->require_option(1);
+  command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat")
+      ->needs(prompt);
+  command
+      ->add_option("--out", o->out,
+                   "A safetensors file: tensors `logits` [T, V] and `token_ids` [T]")
       ->required();
-  command->add_option("--out", o->out, "A safetensors file: tensor `logits` [T, V]")->required();
   command->callback([o, &exit_code] { exit_code = write_logits(*o); });
 }
 

@@ -40,7 +40,14 @@ std::string dump_config(const PretrainConfig& config) {
 }
 
 std::string pretrain_config_reference() {
-  return field_table(list_fields<PretrainConfig>());
+  return "# Config of `nestling pretrain`\n\n"
+         "One YAML file a run; `--set a.b=value` overrides a key, `include: FILE` brings in "
+         "another\n"
+         "file. A key that is not here, or a value that is not allowed, is refused with file and\n"
+         "line. *needed*: there is no default. `N` counts the items of a list from 0.\n"
+         "Written by `nestling pretrain --help-config` from the list of fields that it "
+         "parses.\n\n" +
+         field_table(list_fields<PretrainConfig>());
 }
 
 ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab) {

@@ -141,6 +141,24 @@ std::string print_value(const std::string& value) {
   return quoted + "\"";
 }
 
+std::string print_value(const Numbers& value) {
+  std::string out;
+  for (const double x : value) out += (out.empty() ? "" : ", ") + print_value(x);
+  return "[" + out + "]";
+}
+std::string print_value(const Texts& value) {
+  std::string out;
+  for (const std::string& x : value) out += (out.empty() ? "" : ", ") + print_value(x);
+  return "[" + out + "]";
+}
+std::string print_value(const Terms& value) {
+  if (value.size() == 1 && value[0].value.empty()) return print_value(value[0].name);
+  std::string out;
+  for (const Term& t : value)
+    out += (out.empty() ? "" : ", ") + print_value(t.name) + ": " + print_value(t.value);
+  return "{" + out + "}";
+}
+
 std::string describe(const IntegerRule& rule) {
   return str("an integer from ", rule.low, " to ", rule.high);
 }
@@ -164,6 +182,16 @@ std::string describe(const FlagRule&) {
 }
 std::string describe(const SeedRule&) {
   return "an integer from 0 to 2^64 - 1";
+}
+
+std::string describe(const NumbersRule& rule) {
+  return str("a list of ", rule.count, ", each ", describe(rule.each));
+}
+std::string describe(const TextsRule& rule) {
+  return str("a list of ", rule.meaning_of_item);
+}
+std::string describe(const TermsRule& rule) {
+  return rule.allowed;
 }
 
 bool allows(const IntegerRule& rule, int64_t value) {

@@ -3,6 +3,9 @@
 // Integers      digits, with `_` between them, or a decimal number that is whole: 12_000_000, 1e9,
 //               2.5e3. Exact: no rounding on the way.
 // Numbers       decimal, finite, the nearest double. Printed in the shortest form that reads the same.
+// Lists         of numbers or of texts, written on one line: [1.0, 0.05].
+// Terms         a word ("uniform"), or names with a value each ({30B: 0.5, 12B: 0.5}); kept as texts,
+//               for whoever knows what the names mean.
 // Text          any scalar; printed plain where that reads back, else quoted.
 // Rules         each kind of value has one: what it allows, and that in words.
 #pragma once
@@ -40,9 +43,32 @@ struct FlagRule {
 struct SeedRule {  // the whole range of uint64_t
   bool required = false;
 };
+struct NumbersRule {
+  NumberRule each;
+  int64_t count = 0;  // exactly so many
+  bool required = false;
+};
+struct TextsRule {
+  const char* meaning_of_item;  // in words, for messages
+  bool required = false;
+};
+struct TermsRule {
+  const char* allowed;  // in words, for messages
+  bool required = false;
+};
 struct ListRule {
   bool required = false;  // at least one item
 };
+
+// A word: one term without a value.
+struct Term {
+  std::string name;
+  std::string value;
+  bool operator==(const Term&) const = default;
+};
+using Terms = std::vector<Term>;
+using Numbers = std::vector<double>;
+using Texts = std::vector<std::string>;
 
 // Absent when the text is no such value.
 std::optional<int64_t> parse_integer(const std::string& text);
@@ -54,6 +80,9 @@ std::string print_value(uint64_t value);
 std::string print_value(double value);
 std::string print_value(bool value);
 std::string print_value(const std::string& value);
+std::string print_value(const Numbers& value);
+std::string print_value(const Texts& value);
+std::string print_value(const Terms& value);
 
 // What a rule allows, in words: "0 to 65536", "cpu or cuda". Empty: anything.
 std::string describe(const IntegerRule& rule);
@@ -61,6 +90,9 @@ std::string describe(const NumberRule& rule);
 std::string describe(const TextRule& rule);
 std::string describe(const FlagRule& rule);
 std::string describe(const SeedRule& rule);
+std::string describe(const NumbersRule& rule);
+std::string describe(const TextsRule& rule);
+std::string describe(const TermsRule& rule);
 
 bool allows(const IntegerRule& rule, int64_t value);
 bool allows(const NumberRule& rule, double value);

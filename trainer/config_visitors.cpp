@@ -94,6 +94,39 @@ void ReadFields::read(const YamlNode& node, const std::string& path, std::string
   value = node.text;
 }
 
+void ReadFields::read(const YamlNode& node, const std::string& path, Numbers& value,
+                      const NumbersRule& rule) {
+  if (node.kind != YamlKind::kList || std::ssize(node.items) != rule.count)
+    fail(node, path, describe(rule));
+  value.assign(node.items.size(), 0.0);
+  for (size_t i = 0; i < value.size(); ++i)
+    read(node.items[i], str(path, ".", i), value[i], rule.each);
+}
+
+void ReadFields::read(const YamlNode& node, const std::string& path, Texts& value,
+                      const TextsRule& rule) {
+  if (node.kind != YamlKind::kList) fail(node, path, describe(rule));
+  value.assign(node.items.size(), "");
+  for (size_t i = 0; i < value.size(); ++i)
+    read(node.items[i], str(path, ".", i), value[i], TextRule{.filled = true});
+}
+
+void ReadFields::read(const YamlNode& node, const std::string& path, Terms& value,
+                      const TermsRule& rule) {
+  value.clear();
+  if (node.kind == YamlKind::kMap && !node.entries.empty()) {
+    for (const YamlEntry& entry : node.entries) {
+      Term& term = value.emplace_back();
+      term.name = entry.key;
+      read(entry.value, str(path, ".", entry.key), term.value, TextRule{.filled = true});
+    }
+    return;
+  }
+  const bool scalar = node.kind == YamlKind::kPlain || node.kind == YamlKind::kQuoted;
+  if (!scalar || !allows(TextRule{.filled = true}, node.text)) fail(node, path, describe(rule));
+  value.push_back({.name = node.text, .value = ""});
+}
+
 std::string nearest_field(const std::vector<FieldInfo>& fields, const std::string& path) {
   const auto [parent, key] = split_last(pattern_of(path));
   int64_t best = 0;

@@ -36,6 +36,15 @@ inline const char* type_name(const bool&) {
 inline const char* type_name(const std::string&) {
   return "text";
 }
+inline const char* type_name(const Numbers&) {
+  return "numbers";
+}
+inline const char* type_name(const Texts&) {
+  return "texts";
+}
+inline const char* type_name(const Terms&) {
+  return "terms";
+}
 
 // Every field of a default config.
 class ListFields {
@@ -174,6 +183,12 @@ class ReadFields {
                    const FlagRule& rule);
   static void read(const YamlNode& node, const std::string& path, std::string& value,
                    const TextRule& rule);
+  static void read(const YamlNode& node, const std::string& path, Numbers& value,
+                   const NumbersRule& rule);
+  static void read(const YamlNode& node, const std::string& path, Texts& value,
+                   const TextsRule& rule);
+  static void read(const YamlNode& node, const std::string& path, Terms& value,
+                   const TermsRule& rule);
 
   const YamlNode& map_;
   std::string prefix_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/ops/adamw.h"
 #include "kernels/ops/loss.h"
 
 namespace nestling {
@@ -35,29 +34,13 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       arena_(ctx.device()),
       weights_(
           model, ctx.device(),
-          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}) {
-  for (int64_t i = 0; i < weights_.count(); ++i) {
-    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
-    m_.push_back(spec.trained ? Tensor(ctx.device(), DType::kF32, {spec.size()}) : Tensor());
-    v_.push_back(spec.trained ? Tensor(ctx.device(), DType::kF32, {spec.size()}) : Tensor());
-    if (!spec.trained) gate_bias_.push_back(i);
-  }
+          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}),
+      optimizer_(weights_, config.optimizer) {
+  for (int64_t i = 0; i < weights_.count(); ++i)
+    if (!weights_.specs()[static_cast<size_t>(i)].trained) gate_bias_.push_back(i);
   if (!gate_bias_.empty())
     load_ =
         Tensor(ctx.device(), DType::kF64, {static_cast<int64_t>(gate_bias_.size()), model.experts});
-}
-
-std::vector<NamedState> TrainStep::state() {
-  std::vector<NamedState> all;
-  for (int64_t i = 0; i < weights_.count(); ++i) {
-    const std::string& name = weights_.specs()[static_cast<size_t>(i)].name;
-    all.push_back({name, weights_.master(i)});
-    if (m_[static_cast<size_t>(i)]) {
-      all.push_back({name + "#m", m_[static_cast<size_t>(i)].view()});
-      all.push_back({name + "#v", v_[static_cast<size_t>(i)].view()});
-    }
-  }
-  return all;
 }
 
 void TrainStep::count_load(const ModelActs& acts) {
@@ -144,31 +127,6 @@ double TrainStep::worst_imbalance() const {
   return worst;
 }
 
-void TrainStep::update_weights(double lr, int64_t update, double grad_norm) {
-  const double clip = config_.optimizer.clip;
-  const double scale = clip > 0 && grad_norm > clip ? clip / grad_norm : 1.0;
-  std::vector<AdamWTensor> tensors;
-  for (int64_t i = 0; i < weights_.count(); ++i) {
-    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
-    if (!spec.trained) continue;
-    const auto flat = [&](View v) { return v ? v.reshape({spec.size()}) : v; };
-    tensors.push_back(
-        {.master = flat(weights_.master(i)),
-         .m = m_[static_cast<size_t>(i)].view(),
-         .v = v_[static_cast<size_t>(i)].view(),
-         .grad = flat(weights_.grad(i)),
-         .low = flat(weights_.low(i)),
-         .lr = static_cast<float>(lr),
-         .decay = spec.decay ? static_cast<float>(config_.optimizer.weight_decay) : 0.0f});
-  }
-  adamw_step(ctx_, {.tensors = tensors,
-                    .beta1 = static_cast<float>(config_.optimizer.beta1),
-                    .beta2 = static_cast<float>(config_.optimizer.beta2),
-                    .eps = static_cast<float>(config_.optimizer.eps),
-                    .step = update,
-                    .grad_scale = static_cast<float>(scale)});
-}
-
 StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, int64_t update) {
   double counted[1] = {0};
   const View count_view(reinterpret_cast<std::byte*>(counted), DType::kF64, Device::kCpu, {1});
@@ -184,17 +142,14 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   double nll[1] = {total.nll};
   comm_.all_reduce(ctx_, View(reinterpret_cast<std::byte*>(nll), DType::kF64, Device::kCpu, {1}),
                    Reduce::kSum);
-  comm_.all_reduce(ctx_, weights_.flat_gradients(), Reduce::kSum);
   if (load_) comm_.all_reduce(ctx_, load_.view(), Reduce::kSum);
 
-  std::vector<ConstView> grads;
-  for (int64_t i = 0; i < weights_.count(); ++i)
-    if (const View g = weights_.grad(i)) grads.push_back(g.reshape({g.size()}));
-  StepResult result{.loss = nll[0] / targets, .grad_norm = global_norm(ctx_, grads)};
+  StepResult result{.loss = nll[0] / targets,
+                    .grad_norm = optimizer_.reduce_gradients(ctx_, comm_)};
   if (load_) result.expert_imbalance = worst_imbalance();
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (result.skipped) return result;
-  update_weights(lr, update, result.grad_norm);
+  optimizer_.step(ctx_, lr, update, result.grad_norm);
   if (load_) balance_experts();
   return result;
 }

@@ -19,6 +19,7 @@
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
+#include "trainer/optimizer.h"
 
 namespace nestling {
 
@@ -46,14 +47,13 @@ class TrainStep {
   LossSum evaluate(const Batch& batch);
 
   Weights& weights() { return weights_; }
-  std::vector<NamedState> state();  // masters and moments, for checkpoints
+  std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
   void accumulate(const Batch& batch, double weight, LossSum& sum);
   void count_load(const ModelActs& acts);
   void balance_experts();
   double worst_imbalance() const;
-  void update_weights(double lr, int64_t update, double grad_norm);
 
   ModelConfig model_;
   const PretrainConfig& config_;
@@ -61,7 +61,7 @@ class TrainStep {
   Comm& comm_;
   Arena arena_;
   Weights weights_;
-  std::vector<Tensor> m_, v_;       // moments, one a trained parameter; absent for a buffer
+  WeightsOptimizer optimizer_;
   std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
   Tensor load_;                     // [MoE layers, E] f64 pairs of this step
 };

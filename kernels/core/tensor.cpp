@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <sys/mman.h>
 
 #include "kernels/core/fence.h"
 #include "kernels/cuda/memory.h"
@@ -40,14 +41,24 @@ void for_each_row(const View& dst, const ConstView& src, Fn fn) {
   }
 }
 
+constexpr int64_t kLine = 64;
+// Walks with a row pitch touch a page a row; in huge pages they stay within the TLB, which counts
+// most under virtualisation. From this size on the rounding up costs little.
+constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kHugeFrom = 2 * kHugePage;
+
 }  // namespace
 
 std::byte* allocate_bytes(Device device, int64_t bytes) {
   if (device == Device::kNull || bytes == 0) return nullptr;
   if (device == Device::kCuda) return cuda::allocate(bytes);
-  const int64_t rounded = (bytes + 63) / 64 * 64;
-  auto* data = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
+  const int64_t alignment = bytes >= kHugeFrom ? kHugePage : kLine;
+  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  auto* data = static_cast<std::byte*>(
+      std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded)));
   NESTLING_CHECK(data != nullptr, "out of memory: ", bytes, " bytes asked for");
+  // Advice only: where the kernel does not take it, the pages stay small.
+  if (alignment == kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
   std::memset(data, 0, static_cast<size_t>(rounded));
   detail::fence(data + bytes, rounded - bytes);
   return data;

@@ -12,10 +12,9 @@ namespace {
 
 using namespace scan;  // NOLINT(google-build-using-namespace): this operator's own helpers
 
-// The group's share: dC += dG B, dB += dG^T C.
+// The group's share: dC += dG B, dB += dG^T C. Both then take the places of B and C.
 template <class V>
-NESTLING_INLINE void close_group(const Backward& b, const Chunk& c, const Tiles& t) {
-  const Extents& e = b.e;
+NESTLING_INLINE void close_group(const Extents& e, const Chunk& c, const Tiles& t) {
   for (int64_t i = 0; i < c.q; i += kBlock) {
     const int64_t rows = std::min(kBlock, c.q - i);
     product<V>({.m = rows,
@@ -41,54 +40,83 @@ NESTLING_INLINE void close_group(const Backward& b, const Chunk& c, const Tiles&
                 .ldc = e.state_pitch,
                 .accumulate = true});
   }
+  std::copy_n(t.dB, c.q * e.state_pitch, t.B);
+  std::copy_n(t.dC, c.q * e.state_pitch, t.C);
 }
 
-// Where a piece's dB (which = 0) or dC (1) goes: the operand, or a buffer [T, N] of its own.
-Target group_target(const Backward& b, int64_t piece, int64_t which) {
-  const Piece& p = b.plan.pieces[static_cast<size_t>(piece)];
-  if (p.buffer < 0) {
-    const Target& to = which == 0 ? b.dB : b.dC;
-    return {to.data + p.group, to.token, to.other};
+// dB (which = 0) or dC (1) of a piece that shares its group, [T, N].
+Target own_buffer(const Backward& b, const Piece& p, int64_t which) {
+  return {b.shared + (p.buffer * 2 + which) * b.tokens * b.plan.e.state, b.plan.e.state, 1};
+}
+
+// From the bundle's tiles to the operand, or to buffers of their own.
+template <class V>
+NESTLING_INLINE void store_groups(const Backward& b, const Chunk& c, const Bundle& bundle,
+                                  int64_t which, float* tiles) {
+  const Extents& e = b.plan.e;
+  const int64_t tile = e.chunk_pitch * e.state_pitch;
+  const auto shares = [&](int64_t i) {
+    return b.plan.pieces[static_cast<size_t>(bundle.begin + i)].buffer >= 0;
+  };
+  for (int64_t i = 0; i < bundle.groups;) {
+    int64_t end = i + 1;
+    const bool alone = shares(i);
+    while (!alone && end < bundle.groups && !shares(end)) ++end;
+    const GroupTiles from{tiles + i * tile, tile, e.state_pitch, alone ? 0 : bundle.first_group + i,
+                          end - i};
+    const Target to =
+        alone ? own_buffer(b, b.plan.pieces[static_cast<size_t>(bundle.begin + i)], which)
+              : (which == 0 ? b.dB : b.dC);
+    scatter_groups<V>(from, to, c.t, c.q, e.state);
+    i = end;
   }
-  return {b.shared + (p.buffer * 2 + which) * b.tokens * b.e.state, b.e.state, 1};
-}
-
-void store_group(const Target& to, const Chunk& c, const float* tile, const Extents& e) {
-  for (int64_t j = 0; j < c.q; ++j)
-    for (int64_t n = 0; n < e.state; ++n)
-      to.data[(c.t + j) * to.token + n * to.other] = tile[j * e.state_pitch + n];
 }
 
 template <class V>
-NESTLING_INLINE void backward_piece(const Backward& b, int64_t number, Tiles& t) {
-  const Extents& e = b.e;
-  const Piece& piece = b.plan.pieces[static_cast<size_t>(number)];
-  const Target dB = group_target(b, number, 0);
-  const Target dC = group_target(b, number, 1);
-  for (int64_t i = piece.begin; i < piece.end; ++i) b.sums[i] = {};
+NESTLING_INLINE void backward_chunk(const Backward& b, const Chunk& c, const Bundle& bundle,
+                                    Tiles& t) {
+  const Extents& e = b.plan.e;
+  const int64_t tile = e.chunk_pitch * e.state_pitch;
+  const GroupTiles B{t.groups_B, tile, e.state_pitch, bundle.first_group, bundle.groups};
+  const GroupTiles C{t.groups_C, tile, e.state_pitch, bundle.first_group, bundle.groups};
+  gather_groups<V>(B, b.B, c.t, c.q, e.state);
+  gather_groups<V>(C, b.C, c.t, c.q, e.state);
+  clear_behind(B, c.q);
+  for (int64_t i = 0; i < bundle.groups; ++i) {
+    const Piece& piece = b.plan.pieces[static_cast<size_t>(bundle.begin + i)];
+    t.B = t.groups_B + i * tile;
+    t.C = t.groups_C + i * tile;
+    open_group<V>(e, c, t);
+    for (int64_t k = piece.begin; k < piece.end; ++k)
+      backward_unit<V>(b, c, k, t.dS + (k - bundle.first_unit) * e.channels * e.state_pitch,
+                       b.plan.after(k, bundle), t);
+    close_group<V>(e, c, t);
+  }
+  store_groups<V>(b, c, bundle, 0, t.groups_B);
+  store_groups<V>(b, c, bundle, 1, t.groups_C);
+}
+
+template <class V>
+NESTLING_INLINE void backward_bundle(const Backward& b, const Bundle& bundle, Tiles& t) {
+  std::fill_n(b.sums + bundle.first_unit, bundle.units, UnitSums{});
   for (int64_t s = 0; s < b.segments->count(); ++s) {
     const int64_t length = b.segments->length(s);
     const int64_t chunks = (length + b.chunk - 1) / b.chunk;
-    for (int64_t k = chunks - 1; k >= 0; --k) {
-      const Chunk c{.t = b.segments->begin(s) + k * b.chunk,
-                    .q = std::min(b.chunk, length - k * b.chunk),
-                    .number = b.first_chunk[static_cast<size_t>(s)] + k,
-                    .first = k == 0,
-                    .last = k == chunks - 1};
-      load_group<V>(b, c, piece.group, t);
-      for (int64_t i = piece.begin; i < piece.end; ++i)
-        backward_unit<V>(b, c, i, t.dS + (i - piece.begin) * e.channels * e.state_pitch, t);
-      close_group<V>(b, c, t);
-      store_group(dB, c, t.dB, e);
-      store_group(dC, c, t.dC, e);
-    }
+    for (int64_t k = chunks - 1; k >= 0; --k)
+      backward_chunk<V>(b,
+                        {.t = b.segments->begin(s) + k * b.chunk,
+                         .q = std::min(b.chunk, length - k * b.chunk),
+                         .number = b.first_chunk[static_cast<size_t>(s)] + k,
+                         .first = k == 0,
+                         .last = k == chunks - 1},
+                        bundle, t);
   }
 }
-void backward_avx2(const Backward& b, int64_t piece, Tiles& t) {
-  backward_piece<simd::F8>(b, piece, t);
+void backward_avx2(const Backward& b, const Bundle& bundle, Tiles& t) {
+  backward_bundle<simd::F8>(b, bundle, t);
 }
-NESTLING_TARGET_AVX512 void backward_avx512(const Backward& b, int64_t piece, Tiles& t) {
-  backward_piece<simd::F16>(b, piece, t);
+NESTLING_TARGET_AVX512 void backward_avx512(const Backward& b, const Bundle& bundle, Tiles& t) {
+  backward_bundle<simd::F16>(b, bundle, t);
 }
 
 // Adds the buffers of pieces that share a group, in the order of their units.
@@ -103,10 +131,11 @@ void sum_shared(const Backward& b) {
         for (int64_t which = 0; which < 2; ++which) {
           const Target& out = which == 0 ? b.dB : b.dC;
           for (int64_t t = from; t < to; ++t)
-            for (int64_t n = 0; n < b.e.state; ++n) {
+            for (int64_t n = 0; n < b.plan.e.state; ++n) {
               float sum = 0;
               for (int64_t i = first; i < end; ++i)
-                sum += group_target(b, i, which).data[t * b.e.state + n];
+                sum += own_buffer(b, b.plan.pieces[static_cast<size_t>(i)], which)
+                           .data[t * b.plan.e.state + n];
               out.data[t * out.token + n * out.other + piece.group] = sum;
             }
         }
@@ -144,10 +173,7 @@ void sum_units(const Backward& b, const ScanBackward& a) {
 }
 
 Backward make_backward(Arena& scratch, const ScanBackward& a) {
-  Plan plan = make_plan(a.x.dim(1), a.x.dim(2), a.B.dim(2), thread_count());
-  const int64_t widest = (a.x.dim(2) + plan.slices - 1) / plan.slices;
-  Backward b{.e = make_extents(a.segments, a.chunk, widest, a.B.dim(1)),
-             .plan = std::move(plan),
+  Backward b{.plan = make_plan(a.segments, a.chunk, shape_of(a.x, a.B), thread_count()),
              .segments = &a.segments,
              .chunk = a.chunk,
              .tokens = a.x.dim(0),
@@ -170,7 +196,7 @@ Backward make_backward(Arena& scratch, const ScanBackward& a) {
   const auto units = static_cast<int64_t>(b.plan.units.size());
   b.ddt = scratch.floats(units * b.tokens);
   b.sums = reinterpret_cast<UnitSums*>(scratch.alloc(DType::kF64, {units * 3}).data());
-  b.shared = scratch.floats(b.plan.buffers * 2 * b.tokens * b.e.state);
+  b.shared = scratch.floats(b.plan.buffers * 2 * b.tokens * b.plan.e.state);
   int64_t chunks = 0;
   for (int64_t s = 0; s < a.segments.count(); ++s) {
     b.first_chunk.push_back(chunks);
@@ -186,16 +212,16 @@ void run(Context& ctx, const ScanBackward& a) {
   const Backward b = make_backward(ctx.scratch(), a);
   const int64_t lanes = b.plan.lane_count();
   Tiles measure{};
-  const int64_t per_lane = lay_out(measure, nullptr, b.e, b.plan.most_units);
+  const int64_t per_lane = lay_out(measure, nullptr, b.plan);
   float* scratch = ctx.scratch().floats(lanes * per_lane);
   auto* body = cpu_isa() >= CpuIsa::kAvx512 ? backward_avx512 : backward_avx2;
   parallel_for(lanes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t l = begin; l < end; ++l) {
       Tiles tiles{};
-      lay_out(tiles, scratch + l * per_lane, b.e, b.plan.most_units);
+      lay_out(tiles, scratch + l * per_lane, b.plan);
       for (int64_t i = b.plan.lanes[static_cast<size_t>(l)];
            i < b.plan.lanes[static_cast<size_t>(l) + 1]; ++i)
-        body(b, i, tiles);
+        body(b, b.plan.bundles[static_cast<size_t>(i)], tiles);
     }
   });
   sum_shared(b);

@@ -3,7 +3,7 @@
 #pragma once
 #include <vector>
 
-#include "kernels/cpu/scan_tiles.h"
+#include "kernels/cpu/scan_groups.h"
 
 namespace nestling::cpu::scan {
 
@@ -13,7 +13,6 @@ struct UnitSums {
 };
 
 struct Backward {
-  Extents e;
   Plan plan;
   const Segments* segments;
   int64_t chunk, tokens;
@@ -32,8 +31,10 @@ struct Backward {
 
 // One thread's tiles; chunk rows unless said.
 struct Tiles {
-  float* B;         // [q, state_pitch]
-  float* C;         // [q, state_pitch]
+  float* groups_B;  // [groups, q, state_pitch] B, and behind each group's last unit its dB
+  float* groups_C;  // [groups, q, state_pitch] the same of C
+  float* B;         // the group at hand
+  float* C;
   float* BT;        // [N, chunk_pitch]
   float* dB;        // [q, state_pitch] sums over the piece's units
   float* dC;        // [q, state_pitch]
@@ -42,11 +43,12 @@ struct Tiles {
   float* dG;        // [q, chunk_pitch] sums over the piece's units, zero for j > i
   float* GL;        // [q, chunk_pitch]
   float* dM;        // [q, chunk_pitch]
+  float* X;         // [q, channel_pitch]
+  float* dY;        // [q, channel_pitch]
   float* XT;        // [P, chunk_pitch]
   float* VT;        // [P, chunk_pitch]
-  float* rows;      // [q, channel_pitch] x or dy, scaled
+  float* rows;      // [q, channel_pitch] VT^T
   float* dS;        // [units, P, state_pitch]
-  float* tail;      // [chunk_pitch] dt tail
   float* ddt;       // [chunk_pitch] d dt_j, decays held fixed
   float* dsum;      // [chunk_pitch] d sum_i
   float* row_sums;  // [q, kLanes] K's row sums, lane by lane
@@ -55,21 +57,24 @@ struct Tiles {
 };
 
 // Lays the tiles out from `at` on; with at == nullptr this only measures. Returns the floats taken.
-inline int64_t lay_out(Tiles& t, float* at, const Extents& e, int64_t units) {
+// Every tile that is transposed has whole squares.
+inline int64_t lay_out(Tiles& t, float* at, const Plan& plan) {
+  const Extents& e = plan.e;
   int64_t used = 0;
   const auto take = [&](int64_t n) {
     float* p = at == nullptr ? nullptr : at + used;
     used += n;
     return p;
   };
-  for (float** tile : {&t.B, &t.C, &t.dB, &t.dC, &t.one}) *tile = take(e.chunk * e.state_pitch);
-  for (float** tile : {&t.G, &t.dG, &t.GL, &t.dM}) *tile = take(e.chunk * e.chunk_pitch);
-  for (float** tile : {&t.XT, &t.VT}) *tile = take(e.channels * e.chunk_pitch);
-  for (float** tile : {&t.tail, &t.ddt, &t.dsum, &t.column}) *tile = take(e.chunk_pitch);
-  t.row_sums = take(e.chunk * simd::kLanes);
-  t.BT = take(e.state * e.chunk_pitch);
-  t.rows = take(e.chunk * e.channel_pitch);
-  t.dS = take(units * e.channels * e.state_pitch);
+  const int64_t tile = e.chunk_pitch * e.state_pitch;
+  t.groups_B = take(plan.most_groups * tile);
+  t.groups_C = take(plan.most_groups * tile);
+  for (float** p : {&t.BT, &t.dB, &t.dC, &t.one}) *p = take(tile);
+  for (float** p : {&t.G, &t.dG, &t.GL, &t.dM}) *p = take(e.chunk_pitch * e.chunk_pitch);
+  for (float** p : {&t.X, &t.dY, &t.XT, &t.VT, &t.rows}) *p = take(e.channel_pitch * e.chunk_pitch);
+  for (float** p : {&t.ddt, &t.dsum, &t.column}) *p = take(e.chunk_pitch);
+  t.row_sums = take(e.chunk_pitch * simd::kLanes);
+  t.dS = take(plan.most_units * e.channels * e.state_pitch);
   float* decays = take(kDecayRows * e.chunk_pitch);
   if (decays != nullptr) t.d = make_decays(decays, e.chunk_pitch);
   return padded(used);

@@ -20,45 +20,45 @@
 namespace nestling::cpu::scan {
 
 template <class V>
-NESTLING_INLINE void load_group(const Backward& b, const Chunk& c, int64_t group, const Tiles& t) {
-  const Extents& e = b.e;
-  gather_group<V>(t.B, e.state_pitch, b.B, c.t, c.q, group, e.state);
-  gather_group<V>(t.C, e.state_pitch, b.C, c.t, c.q, group, e.state);
-  transpose_tile(t.BT, e.chunk_pitch, t.B, e.state_pitch, c.q, e.state);
+NESTLING_INLINE void open_group(const Extents& e, const Chunk& c, const Tiles& t) {
   const int64_t width = padded(c.q);
-  for (int64_t j = 0; j < width; j += kBlock)
-    product<V>({.m = c.q - j,
-                .n = std::min(kBlock, width - j),
+  transpose_tile<V>(t.BT, e.chunk_pitch, t.B, e.state_pitch, width, e.state_pitch);
+  for (int64_t i = 0; i < c.q; i += kBlock)
+    product<V>({.m = std::min(kBlock, c.q - i),
+                .n = std::min(i + kBlock, width),
                 .k = e.state,
-                .a = t.C + j * e.state_pitch,
+                .a = t.C + i * e.state_pitch,
                 .a_row = e.state_pitch,
                 .a_col = 1,
-                .b = t.BT + j,
+                .b = t.BT,
                 .ldb = e.chunk_pitch,
-                .c = t.G + j * e.chunk_pitch + j,
+                .c = t.G + i * e.chunk_pitch,
                 .ldc = e.chunk_pitch});
   std::fill_n(t.dG, c.q * e.chunk_pitch, 0.0f);
   std::fill_n(t.dB, c.q * e.state_pitch, 0.0f);
   std::fill_n(t.dC, c.q * e.state_pitch, 0.0f);
 }
 
-// dM for j <= i in whole blocks.
+// X, dY and X^T; then dM for j <= i in whole blocks.
 template <class V>
-NESTLING_INLINE void fill_dm(const Backward& b, const Chunk& c, const float* x, const float* dy,
-                             int64_t channels, const Tiles& t) {
-  const Extents& e = b.e;
+NESTLING_INLINE void open_unit(const Backward& b, const Chunk& c, const Unit& u, const Tiles& t) {
+  const Extents& e = b.plan.e;
   const int64_t width = padded(c.q);
-  transpose_tile(t.XT, e.chunk_pitch, x, b.x.token, c.q, channels);
-  for (int64_t j = 0; j < width; j += kBlock)
-    product<V>({.m = c.q - j,
-                .n = std::min(kBlock, width - j),
-                .k = channels,
-                .a = dy + j * b.dy.token,
-                .a_row = b.dy.token,
+  pack_rows<V>(t.X, e.channel_pitch, b.x.data + c.t * b.x.token + u.head * b.x.other + u.first,
+               b.x.token, c.q, u.count);
+  pack_rows<V>(t.dY, e.channel_pitch, b.dy.data + c.t * b.dy.token + u.head * b.dy.other + u.first,
+               b.dy.token, c.q, u.count);
+  transpose_tile<V>(t.XT, e.chunk_pitch, t.X, e.channel_pitch, width, padded(u.count));
+  for (int64_t i = 0; i < c.q; i += kBlock)
+    product<V>({.m = std::min(kBlock, c.q - i),
+                .n = std::min(i + kBlock, width),
+                .k = u.count,
+                .a = t.dY + i * e.channel_pitch,
+                .a_row = e.channel_pitch,
                 .a_col = 1,
-                .b = t.XT + j,
+                .b = t.XT,
                 .ldb = e.chunk_pitch,
-                .c = t.dM + j * e.chunk_pitch + j,
+                .c = t.dM + i * e.chunk_pitch,
                 .ldc = e.chunk_pitch});
 }
 
@@ -136,12 +136,12 @@ NESTLING_INLINE void close_columns(const Chunk& c, const Tiles& t) {
 // VT = (dS B^T) diag(tail), and what row j's contribution to the state behind gives to dt_j and to
 // the decays that follow it. Returns the total, the share of the chunk's last sum.
 template <class V>
-NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t channels,
+NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, const Unit& u,
                                    const float* dS, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  const Extents& e = b.e;
+  const Extents& e = b.plan.e;
   const int64_t width = padded(c.q);
-  product<V>({.m = channels,
+  product<V>({.m = u.count,
               .n = width,
               .k = e.state,
               .a = dS,
@@ -150,11 +150,12 @@ NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t ch
               .b = t.BT,
               .ldb = e.chunk_pitch,
               .c = t.VT,
-              .ldc = e.chunk_pitch});
+              .ldc = e.chunk_pitch},
+             rows_ahead(b.dx, c.t, c.q, u));
   for (int64_t j = 0; j < width; j += kN) {
     const V tail = simd::load<V>(t.d.tail + j);
     V sum = {};
-    for (int64_t p = 0; p < channels; ++p) {
+    for (int64_t p = 0; p < u.count; ++p) {
       float* at = t.VT + p * e.chunk_pitch + j;
       const V v = simd::load<V>(at) * tail;
       simd::store(at, v);
@@ -169,59 +170,54 @@ NESTLING_INLINE double from_behind(const Backward& b, const Chunk& c, int64_t ch
 
 // dx = dt V + D dy; returns the sum of dy x.
 template <class V>
-NESTLING_INLINE double write_dx(const Backward& b, const Chunk& c, const Unit& u, const float* x,
-                                const float* dy, const Tiles& t) {
+NESTLING_INLINE double write_dx(const Backward& b, const Chunk& c, const Unit& u, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  const Extents& e = b.e;
-  scale_columns<V>(t.VT, e.chunk_pitch, t.d.dt, u.count, padded(c.q));
+  const Extents& e = b.plan.e;
+  transpose_tile<V>(t.rows, e.channel_pitch, t.VT, e.chunk_pitch, padded(u.count), padded(c.q));
   float* dx = b.dx.data + c.t * b.dx.token + u.head * b.dx.other + u.first;
-  transpose(t.rows, e.channel_pitch, t.VT, e.chunk_pitch, u.count, c.q);
   const float skip = b.D[u.head];
   V dot = {};
-  double rest = 0;
   for (int64_t i = 0; i < c.q; ++i) {
-    const float* v = t.rows + i * e.channel_pitch;
-    const float* dyi = dy + i * b.dy.token;
-    const float* xi = x + i * b.x.token;
+    const float dt = t.d.dt[i];
+    const int64_t row = i * e.channel_pitch;
     float* out = dx + i * b.dx.token;
     int64_t p = 0;
     for (; p + kN <= u.count; p += kN) {
-      const V g = simd::load<V>(dyi + p);
-      dot += g * simd::load<V>(xi + p);
-      simd::store(out + p, simd::load<V>(v + p) + g * skip);
+      const V g = simd::load<V>(t.dY + row + p);
+      dot += g * simd::load<V>(t.X + row + p);
+      simd::store(out + p, dt * simd::load<V>(t.rows + row + p) + g * skip);
     }
-    for (; p < u.count; ++p) {
-      const float g = dyi[p];
-      rest += static_cast<double>(g * xi[p]);
-      out[p] = v[p] + g * skip;
-    }
+    if (p == u.count) continue;
+    const V g = simd::load<V>(t.dY + row + p);  // zero behind the channels, as X
+    dot += g * simd::load<V>(t.X + row + p);
+    simd::store_n(out + p, V(dt * simd::load<V>(t.rows + row + p) + g * skip), u.count - p);
   }
-  return static_cast<double>(simd::sum(dot)) + rest;
+  return static_cast<double>(simd::sum(dot));
 }
 
-// dC += diag(head) dY S; the dot products with C are what the decays up to i have to gain.
+// dC += dY S with dY scaled by head; the dot products with C are what the decays up to i gain.
 template <class V>
-NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& u, const float* dy,
-                                 const Tiles& t) {
+NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& u,
+                                 const Ahead& next, const Tiles& t) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  const Extents& e = b.e;
+  const Extents& e = b.plan.e;
   product<V>({.m = c.q,
               .n = e.state,
               .k = u.count,
-              .a = dy,
-              .a_row = b.dy.token,
+              .a = t.dY,
+              .a_row = e.channel_pitch,
               .a_col = 1,
               .b = b.chunk_states.at(c.number, u),
               .ldb = b.chunk_states.channel,
               .c = t.one,
-              .ldc = e.state_pitch});
+              .ldc = e.state_pitch},
+             next);
   for (int64_t i = 0; i < c.q; ++i) {
     const int64_t row = i * e.state_pitch;
-    std::fill(t.one + row + e.state, t.one + row + e.state_pitch, 0.0f);
-    const float head = t.d.head[i];
+    for (int64_t n = e.state; n < e.state_pitch; ++n) t.one[row + n] = 0.0f;
     V dot = simd::load<V>(t.row_sums + i * simd::kLanes);
     for (int64_t n = 0; n < e.state_pitch; n += kN) {
-      const V v = simd::load<V>(t.one + row + n) * head;
+      const V v = simd::load<V>(t.one + row + n);
       dot += v * simd::load<V>(t.C + row + n);
       simd::store(t.dC + row + n, simd::load<V>(t.dC + row + n) + v);
     }
@@ -229,57 +225,61 @@ NESTLING_INLINE void from_before(const Backward& b, const Chunk& c, const Unit& 
   }
 }
 
-// dB += diag(dt tail) X dS, and dS moves before the chunk. Returns <S, dS> whole, the share of the
-// chunk's last sum.
+// <S, dS> of the states before and behind a chunk.
 template <class V>
-NESTLING_INLINE double move_state(const Backward& b, const Chunk& c, const Unit& u, const float* x,
-                                  const float* dy, float* dS, const Tiles& t) {
+NESTLING_INLINE double state_dot(const Backward& b, const Chunk& c, const Unit& u,
+                                 const float* dS) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  const Extents& e = b.e;
-  double total = 0;
-  if (!c.last) {
-    std::copy_n(t.d.tail, padded(c.q), t.tail);
-    scale_columns<V>(t.tail, 0, t.d.dt, 1, padded(c.q));
-    scaled_rows<V>(t.rows, e.channel_pitch, x, b.x.token, t.tail, c.q, u.count);
-    product<V>({.m = c.q,
-                .n = e.state_pitch,
-                .k = u.count,
-                .a = t.rows,
-                .a_row = e.channel_pitch,
-                .a_col = 1,
-                .b = dS,
-                .ldb = e.state_pitch,
-                .c = t.dB,
-                .ldc = e.state_pitch,
-                .accumulate = true});
-    const float* S = b.chunk_states.at(c.number, u);
-    V dot = {};
-    for (int64_t p = 0; p < u.count; ++p) {
-      const float* before = S + p * b.chunk_states.channel;
-      const float* behind = dS + p * e.state_pitch;
-      int64_t n = 0;
-      for (; n + kN <= e.state; n += kN)
-        dot += simd::load<V>(before + n) * simd::load<V>(behind + n);
-      for (; n < e.state; ++n) total += static_cast<double>(before[n] * behind[n]);
-    }
-    total += static_cast<double>(simd::sum(dot));
-    scale_all<V>(dS, t.d.whole, u.count * e.state_pitch);
+  const Extents& e = b.plan.e;
+  const float* S = b.chunk_states.at(c.number, u);
+  V dot = {};
+  double rest = 0;
+  for (int64_t p = 0; p < u.count; ++p) {
+    const float* before = S + p * b.chunk_states.channel;
+    const float* behind = dS + p * e.state_pitch;
+    int64_t n = 0;
+    for (; n + kN <= e.state; n += kN) dot += simd::load<V>(before + n) * simd::load<V>(behind + n);
+    for (; n < e.state; ++n) rest += static_cast<double>(before[n] * behind[n]);
   }
-  if (!c.first) {
-    scaled_rows<V>(t.rows, e.channel_pitch, dy, b.dy.token, t.d.head, c.q, u.count);
-    product<V>({.m = u.count,
-                .n = e.state_pitch,
-                .k = c.q,
-                .a = t.rows,
-                .a_row = 1,
-                .a_col = e.channel_pitch,
-                .b = t.C,
-                .ldb = e.state_pitch,
-                .c = dS,
-                .ldc = e.state_pitch,
-                .accumulate = !c.last});
-  }
-  return total * static_cast<double>(t.d.whole);
+  return static_cast<double>(simd::sum(dot)) + rest;
+}
+
+// dB += diag(dt tail) X dS. Overwrites X.
+template <class V>
+NESTLING_INLINE void behind_to_b(const Extents& e, const Chunk& c, const Unit& u, const float* dS,
+                                 const Ahead& next, const Tiles& t) {
+  scale_columns<V>(t.d.tail, 0, t.d.dt, 1, padded(c.q));
+  scale_rows<V>(t.X, e.channel_pitch, t.d.tail, c.q);
+  product<V>({.m = c.q,
+              .n = e.state_pitch,
+              .k = u.count,
+              .a = t.X,
+              .a_row = e.channel_pitch,
+              .a_col = 1,
+              .b = dS,
+              .ldb = e.state_pitch,
+              .c = t.dB,
+              .ldc = e.state_pitch,
+              .accumulate = true},
+             next);
+}
+
+// dS before the chunk from dS behind it, with dY scaled by head.
+template <class V>
+NESTLING_INLINE void move_state(const Extents& e, const Chunk& c, const Unit& u, float* dS,
+                                const Tiles& t) {
+  if (!c.last) scale_all<V>(dS, t.d.whole, u.count * e.state_pitch);
+  product<V>({.m = u.count,
+              .n = e.state_pitch,
+              .k = c.q,
+              .a = t.dY,
+              .a_row = 1,
+              .a_col = e.channel_pitch,
+              .b = t.C,
+              .ldb = e.state_pitch,
+              .c = dS,
+              .ldc = e.state_pitch,
+              .accumulate = !c.last});
 }
 
 // From d dt with the decays fixed and d sum to d dt_raw, and to A_log and dt_bias.
@@ -305,38 +305,40 @@ NESTLING_INLINE void finish_dt(const Backward& b, const Chunk& c, int64_t unit, 
 
 template <class V>
 NESTLING_INLINE void backward_unit(const Backward& b, const Chunk& c, int64_t unit, float* dS,
-                                   Tiles& t) {
-  const Extents& e = b.e;
+                                   const Unit& next, Tiles& t) {
+  const Extents& e = b.plan.e;
   const Unit& u = b.plan.units[static_cast<size_t>(unit)];
   const double rate = std::exp(static_cast<double>(b.A_log[u.head]));
-  const float* x = b.x.data + c.t * b.x.token + u.head * b.x.other + u.first;
-  const float* dy = b.dy.data + c.t * b.dy.token + u.head * b.dy.other + u.first;
   const int64_t width = padded(c.q);
   fill_decays<V>(t.d, width, b.dt_raw.data + c.t * b.dt_raw.token + u.head, b.dt_raw.token,
                  b.dt_bias[u.head], rate, c.q);
-  fill_dm<V>(b, c, x, dy, u.count, t);
+  open_unit<V>(b, c, u, t);
   pair_pass<V>(c, e.chunk_pitch, t);
   close_columns(c, t);
   double last_sum = 0;
   if (!c.last) {
-    last_sum += from_behind<V>(b, c, u.count, dS, t);
+    last_sum =
+        from_behind<V>(b, c, u, dS, t) + state_dot<V>(b, c, u, dS) * static_cast<double>(t.d.whole);
     close_columns(c, t);
   }
-  for (int64_t j = 0; j < width; j += kBlock)
+  // From the widest block of rows to the narrowest: the first reaches every column.
+  for (int64_t i = (c.q - 1) / kBlock * kBlock; i >= 0; i -= kBlock)
     product<V>({.m = u.count,
-                .n = std::min(kBlock, width - j),
-                .k = c.q - j,
-                .a = dy + j * b.dy.token,
+                .n = std::min(i + kBlock, width),
+                .k = std::min(kBlock, c.q - i),
+                .a = t.dY + i * e.channel_pitch,
                 .a_row = 1,
-                .a_col = b.dy.token,
-                .b = t.GL + j * e.chunk_pitch + j,
+                .a_col = e.channel_pitch,
+                .b = t.GL + i * e.chunk_pitch,
                 .ldb = e.chunk_pitch,
-                .c = t.VT + j,
+                .c = t.VT,
                 .ldc = e.chunk_pitch,
-                .accumulate = !c.last});
-  b.sums[unit].dD += write_dx<V>(b, c, u, x, dy, t);
-  from_before<V>(b, c, u, dy, t);
-  last_sum += move_state<V>(b, c, u, x, dy, dS, t);
+                .accumulate = !c.last || i + kBlock < c.q});
+  b.sums[unit].dD += write_dx<V>(b, c, u, t);
+  if (!c.last) behind_to_b<V>(e, c, u, dS, rows_ahead(b.x, c.t, c.q, next), t);
+  scale_rows<V>(t.dY, e.channel_pitch, t.d.head, c.q);
+  from_before<V>(b, c, u, rows_ahead(b.dy, c.t, c.q, next), t);
+  if (!c.first) move_state<V>(e, c, u, dS, t);
   finish_dt<V>(b, c, unit, rate, last_sum, t);
 }
 

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "kernels/core/parallel.h"
-#include "kernels/cpu/scan_tiles.h"
+#include "kernels/cpu/scan_groups.h"
 #include "kernels/ops/scan.h"
 
 namespace nestling::cpu {
@@ -76,10 +76,9 @@ void run(Context& ctx, const ScanStep& a) {
   float* B = ctx.scratch().floats(2 * sequences * groups * pitch);
   float* C = B + sequences * groups * pitch;
   for (int64_t b = 0; b < sequences; ++b)
-    for (int64_t g = 0; g < groups; ++g) {
-      gather_group<simd::F8>(B + (b * groups + g) * pitch, pitch, source(a.B), b, 1, g, n);
-      gather_group<simd::F8>(C + (b * groups + g) * pitch, pitch, source(a.C), b, 1, g, n);
-    }
+    for (const auto& [to, from] : {std::pair(B, a.B), std::pair(C, a.C)})
+      gather_groups<simd::F8>({to + b * groups * pitch, pitch, pitch, 0, groups}, source(from), b,
+                              1, n);
   const Step f{.y = target(a.y),
                .state = states(a.state),
                .x = source(a.x),

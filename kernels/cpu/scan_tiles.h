@@ -13,6 +13,7 @@
 #include "kernels/core/simd.h"
 #include "kernels/core/view.h"
 #include "kernels/cpu/tile_gemm.h"
+#include "kernels/cpu/transpose.h"
 #include "kernels/ops/segments.h"
 
 namespace nestling::cpu::scan {
@@ -20,6 +21,14 @@ namespace nestling::cpu::scan {
 inline int64_t padded(int64_t n) {
   return (n + simd::kLanes - 1) / simd::kLanes * simd::kLanes;
 }
+
+// Extents that every tile is cut from.
+struct Extents {
+  int64_t chunk;     // tokens of the longest chunk
+  int64_t channels;  // of the widest unit
+  int64_t state;
+  int64_t chunk_pitch, channel_pitch, state_pitch;  // padded
+};
 
 struct Unit {
   int64_t head, first, count;  // channels [first, first + count)
@@ -31,25 +40,39 @@ struct Piece {
   int64_t buffer;  // where another lane does the rest of the group: numbers its own sums; else -1
 };
 
+// Pieces [begin, end), of adjacent groups, that one lane walks through the chunks together: as many
+// as have room in the second level cache.
+struct Bundle {
+  int64_t begin, end;
+  int64_t first_group, groups;
+  int64_t first_unit, units;
+};
+
+struct ScanShape {
+  int64_t heads, channels, state, groups;
+};
+
+inline ScanShape shape_of(ConstView x, ConstView B) {
+  return {x.dim(1), x.dim(2), B.dim(1), B.dim(2)};
+}
+
 struct Plan {
+  Extents e;
   std::vector<Unit> units;
   std::vector<Piece> pieces;
-  std::vector<int64_t> lanes;  // lane l does pieces [lanes[l], lanes[l + 1])
+  std::vector<Bundle> bundles;
+  std::vector<int64_t> lanes;  // lane l does bundles [lanes[l], lanes[l + 1])
   int64_t slices;              // units a head
-  int64_t most_units;          // of a piece
-  int64_t buffers;             // pieces that share their group
+  int64_t most_units;          // of a bundle
+  int64_t most_groups;
+  int64_t buffers;  // pieces that share their group
   int64_t lane_count() const { return static_cast<int64_t>(lanes.size()) - 1; }
+  // The unit that follows unit i in the walk; the last is its own.
+  const Unit& after(int64_t i, const Bundle& b) const {
+    return units[static_cast<size_t>(std::min(i + 1, b.first_unit + b.units - 1))];
+  }
 };
-Plan make_plan(int64_t heads, int64_t channels, int64_t groups, int64_t threads);
-
-// Extents that every tile is cut from.
-struct Extents {
-  int64_t chunk;     // tokens of the longest chunk
-  int64_t channels;  // of the widest unit
-  int64_t state;
-  int64_t chunk_pitch, channel_pitch, state_pitch;  // padded
-};
-Extents make_extents(const Segments& segments, int64_t chunk, int64_t channels, int64_t state);
+Plan make_plan(const Segments& segments, int64_t chunk, const ScanShape& s, int64_t threads);
 
 // The product of tile_gemm.h as a function of its own, one for each instruction set.
 template <class V>
@@ -58,6 +81,38 @@ template <>
 void product<simd::F8>(const TileGemm& g);
 template <>
 void product<simd::F16>(const TileGemm& g);
+
+// Rows of an operand that are needed soon. They lie pages apart, where the processor fetches nothing
+// on its own; a product has time to spare for it.
+struct Ahead {
+  const float* data;
+  int64_t pitch, rows, cols;
+  bool write;  // they are about to be overwritten
+};
+
+// A product in strips of rows, and between them a share of the rows to fetch. The bits are those of
+// the product in one piece.
+template <class V>
+NESTLING_INLINE void product(TileGemm g, const Ahead& ahead) {
+  constexpr int64_t kStrip = 2 * kTileRows;
+  constexpr int64_t kLine = 16;  // floats
+  const int64_t strips = (g.m + kStrip - 1) / kStrip;
+  const int64_t m = g.m;
+  for (int64_t s = 0; s < strips; ++s) {
+    for (int64_t r = ahead.rows * s / strips; r < ahead.rows * (s + 1) / strips; ++r)
+      for (int64_t i = 0; i < ahead.cols; i += kLine) {
+        const float* at = ahead.data + r * ahead.pitch + i;
+        if (ahead.write)
+          __builtin_prefetch(at, 1);
+        else
+          __builtin_prefetch(at, 0, 2);
+      }
+    g.m = std::min(kStrip, m - s * kStrip);
+    product<V>(g);
+    g.a += kStrip * g.a_row;
+    g.c += kStrip * g.ldc;
+  }
+}
 
 // Rows [tokens] of a strided operand.
 struct Source {
@@ -72,8 +127,14 @@ struct Target {
   float* data;
   int64_t token, other;
 };
+inline Ahead rows_ahead(const Source& x, int64_t t, int64_t q, const Unit& u) {
+  return {x.data + t * x.token + u.head * x.other + u.first, x.token, q, u.count, false};
+}
 inline Target target(View v) {
   return {v.ptr<float>(), v.stride(0), v.stride(1)};
+}
+inline Ahead rows_ahead(const Target& x, int64_t t, int64_t q, const Unit& u) {
+  return {x.data + t * x.token + u.head * x.other + u.first, x.token, q, u.count, true};
 }
 
 // State-like operands [n, H, P, N].
@@ -102,104 +163,50 @@ inline ConstStates states(ConstView v) {
   return {v.ptr<float>(), v.stride(0), v.stride(1), v.stride(2)};
 }
 
-// dst [cols, rows] = src [rows, cols]^T.
-NESTLING_INLINE void transpose_8x8(float* dst, int64_t ldd, const float* src, int64_t lds) {
-  using simd::F8;
-  F8 r[8], s[8];
-  for (int i = 0; i < 8; ++i) r[i] = simd::load<F8>(src + i * lds);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const int b = 4 * i;
-    r[b] = __builtin_shufflevector(s[b], s[b + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-    r[b + 1] = __builtin_shufflevector(s[b], s[b + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    r[b + 2] = __builtin_shufflevector(s[b + 1], s[b + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-    r[b + 3] = __builtin_shufflevector(s[b + 1], s[b + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    simd::store(dst + i * ldd,
-                F8(__builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11)));
-    simd::store(dst + (i + 4) * ldd,
-                F8(__builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15)));
-  }
-}
-NESTLING_INLINE void transpose(float* dst, int64_t ldd, const float* src, int64_t lds, int64_t rows,
-                               int64_t cols) {
-  int64_t r = 0;
-  for (; r + 8 <= rows; r += 8) {
-    int64_t c = 0;
-    for (; c + 8 <= cols; c += 8) transpose_8x8(dst + c * ldd + r, ldd, src + r * lds + c, lds);
-    for (; c < cols; ++c)
-      for (int64_t i = 0; i < 8; ++i) dst[c * ldd + r + i] = src[(r + i) * lds + c];
-  }
-  for (; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) dst[c * ldd + r] = src[r * lds + c];
-}
-
-// Every kStride-th float of kStride vectors, from the g-th on; kStride is a power of two. Halves
-// them by one bit of g at a time.
-template <class V, int kStride>
-NESTLING_INLINE V every(const float* p, int64_t g) {
-  if constexpr (kStride == 1) {
-    return simd::load<V>(p);
-  } else {
-    // The last bit of g chooses between neighbours; the rest among what both halves keep.
-    constexpr int kHalf = kStride / 2;
-    const V a = every<V, kHalf>(p, g % kHalf);
-    const V b = every<V, kHalf>(p + kHalf * simd::kLanesOf<V>, g % kHalf);
-    simd::Int<V> lane;
-    for (int k = 0; k < simd::kLanesOf<V>; ++k) lane[k] = 2 * k;
-    return __builtin_shuffle(a, b, lane + static_cast<int32_t>(g / kHalf));
-  }
-}
-
-// tile [q, pitch] = group g of src [T, N, G] from token t on, zero behind N.
+// dst [cols, ldd] = src [rows, lds]^T; rows and cols are multiples of kLanes.
 template <class V>
-NESTLING_INLINE void gather_group(float* tile, int64_t pitch, const Source& src, int64_t t,
-                                  int64_t q, int64_t g, int64_t state) {
+NESTLING_INLINE void transpose_tile(float* dst, int64_t ldd, const float* src, int64_t lds,
+                                    int64_t rows, int64_t cols) {
   constexpr int64_t kN = simd::kLanesOf<V>;
-  // Rows without gaps may be read whole.
-  const int64_t stride = src.inner == src.other ? src.other : 0;
-  for (int64_t j = 0; j < q; ++j) {
-    const float* from = src.data + (t + j) * src.token;
-    float* to = tile + j * pitch;
-    int64_t n = 0;
-    for (; stride == 1 && n + kN <= state; n += kN) simd::store(to + n, simd::load<V>(from + n));
-    for (; stride == 2 && n + kN <= state; n += kN)
-      simd::store(to + n, every<V, 2>(from + n * 2, g));
-    for (; stride == 4 && n + kN <= state; n += kN)
-      simd::store(to + n, every<V, 4>(from + n * 4, g));
-    for (; stride == 8 && n + kN <= state; n += kN)
-      simd::store(to + n, every<V, 8>(from + n * 8, g));
-    for (; n < state; ++n) to[n] = from[n * src.other + g];
-    std::fill(to + state, to + pitch, 0.0f);
-  }
+  for (int64_t r = 0; r < rows; r += kN)
+    for (int64_t c = 0; c < cols; c += kN) {
+      V square[kN];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kN; ++i) square[i] = simd::load<V>(src + (r + i) * lds + c);
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kN; ++i) simd::store(dst + (c + i) * ldd + r, square[i]);
+    }
 }
 
-// tile [cols, pitch] = src [q, cols]^T, zero behind q.
-NESTLING_INLINE void transpose_tile(float* tile, int64_t pitch, const float* src, int64_t lds,
-                                    int64_t q, int64_t cols) {
-  transpose(tile, pitch, src, lds, q, cols);
-  if (q == pitch) return;
-  for (int64_t c = 0; c < cols; ++c) std::fill(tile + c * pitch + q, tile + (c + 1) * pitch, 0.0f);
-}
-
-// tile [q, pitch] = scale_j x_j for the unit's channels; the padding is not written.
+// tile [padded(q), pitch] = the unit's channels, zero behind them. Rows of the operand lie a power
+// of two apart, in the same few sets of the cache: products read a copy.
 template <class V>
-NESTLING_INLINE void scaled_rows(float* tile, int64_t pitch, const float* x, int64_t x_pitch,
-                                 const float* scale, int64_t q, int64_t cols) {
+NESTLING_INLINE void pack_rows(float* tile, int64_t pitch, const float* x, int64_t x_pitch,
+                               int64_t q, int64_t cols) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   for (int64_t j = 0; j < q; ++j) {
     int64_t p = 0;
     for (; p + kN <= cols; p += kN)
-      simd::store(tile + j * pitch + p, simd::load<V>(x + j * x_pitch + p) * scale[j]);
-    for (; p < cols; ++p) tile[j * pitch + p] = x[j * x_pitch + p] * scale[j];
+      simd::store(tile + j * pitch + p, simd::load<V>(x + j * x_pitch + p));
+    for (; p < cols; ++p) tile[j * pitch + p] = x[j * x_pitch + p];
+    for (; p < pitch; ++p) tile[j * pitch + p] = 0.0f;
   }
+  std::fill(tile + q * pitch, tile + padded(q) * pitch, 0.0f);
+}
+
+// A state tile [count, state_pitch] to rows of N floats, past the caches: it is read in the backward
+// pass, long after. Then the tile *= scale.
+void save_and_scale(float* to, int64_t step, float* S, const Extents& e, int64_t count,
+                    float scale);
+
+// Row j of the tile *= scale_j.
+template <class V>
+NESTLING_INLINE void scale_rows(float* tile, int64_t pitch, const float* scale, int64_t q) {
+  constexpr int64_t kN = simd::kLanesOf<V>;
+  for (int64_t j = 0; j < q; ++j)
+    for (int64_t p = 0; p < pitch; p += kN)
+      simd::store(tile + j * pitch + p, simd::load<V>(tile + j * pitch + p) * scale[j]);
 }
 
 // x *= scale, elementwise along rows of n (a multiple of kLanes), or by one number.

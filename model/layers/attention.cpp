@@ -59,10 +59,11 @@ AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Const
                               .segments = run.segments,
                               .scale = softmax_scale(w)});
   if (cache != nullptr) fill_cache(run, a, *cache);
-  copy(output, input);
-  linear_forward(
-      run.ctx,
-      {.y = output, .x = merge_cols(ConstView(a.y)), .w = merge_cols(w.o), .accumulate = true});
+  const View to = begin_mixer_output(run, input, output, a.mixed);
+  const Arena::Mark mark(run.ctx.scratch());
+  const ConstView y = masked(run.ctx, a.y, run.layer_masks().query_heads, a.y.dim(2));
+  linear_forward(run.ctx, {.y = to, .x = merge_cols(y), .w = merge_cols(w.o), .accumulate = true});
+  end_mixer_output(run, input, output, a.mixed);
   return a;
 }
 
@@ -70,14 +71,17 @@ void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w
                               const AttentionParams<View>& g, const AttentionActs& a, View dh) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(run.arena);
+  const Arena::Mark scratch(ctx.scratch());
   AttentionActs d;
   allocate(run.arena, w, dh.dim(0), d);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
+  const ConstView heads = run.layer_masks().query_heads;
   linear_backward(ctx, {.dx = merge_cols(d.y),
                         .dw = merge_cols(g.o),
-                        .dy = dh,
-                        .x = merge_cols(ConstView(a.y)),
+                        .dy = mixer_output_backward(run, a.mixed, dh),
+                        .x = merge_cols(masked(ctx, a.y, heads, a.y.dim(2))),
                         .w = merge_cols(w.o)});
+  masked_backward(ctx, d.y, a.y, heads, run.layer_mask_grads().query_heads, a.y.dim(2));
   attention_backward(ctx, {.dq = d.q,
                            .dk = d.k,
                            .dv = d.v,

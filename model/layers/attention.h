@@ -7,10 +7,11 @@ namespace nestling {
 
 struct AttentionActs {
   NormActs norm;
-  View q;     // [T, Q, h]
-  View k, v;  // [T, K, h]
-  View y;     // [T, Q, h]
-  View lse;   // [T, Q]
+  View q;      // [T, Q, h]
+  View k, v;   // [T, K, h]
+  View y;      // [T, Q, h]
+  View lse;    // [T, Q]
+  View mixed;  // [T, D] with masks only
 };
 
 AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<ConstView>& w,

@@ -5,6 +5,10 @@
 // Activations   forward allocates what backward needs in `run.arena` and returns it as a struct of
 //               views; the caller's Arena::Mark gives it back. Temporaries go to the context's
 //               scratch.
+// Masks         in mask mode a layer multiplies its widths in where they are produced (model/masks.h);
+//               activations are saved before their mask and masked again in backward. The mixer's
+//               output then has a buffer of its own; without masks it is accumulated straight into
+//               the residual stream.
 // Gradients     backward takes dh, the gradient of the output, and turns it in place into the
 //               gradient of the input. Parameter gradients accumulate; an absent gradient view is a
 //               frozen parameter.
@@ -14,6 +18,7 @@
 #include "kernels/core/context.h"
 #include "kernels/ops/segments.h"
 #include "model/config.h"
+#include "model/masks.h"
 #include "model/parameters.h"
 
 namespace nestling {
@@ -23,7 +28,15 @@ struct LayerRun {
   Arena& arena;
   const ModelConfig& config;
   Segments segments;
-  bool save = true;  // keep what backward needs
+  bool save = true;                            // keep what backward needs
+  const ModelMasks* masks = nullptr;           // mask mode
+  const ModelMaskGrads* mask_grads = nullptr;  // backward accumulates here
+  size_t layer = 0;                            // the one in hand, set by the model
+
+  LayerMasks layer_masks() const { return masks ? masks->layers.at(layer) : LayerMasks{}; }
+  LayerMaskGrads layer_mask_grads() const {
+    return mask_grads ? mask_grads->layers.at(layer) : LayerMaskGrads{};
+  }
 };
 
 // One token for each of B sequences. lengths[b] counts the tokens of sequence b, the new one
@@ -48,13 +61,29 @@ struct LayerCache {  // of whichever kind the layer is; the other stays empty
   AttentionCache attention;
 };
 
-// The norm in front of every mixer.
+// x times its mask in the context's scratch, or x itself where no mask is given. x is [T, C] or
+// [T, H, P], m holds C / repeat or H * P / repeat entries.
+ConstView masked(Context& ctx, ConstView x, ConstView m, int64_t repeat = 1);
+// Turns the gradient of the masked x into that of x in place, and accumulates that of the mask.
+void masked_backward(Context& ctx, View dx, ConstView x, ConstView m, View dm, int64_t repeat = 1);
+
+// Where a mixer accumulates its output: without a mask `output` itself, which then holds the input;
+// with one a buffer of its own, kept as `mixed` [T, D] for the mask's gradient.
+View begin_mixer_output(LayerRun& run, ConstView input, View output, View& mixed);
+void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView mixed);
+// The gradient of what the mixer put out: dh, or a masked copy in the arena.
+ConstView mixer_output_backward(LayerRun& run, ConstView mixed, ConstView dh);
+
+// The norm in front of every mixer, and the final one.
 struct NormActs {
   ConstView input;  // [T, D] the residual stream, kept by the caller
   View rstd;        // [T]
   View normed;      // [T, D]
 };
 NormActs layer_norm_forward(LayerRun& run, ConstView weight, ConstView input);
+// The norm alone: dx [T, D] is overwritten and may be dnormed.
+void norm_backward(LayerRun& run, ConstView weight, View dweight, const NormActs& acts,
+                   ConstView dnormed, View dx);
 // dh += gradient of the norm; dnormed is overwritten.
 void layer_norm_backward(LayerRun& run, ConstView weight, View dweight, const NormActs& acts,
                          View dnormed, View dh);

@@ -5,6 +5,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
+#include "model/layers/gather.h"
 
 namespace nestling {
 
@@ -19,14 +20,24 @@ struct MambaShape {
 
 // x_raw, B_raw, C_raw and dt of T tokens; z too.
 void project(Context& ctx, const MambaParams<ConstView>& w, const MambaActs& a) {
-  const ConstView in = a.norm.normed;
-  const int64_t tokens = in.dim(0);
-  linear_forward(ctx, {.y = merge_cols(a.z), .x = in, .w = merge_rows(w.z)});
-  linear_forward(ctx, {.y = a.x_raw, .x = in, .w = merge_rows(w.x)});
-  linear_forward(ctx, {.y = a.B_raw, .x = in, .w = merge_rows(w.B)});
-  linear_forward(ctx, {.y = a.C_raw, .x = in, .w = merge_rows(w.C)});
-  linear_forward(ctx, {.y = a.dt, .x = in, .w = w.dt});
-  NESTLING_ASSERT(a.x_raw.dim(0) == tokens);
+  const auto one = [&](View y, ConstView weight) {
+    const Arena::Mark mark(ctx.scratch());
+    linear_forward(ctx, {.y = y, .x = a.norm.normed, .w = merge_or_gather(ctx, weight)});
+  };
+  one(merge_cols(a.z), w.z);
+  one(a.x_raw, w.x);
+  one(a.B_raw, w.B);
+  one(a.C_raw, w.C);
+  linear_forward(ctx, {.y = a.dt, .x = a.norm.normed, .w = w.dt});
+}
+
+// y += out_proj(gated)
+void project_out(Context& ctx, const MambaParams<ConstView>& w, const MambaActs& a, View y) {
+  const Arena::Mark mark(ctx.scratch());
+  linear_forward(ctx, {.y = y,
+                       .x = merge_cols(ConstView(a.gated)),
+                       .w = merge_or_gather(ctx, w.out, 1),
+                       .accumulate = true});
 }
 
 void allocate(Arena& arena, const MambaShape& s, int64_t tokens, MambaActs& a) {
@@ -49,11 +60,12 @@ void allocate(Arena& arena, const MambaShape& s, int64_t tokens, MambaActs& a) {
 void convolve(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
               const MambaCache* cache) {
   const auto one = [&](View y, ConstView x, ConstView weight, ConstView bias, View final_state) {
+    const Arena::Mark mark(run.ctx.scratch());
     conv1d_forward(run.ctx, {.y = y,
                              .final_state = final_state,
                              .x = x,
-                             .w = merge_rows(weight),
-                             .bias = flatten(bias),
+                             .w = merge_or_gather(run.ctx, weight),
+                             .bias = merge_or_gather(run.ctx, bias),
                              .segments = run.segments});
   };
   one(merge_cols(a.x), a.x_raw, w.conv_x, w.conv_bias_x, cache ? cache->conv_x : View());
@@ -61,23 +73,142 @@ void convolve(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a
   one(merge_cols(a.C), a.C_raw, w.conv_C, w.conv_bias_C, cache ? cache->conv_C : View());
 }
 
+// In every backward function `d` holds the gradients of the activations of the same names.
 void convolve_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
-                       const MambaActs& a, View dx, View dB, View dC, View dx_raw, View dB_raw,
-                       View dC_raw) {
+                       const MambaActs& a, const MambaActs& d) {
+  Context& ctx = run.ctx;
   const auto one = [&](View draw, ConstView dy, ConstView x, ConstView weight, ConstView bias,
                        View dweight, View dbias) {
-    conv1d_backward(run.ctx, {.dx = draw,
-                              .dw = merge_rows(dweight),
-                              .dbias = flatten(dbias),
-                              .dy = dy,
-                              .x = x,
-                              .w = merge_rows(weight),
-                              .bias = flatten(bias),
-                              .segments = run.segments});
+    const Arena::Mark mark(ctx.scratch());
+    const GatheredGradient dw(ctx, dweight), db(ctx, dbias);
+    conv1d_backward(ctx, {.dx = draw,
+                          .dw = dw.merged(),
+                          .dbias = db.merged(),
+                          .dy = dy,
+                          .x = x,
+                          .w = merge_or_gather(ctx, weight),
+                          .bias = merge_or_gather(ctx, bias),
+                          .segments = run.segments});
+    dw.store();
+    db.store();
   };
-  one(dx_raw, merge_cols(dx), a.x_raw, w.conv_x, w.conv_bias_x, g.conv_x, g.conv_bias_x);
-  one(dB_raw, merge_cols(dB), a.B_raw, w.conv_B, w.conv_bias_B, g.conv_B, g.conv_bias_B);
-  one(dC_raw, merge_cols(dC), a.C_raw, w.conv_C, w.conv_bias_C, g.conv_C, g.conv_bias_C);
+  one(d.x_raw, merge_cols(d.x), a.x_raw, w.conv_x, w.conv_bias_x, g.conv_x, g.conv_bias_x);
+  one(d.B_raw, merge_cols(d.B), a.B_raw, w.conv_B, w.conv_bias_B, g.conv_B, g.conv_bias_B);
+  one(d.C_raw, merge_cols(d.C), a.C_raw, w.conv_C, w.conv_bias_C, g.conv_C, g.conv_bias_C);
+}
+
+void scan(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
+          const MambaCache* cache) {
+  const Arena::Mark mark(run.ctx.scratch());
+  scan_forward(run.ctx, {.y = a.y,
+                         .chunk_states = a.chunk_states,
+                         .final_state = cache ? cache->state : View(),
+                         .x = a.x,
+                         .dt_raw = a.dt,
+                         .B = masked(run.ctx, a.B, run.layer_masks().state),
+                         .C = a.C,
+                         .A_log = w.A_log,
+                         .D = w.D,
+                         .dt_bias = w.dt_bias,
+                         .segments = run.segments,
+                         .chunk = run.config.chunk});
+}
+
+void scan_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+                   const MambaActs& a, const MambaActs& d) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(ctx.scratch());
+  const ConstView state = run.layer_masks().state;
+  nestling::scan_backward(ctx, {.dx = d.x,
+                                .ddt_raw = d.dt,
+                                .dB = d.B,
+                                .dC = d.C,
+                                .dA_log = g.A_log,
+                                .dD = g.D,
+                                .ddt_bias = g.dt_bias,
+                                .dy = d.y,
+                                .x = a.x,
+                                .dt_raw = a.dt,
+                                .B = masked(ctx, a.B, state),
+                                .C = a.C,
+                                .A_log = w.A_log,
+                                .D = w.D,
+                                .dt_bias = w.dt_bias,
+                                .chunk_states = a.chunk_states,
+                                .segments = run.segments,
+                                .chunk = run.config.chunk});
+  masked_backward(ctx, d.B, a.B, state, run.layer_mask_grads().state);
+}
+
+void gated_norm(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a) {
+  const Arena::Mark mark(run.ctx.scratch());
+  const LayerMasks masks = run.layer_masks();
+  gated_norm_forward(run.ctx, {.out = a.gated,
+                               .rstd = a.group_rstd,
+                               .y = masked(run.ctx, a.y, masks.heads),
+                               .z = a.z,
+                               .w = w.gated_norm,
+                               .active = masks.group_active,
+                               .eps = run.config.eps});
+}
+
+void gated_norm_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+                         const MambaActs& a, const MambaActs& d) {
+  Context& ctx = run.ctx;
+  const Arena::Mark mark(ctx.scratch());
+  const LayerMasks masks = run.layer_masks();
+  const LayerMaskGrads mask_grads = run.layer_mask_grads();
+  nestling::gated_norm_backward(ctx, {.dy = d.y,
+                                      .dz = d.z,
+                                      .dw = g.gated_norm,
+                                      .dactive = mask_grads.group_active,
+                                      .dout = d.gated,
+                                      .y = masked(ctx, a.y, masks.heads),
+                                      .z = a.z,
+                                      .w = w.gated_norm,
+                                      .rstd = a.group_rstd,
+                                      .active = masks.group_active});
+  masked_backward(ctx, d.y, a.y, masks.heads, mask_grads.heads);
+}
+
+// d.gated from dy, the gradient of the mixer's output.
+void project_out_backward(LayerRun& run, const MambaParams<ConstView>& w,
+                          const MambaParams<View>& g, const MambaActs& a, const MambaActs& d,
+                          ConstView dy) {
+  const Arena::Mark mark(run.ctx.scratch());
+  const GatheredGradient dw(run.ctx, g.out, 1);
+  linear_backward(run.ctx, {.dx = merge_cols(d.gated),
+                            .dw = dw.merged(),
+                            .dy = dy,
+                            .x = merge_cols(ConstView(a.gated)),
+                            .w = merge_or_gather(run.ctx, w.out, 1)});
+  dw.store();
+}
+
+void project_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+                      const MambaActs& a, const MambaActs& d, View dnormed) {
+  Context& ctx = run.ctx;
+  const auto one = [&](ConstView dy, ConstView weight, View dweight, bool accumulate) {
+    const Arena::Mark mark(ctx.scratch());
+    const GatheredGradient dw(ctx, dweight);
+    linear_backward(ctx, {.dx = dnormed,
+                          .dw = dw.merged(),
+                          .dy = dy,
+                          .x = a.norm.normed,
+                          .w = merge_or_gather(ctx, weight),
+                          .accumulate_dx = accumulate});
+    dw.store();
+  };
+  one(merge_cols(ConstView(d.z)), w.z, g.z, false);
+  one(d.x_raw, w.x, g.x, true);
+  one(d.B_raw, w.B, g.B, true);
+  one(d.C_raw, w.C, g.C, true);
+  linear_backward(ctx, {.dx = dnormed,
+                        .dw = g.dt,
+                        .dy = d.dt,
+                        .x = a.norm.normed,
+                        .w = w.dt,
+                        .accumulate_dx = true});
 }
 
 }  // namespace
@@ -93,88 +224,25 @@ MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstVie
   if (run.save)
     a.chunk_states =
         run.arena.alloc(DType::kF32, {scan_chunks(run.segments, run.config.chunk), s.H, s.P, s.N});
-  scan_forward(run.ctx, {.y = a.y,
-                         .chunk_states = a.chunk_states,
-                         .final_state = cache ? cache->state : View(),
-                         .x = a.x,
-                         .dt_raw = a.dt,
-                         .B = a.B,
-                         .C = a.C,
-                         .A_log = w.A_log,
-                         .D = w.D,
-                         .dt_bias = w.dt_bias,
-                         .segments = run.segments,
-                         .chunk = run.config.chunk});
-  gated_norm_forward(run.ctx, {.out = a.gated,
-                               .rstd = a.group_rstd,
-                               .y = a.y,
-                               .z = a.z,
-                               .w = w.gated_norm,
-                               .eps = run.config.eps});
-  copy(output, input);
-  linear_forward(run.ctx, {.y = output,
-                           .x = merge_cols(ConstView(a.gated)),
-                           .w = merge_cols(w.out),
-                           .accumulate = true});
+  scan(run, w, a, cache);
+  gated_norm(run, w, a);
+  const View to = begin_mixer_output(run, input, output, a.mixed);
+  project_out(run.ctx, w, a, to);
+  end_mixer_output(run, input, output, a.mixed);
   return a;
 }
 
 void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
                     const MambaActs& a, View dh) {
-  const MambaShape s(w);
-  const int64_t tokens = dh.dim(0);
-  Context& ctx = run.ctx;
   const Arena::Mark mark(run.arena);
-  MambaActs d;  // gradients of the activations of the same names
-  allocate(run.arena, s, tokens, d);
-  const View dnormed = run.arena.alloc(DType::kF32, {tokens, dh.dim(1)});
-
-  linear_backward(ctx, {.dx = merge_cols(d.gated),
-                        .dw = merge_cols(g.out),
-                        .dy = dh,
-                        .x = merge_cols(ConstView(a.gated)),
-                        .w = merge_cols(w.out)});
-  gated_norm_backward(ctx, {.dy = d.y,
-                            .dz = d.z,
-                            .dw = g.gated_norm,
-                            .dout = d.gated,
-                            .y = a.y,
-                            .z = a.z,
-                            .w = w.gated_norm,
-                            .rstd = a.group_rstd});
-  scan_backward(ctx, {.dx = d.x,
-                      .ddt_raw = d.dt,
-                      .dB = d.B,
-                      .dC = d.C,
-                      .dA_log = g.A_log,
-                      .dD = g.D,
-                      .ddt_bias = g.dt_bias,
-                      .dy = d.y,
-                      .x = a.x,
-                      .dt_raw = a.dt,
-                      .B = a.B,
-                      .C = a.C,
-                      .A_log = w.A_log,
-                      .D = w.D,
-                      .dt_bias = w.dt_bias,
-                      .chunk_states = a.chunk_states,
-                      .segments = run.segments,
-                      .chunk = run.config.chunk});
-  convolve_backward(run, w, g, a, d.x, d.B, d.C, d.x_raw, d.B_raw, d.C_raw);
-
-  const auto project_backward = [&](ConstView dy, ConstView weight, View dweight, bool accumulate) {
-    linear_backward(ctx, {.dx = dnormed,
-                          .dw = dweight,
-                          .dy = dy,
-                          .x = a.norm.normed,
-                          .w = weight,
-                          .accumulate_dx = accumulate});
-  };
-  project_backward(merge_cols(ConstView(d.z)), merge_rows(w.z), merge_rows(g.z), false);
-  project_backward(d.x_raw, merge_rows(w.x), merge_rows(g.x), true);
-  project_backward(d.B_raw, merge_rows(w.B), merge_rows(g.B), true);
-  project_backward(d.C_raw, merge_rows(w.C), merge_rows(g.C), true);
-  project_backward(d.dt, w.dt, g.dt, true);
+  MambaActs d;
+  allocate(run.arena, MambaShape(w), dh.dim(0), d);
+  const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
+  project_out_backward(run, w, g, a, d, mixer_output_backward(run, a.mixed, dh));
+  gated_norm_backward(run, w, g, a, d);
+  scan_backward(run, w, g, a, d);
+  convolve_backward(run, w, g, a, d);
+  project_backward(run, w, g, a, d, dnormed);
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
 }
 
@@ -192,8 +260,12 @@ void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache&
       ctx, {.y = a.norm.normed, .rstd = a.norm.rstd, .x = h, .w = w.norm, .eps = run.config.eps});
   project(ctx, w, a);
   const auto convolve_one = [&](View y, View state, ConstView x, ConstView weight, ConstView bias) {
-    conv1d_step(ctx,
-                {.y = y, .state = state, .x = x, .w = merge_rows(weight), .bias = flatten(bias)});
+    const Arena::Mark weights(ctx.scratch());
+    conv1d_step(ctx, {.y = y,
+                      .state = state,
+                      .x = x,
+                      .w = merge_or_gather(ctx, weight),
+                      .bias = merge_or_gather(ctx, bias)});
   };
   convolve_one(merge_cols(a.x), cache.conv_x, a.x_raw, w.conv_x, w.conv_bias_x);
   convolve_one(merge_cols(a.B), cache.conv_B, a.B_raw, w.conv_B, w.conv_bias_B);
@@ -213,9 +285,7 @@ void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache&
                            .z = a.z,
                            .w = w.gated_norm,
                            .eps = run.config.eps});
-  linear_forward(
-      ctx,
-      {.y = h, .x = merge_cols(ConstView(a.gated)), .w = merge_cols(w.out), .accumulate = true});
+  project_out(ctx, w, a, h);
 }
 
 }  // namespace nestling

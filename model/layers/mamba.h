@@ -2,6 +2,8 @@
 //
 //   z, x, B, C, dt = projections of norm(h);  x, B, C = silu(conv1d(.));  y = scan(x, dt, B, C)
 //   h + out_proj(group_norm(y silu(z)))
+//
+// Head channels cut to a prefix leave weights in runs, which are gathered: its cost is in gather.h.
 #pragma once
 #include "model/layers/layer.h"
 
@@ -18,6 +20,7 @@ struct MambaActs {
   View y;                    // [T, H, P]
   View group_rstd;           // [T, G]
   View gated;                // [T, H, P]
+  View mixed;                // [T, D] with masks only
 };
 
 // output [T, D] may not be input [T, D].

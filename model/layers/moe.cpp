@@ -24,14 +24,18 @@ void route(LayerRun& run, const MoeParams<ConstView>& w, MoeActs& a) {
                      .weight = a.weight,
                      .logits = a.logits,
                      .bias = w.gate_bias,
+                     .mask = run.layer_masks().experts,
                      .rule = run.config.gate});
   expert_sort(ctx, {.offsets = a.offsets, .order = a.order, .index = a.index});
 }
 
 void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
-                     const MoeActs& a, View dh, View dnormed) {
+                     const MoeActs& a, ConstView dy, View dnormed) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(run.arena);
+  const Arena::Mark scratch(ctx.scratch());
+  const LayerMasks masks = run.layer_masks();
+  const LayerMaskGrads mask_grads = run.layer_mask_grads();
   const auto like = [&](ConstView x) { return run.arena.alloc(DType::kF32, {x.dim(0), x.dim(1)}); };
   const View drows = like(a.rows);
   const View dact = like(a.act);
@@ -39,20 +43,27 @@ void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoePara
   const View dlogits = like(a.logits);
   expert_combine_backward(ctx, {.drows = drows,
                                 .dweight = dweight,
-                                .dy = dh,
+                                .dy = dy,
                                 .rows = a.down,
                                 .weight = a.weight,
                                 .order = a.order});
-  expert_linear_backward(
-      ctx, {.dx = dact, .dw = g.down, .dy = drows, .x = a.act, .w = w.down, .offsets = a.offsets});
+  expert_linear_backward(ctx, {.dx = dact,
+                               .dw = g.down,
+                               .dy = drows,
+                               .x = masked(ctx, a.act, masks.expert_ffn),
+                               .w = w.down,
+                               .offsets = a.offsets});
+  masked_backward(ctx, dact, a.act, masks.expert_ffn, mask_grads.expert_ffn);
   squared_relu_backward(ctx, {.dx = dact, .dy = dact, .x = a.up});
   expert_linear_backward(
       ctx, {.dx = drows, .dw = g.up, .dy = dact, .x = a.rows, .w = w.up, .offsets = a.offsets});
   expert_gather_backward(ctx, {.dx = dnormed, .drows = drows, .order = a.order});
   gate_backward(ctx, {.dlogits = dlogits,
+                      .dmask = mask_grads.experts,
                       .dweight = dweight,
                       .index = a.index,
                       .logits = a.logits,
+                      .mask = masks.experts,
                       .rule = run.config.gate});
   linear_backward(ctx, {.dx = dnormed,
                         .dw = g.gate,
@@ -78,12 +89,19 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView inpu
   expert_gather(ctx, {.rows = a.rows, .x = a.norm.normed, .order = a.order});
   expert_linear_forward(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
   squared_relu_forward(ctx, {.y = a.act, .x = a.up});
-  expert_linear_forward(ctx, {.y = a.down, .x = a.act, .w = w.down, .offsets = a.offsets});
-  copy(output, input);
+  const LayerMasks masks = run.layer_masks();
+  {
+    const Arena::Mark mark(ctx.scratch());
+    const ConstView act = masked(ctx, a.act, masks.expert_ffn);
+    expert_linear_forward(ctx, {.y = a.down, .x = act, .w = w.down, .offsets = a.offsets});
+  }
+  const View to = begin_mixer_output(run, input, output, a.mixed);
   expert_combine(
-      ctx, {.y = output, .rows = a.down, .weight = a.weight, .order = a.order, .accumulate = true});
+      ctx, {.y = to, .rows = a.down, .weight = a.weight, .order = a.order, .accumulate = true});
   if (w.shared_up)
-    a.shared = ffn_products_forward(run, w.shared_up, w.shared_down, a.norm.normed, output);
+    a.shared = ffn_products_forward(run, {w.shared_up, w.shared_down, masks.shared_ffn},
+                                    a.norm.normed, to);
+  end_mixer_output(run, input, output, a.mixed);
   return a;
 }
 
@@ -91,10 +109,12 @@ void moe_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<
                   const MoeActs& a, View dh) {
   const Arena::Mark mark(run.arena);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
-  routed_backward(run, w, g, a, dh, dnormed);
+  const ConstView dy = mixer_output_backward(run, a.mixed, dh);
+  routed_backward(run, w, g, a, dy, dnormed);
   if (w.shared_up)
-    ffn_products_backward(run, w.shared_up, w.shared_down, g.shared_up, g.shared_down, a.shared,
-                          a.norm.normed, dh, dnormed, true);
+    ffn_products_backward(run, {w.shared_up, w.shared_down, run.layer_masks().shared_ffn},
+                          {g.shared_up, g.shared_down, run.layer_mask_grads().shared_ffn}, a.shared,
+                          a.norm.normed, dy, dnormed, true);
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
 }
 

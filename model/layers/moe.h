@@ -20,6 +20,7 @@ struct MoeActs {
   View up, act;  // [R, Fe]
   View down;     // [R, D]
   FfnProducts shared;
+  View mixed;  // [T, D] with masks only
 };
 
 MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView input, View output);

@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/core/parallel.h"
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/attention.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/operands.h"
 
 namespace nestling {
@@ -174,7 +174,7 @@ class Attention : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
 
 TEST_P(Attention, MatchesTheReference) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
   Operands o(device, shape, 3);
   Context ctx(device);
   ctx.scratch().set_poison(true);
@@ -195,7 +195,7 @@ TEST_P(Attention, MatchesTheReference) {
 
 TEST_P(Attention, RepeatsBitForBit) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
   Context ctx(device);
   Operands first(device, shape, 4);
   Operands second(device, shape, 4);
@@ -211,7 +211,7 @@ TEST_P(Attention, RepeatsBitForBit) {
 // The last token of every segment, decoded against a cache of the segment's keys.
 TEST_P(Attention, StepEqualsPrefill) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionStep);
   Operands o(device, shape, 5);
   Context ctx(device);
   ctx.scratch().set_poison(true);

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/conv1d.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/window.h"
 
 namespace nestling {
@@ -83,7 +83,7 @@ class Conv1d : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
 TEST_P(Conv1d, ForwardAndStepsMatchTheReference) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, Conv1dForward, Conv1dStep);
   Rng rng(2, static_cast<uint64_t>(c.channels));
   const auto in = random_inputs(rng, c);
   const Segments segments(c.offsets);
@@ -133,7 +133,7 @@ TEST_P(Conv1d, ForwardAndStepsMatchTheReference) {
 
 TEST_P(Conv1d, BackwardMatchesTheReferenceAndRepeats) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, Conv1dBackward);
   Rng rng(3, static_cast<uint64_t>(c.channels));
   auto in = random_inputs(rng, c);
   in.initial = {};

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/gated_norm.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/window.h"
 
 namespace nestling {
@@ -63,7 +63,7 @@ class GatedNorm : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
 TEST_P(GatedNorm, MatchesTheReferenceAndRepeats) {
   const auto [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, GatedNormForward, GatedNormBackward);
   Rng rng(2, static_cast<uint64_t>(c.heads));
   const double eps = static_cast<float>(kNormEps);
   const GatedNormShape s{c.heads, c.channels, c.groups, eps};
@@ -151,7 +151,7 @@ TEST_P(GatedNorm, MatchesTheReferenceAndRepeats) {
 
 TEST_P(GatedNorm, MayOverwriteItsInput) {
   const auto [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, GatedNormForward, GatedNormBackward);
   Rng rng(3);
   const int64_t width = c.heads * c.channels;
   const auto y = random_mat(rng, c.tokens, width);

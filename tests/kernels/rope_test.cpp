@@ -6,9 +6,9 @@
 #include <numeric>
 
 #include "data/safetensors.h"
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/rope.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/operands.h"
 
 namespace nestling {
@@ -58,7 +58,7 @@ Tensor to_device(Device device, const std::vector<T>& values) {
 
 TEST_P(RopeOp, MatchesTheReferenceAndTurnsBack) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, Rope);
   Rng rng(2, static_cast<uint64_t>(shape.width));
   const auto x = random_mat(rng, shape.tokens, shape.heads * shape.width);
   const auto frequencies = rope_inverse_frequencies(shape.rotary, 10000.0, {});
@@ -91,7 +91,7 @@ TEST_P(RopeOp, MatchesTheReferenceAndTurnsBack) {
 
 TEST_P(RopeOp, PrefixOfHeadsLeavesTheRestAlone) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, Rope);
   if (shape.heads == 1) return;
   Rng rng(3);
   const auto x = random_mat(rng, shape.tokens, shape.heads * shape.width);

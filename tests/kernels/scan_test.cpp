@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/core/parallel.h"
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/scan.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/window.h"
 
 namespace nestling {
@@ -173,7 +173,7 @@ class Scan : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
 TEST_P(Scan, ForwardMatchesTheReference) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, ScanForward);
   Rng rng(7, static_cast<uint64_t>(c.chunk));
   const Segments segments(c.offsets);
   const auto in =
@@ -212,8 +212,7 @@ TEST_P(Scan, ForwardMatchesTheReference) {
 
 TEST_P(Scan, BackwardMatchesTheReference) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
-  if (device == Device::kCuda) GTEST_SKIP() << "scan_backward has no CUDA kernel";
+  NESTLING_SKIP_WITHOUT(device, ScanForward, ScanBackward);
   Rng rng(8, static_cast<uint64_t>(c.chunk));
   const Segments segments(c.offsets);
   const auto in =
@@ -251,8 +250,7 @@ TEST_P(Scan, BackwardMatchesTheReference) {
 
 TEST_P(Scan, RepeatsBitForBit) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
-  if (device == Device::kCuda) GTEST_SKIP() << "scan_backward has no CUDA kernel";
+  NESTLING_SKIP_WITHOUT(device, ScanForward, ScanBackward);
   Rng rng(9);
   const auto in =
       random_inputs(rng, c.s, c.offsets.back(),
@@ -277,7 +275,7 @@ TEST_P(Scan, RepeatsBitForBit) {
 // Token by token from the initial state: the outputs and the state of the forward.
 TEST_P(Scan, StepsEqualTheForward) {
   const auto& [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
+  NESTLING_SKIP_WITHOUT(device, ScanForward, ScanStep);
   Rng rng(10);
   const Segments segments(c.offsets);
   const auto in =

@@ -120,9 +120,4 @@ inline void expect_close(const char* name, const Mat<double>& got, const Mat<dou
 // Unit roundoff of float32: sums of n terms err by about sqrt(n) * kEps32 relative to their norm.
 inline constexpr double kEps32 = 0x1.0p-24;
 
-// Skips (never passes) when the device cannot be used here.
-#define NESTLING_SKIP_WITHOUT(device)                                   \
-  if ((device) == Device::kCuda && !cuda::unavailable_reason().empty()) \
-  GTEST_SKIP() << cuda::unavailable_reason()
-
 }  // namespace nestling::testing

@@ -1,0 +1,156 @@
+#include "model/elastic_file.h"
+
+#include <algorithm>
+
+#include "model/elastic_header.h"
+#include "model/elastic_layout.h"
+#include "model/huggingface.h"
+
+namespace nestling {
+
+namespace {
+
+DType stored_as(const ParameterSpec& spec, StoredType precision) {
+  return *kernel_type(published_type(spec, precision));
+}
+
+// The datasets of a size's parameters, each of the shape and type that /model says: so nothing is
+// allocated that the file does not hold.
+std::vector<Hdf5Dataset> open_weights(Hdf5File& in, const std::vector<ParameterSpec>& specs,
+                                      const std::vector<SizedParameter>& sized,
+                                      StoredType precision) {
+  std::vector<Hdf5Dataset> all;
+  for (const SizedParameter& p : sized) {
+    const ParameterSpec& spec = specs[static_cast<size_t>(p.index)];
+    Shape shape;
+    for (const Dim& d : spec.dims) shape.push_back(d.extent);
+    all.push_back(in.dataset(weight_dataset(spec)));
+    if (all.back().dtype() != stored_as(spec, precision) || all.back().shape() != shape)
+      in.fail(all.back().name(), "is not of the shape and type that /model says");
+  }
+  return all;
+}
+
+// The widths' weights into those of a model that has no others.
+LoadedSize load(Hdf5File& in, const ModelConfig& parent, const Widths& widths, DType compute) {
+  const StoredType precision = read_elastic_precision(in);
+  const std::vector<ParameterSpec> specs = parameter_list(parent);
+  const std::vector<SizedParameter> sized = sized_parameters(specs, widths);
+  const std::vector<Hdf5Dataset> datasets = open_weights(in, specs, sized, precision);
+  const ModelConfig config = cut_config(parent, widths);
+  LoadedSize out{.config = config,
+                 .weights = Weights(config, Device::kCpu, {.compute = compute}),
+                 .weight_bytes = stored_weight_bytes(parent, widths, precision)};
+  NESTLING_CHECK(out.weights.count() == std::ssize(sized), "the cut model has ",
+                 out.weights.count(), " parameters, the size ", sized.size());
+  for (int64_t i = 0; i < out.weights.count(); ++i) {
+    const View master = out.weights.master(i);
+    const std::vector<int64_t>& extents = sized[static_cast<size_t>(i)].extents;
+    for (size_t d = 0; d < extents.size(); ++d)
+      NESTLING_CHECK(master.dim(static_cast<int>(d)) == extents[d], "the cut model has ",
+                     master.describe());
+    datasets[static_cast<size_t>(i)].read(master);
+  }
+  Context ctx(Device::kCpu);
+  out.weights.refresh_low(ctx);
+  out.bytes_read = in.bytes_read();
+  return out;
+}
+
+void check_group(Hdf5File& in, const std::string& group, ElasticContents& found) {
+  for (const std::string& name : in.names(group.empty() ? "/" : group)) {
+    const std::string full = group + "/" + name;
+    if (in.is_group(full)) {
+      check_group(in, full, found);
+      continue;
+    }
+    const Hdf5Dataset data = in.dataset(full);
+    data.verify();
+    ++found.datasets;
+    found.bytes += data.bytes();
+    if (full.starts_with("/weights/")) found.weight_bytes += data.bytes();
+  }
+}
+
+}  // namespace
+
+void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
+                   const Weights& weights, StoredType precision) {
+  NESTLING_CHECK(precision == StoredType::kBF16 || precision == StoredType::kF32,
+                 "elastic file in ", stored_name(precision), ": needs BF16 or F32");
+  check_elastic_model(model, file.string());
+  const std::vector<ParameterSpec> specs = parameter_list(model.config);
+  NESTLING_CHECK(std::ssize(specs) == weights.count(), file.string(), ": weights of another model");
+  std::vector<Widths> sizes;
+  for (const Size& s : model.sizes) sizes.push_back(s.widths);
+  Hdf5Writer out(file);
+  write_elastic_parts(out, model, precision);
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
+    NESTLING_CHECK(spec.name == weights.specs()[static_cast<size_t>(i)].name &&
+                       spec.size() == weights.master(i).size(),
+                   file.string(), ": ", spec.name, ": weights of another model");
+    const DType type = stored_as(spec, precision);
+    out.dataset(weight_dataset(spec), type, weights.master(i),
+                weight_chunk(spec, sizes, dtype_bytes(type)));
+  }
+  out.commit();
+}
+
+ElasticHeader read_elastic_header(const std::filesystem::path& file) {
+  Hdf5File in(file);
+  ElasticHeader h;
+  h.model = read_elastic_parts(in);
+  h.format_version = kElasticFormatVersion;
+  h.precision = read_elastic_precision(in);
+  return h;
+}
+
+ElasticFacts read_elastic_facts(const std::filesystem::path& file) {
+  Hdf5File in(file);
+  const ModelConfig config = read_elastic_config(in);
+  ElasticFacts facts;
+  for (const std::string& name : read_elastic_size_names(in))
+    facts.sizes.push_back(read_elastic_size(in, config, name));
+  NESTLING_CHECK_INPUT(!facts.sizes.empty(), file.string(), ": holds no size");
+  facts.tokenizer = read_elastic_texts(in, "/tokenizer");
+  return facts;
+}
+
+LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute) {
+  Hdf5File in(file);
+  const ModelConfig parent = read_elastic_config(in);
+  std::string known;
+  for (const std::string& name : read_elastic_size_names(in)) {
+    if (name == size) return load(in, parent, read_elastic_size(in, parent, name).widths, compute);
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  throw Error(str(file.string(), ": no size '", size, "'; there are ", known), ErrorKind::kInput);
+}
+
+LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute) {
+  Hdf5File in(file);
+  const ModelConfig parent = read_elastic_config(in);
+  return load(in, parent, full_widths(parent), compute);
+}
+
+int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision) {
+  const std::vector<ParameterSpec> specs = parameter_list(config);
+  int64_t bytes = 0;
+  for (const SizedParameter& p : sized_parameters(specs, widths)) {
+    int64_t n = dtype_bytes(stored_as(specs[static_cast<size_t>(p.index)], precision));
+    for (const int64_t e : p.extents) n *= e;
+    bytes += n;
+  }
+  return bytes;
+}
+
+ElasticContents check_elastic_contents(const std::filesystem::path& file) {
+  read_elastic_header(file);  // attributes, and that the parts fit each other
+  Hdf5File in(file);
+  ElasticContents found{.file_bytes = in.size()};
+  check_group(in, "", found);
+  return found;
+}
+
+}  // namespace nestling

@@ -1,0 +1,66 @@
+// elastic_file.h - the elastic checkpoint: one HDF5 file, out of which every size opens by its own bytes.
+//
+// Format        docs/elastic-file.md. One dataset a parameter, under its published name (experts
+//               stacked; the parts of in_proj and conv1d under the name they share), importance order,
+//               slot-major, the dimensions of the parameter list.
+// Precision     bf16 (rounded to nearest even; what steers a recurrence or a choice stays f32, as in
+//               published directories) or f32.
+// Chunks        divide every width of every size. At least 32 KiB where the widths allow it, a tensor
+//               below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
+// Damage        every byte is under a checksum (data/hdf5_file.h): a damaged file is an Error of kind
+//               kInput that names file and dataset, never another value.
+// Memory        a chunk beside the weights.
+// Threads       one at a time in all elastic files of the process.
+#pragma once
+#include <filesystem>
+
+#include "data/stored_type.h"
+#include "model/elastic_model.h"
+#include "model/weights.h"
+
+namespace nestling {
+
+inline constexpr int64_t kElasticFormatVersion = 1;
+
+// Whole or absent. `weights` are the parent's masters on the CPU, in the order `model` says.
+void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
+                   const Weights& weights, StoredType precision);
+
+struct ElasticHeader {
+  ElasticModel model;
+  int64_t format_version = 0;
+  StoredType precision = StoredType::kF32;
+};
+ElasticHeader read_elastic_header(const std::filesystem::path& file);
+
+// What running a model needs of it; reads neither order nor scores.
+struct ElasticFacts {
+  std::vector<Size> sizes;
+  std::map<std::string, std::string> tokenizer;
+};
+ElasticFacts read_elastic_facts(const std::filesystem::path& file);
+
+// Weights of one size alone: a model of its own, whose config is the cut one.
+struct LoadedSize {
+  ModelConfig config;
+  Weights weights;           // on the CPU
+  int64_t weight_bytes = 0;  // of the size, as stored
+  int64_t bytes_read = 0;    // of all chunks read to open it
+};
+LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute);
+// The parent's widths, whatever the sizes are.
+LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute);
+
+// Bytes of the weights of a size as stored.
+int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision);
+
+// Reads every dataset and attribute; throws at the first that is damaged.
+struct ElasticContents {
+  int64_t datasets = 0;
+  int64_t bytes = 0;         // of their elements
+  int64_t weight_bytes = 0;  // of those, of weights
+  int64_t file_bytes = 0;
+};
+ElasticContents check_elastic_contents(const std::filesystem::path& file);
+
+}  // namespace nestling

@@ -1,0 +1,76 @@
+#include "model/elastic_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "model/order.h"
+
+namespace nestling {
+
+const Size& ElasticModel::size(const std::string& name) const {
+  std::string known;
+  for (const Size& s : sizes) {
+    if (s.name == name) return s;
+    known += (known.empty() ? "" : ", ") + s.name;
+  }
+  throw Error(str("no size '", name, "'; there are ", known), ErrorKind::kInput);
+}
+
+namespace {
+
+struct KindName {
+  CostKind kind;
+  const char* name;
+};
+constexpr KindName kKinds[] = {{CostKind::kActive, "active_params"},
+                               {CostKind::kTotal, "total_params"},
+                               {CostKind::kMemory, "memory"}};
+
+// One component of a path.
+void check_name(const std::string& name, const std::string& where, const char* of) {
+  const bool good = !name.empty() && name != "." && name != ".." && name.size() <= 255 &&
+                    name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+  NESTLING_CHECK_INPUT(good, where, ": '", name, "' cannot be the name of ", of);
+}
+
+template <class T>
+bool is_empty(const Units<T>& units) {
+  return units.hidden.empty() && units.depth.empty() &&
+         std::all_of(units.layers.begin(), units.layers.end(),
+                     [](const auto& layer) { return layer.empty(); });
+}
+
+}  // namespace
+
+const char* cost_kind_name(CostKind kind) {
+  for (const KindName& k : kKinds)
+    if (k.kind == kind) return k.name;
+  throw Error("a kind of cost that has no name");
+}
+
+CostKind parse_cost_kind(const std::string& name, const std::string& where) {
+  for (const KindName& k : kKinds)
+    if (name == k.name) return k.kind;
+  throw Error(str(where, ": target '", name, "', needs active_params, total_params or memory"),
+              ErrorKind::kInput);
+}
+
+void check_elastic_model(const ElasticModel& m, const std::string& where) {
+  m.config.validate(where);
+  NESTLING_CHECK_INPUT(!m.sizes.empty(), where, ": holds no size");
+  std::set<std::string> seen;
+  for (const Size& s : m.sizes) {
+    check_name(s.name, where, "a size");
+    NESTLING_CHECK_INPUT(seen.insert(s.name).second, where, ": size ", s.name, " is there twice");
+    NESTLING_CHECK_INPUT(std::isfinite(s.budget) && s.budget > 0 && s.budget <= 1, where, ": size ",
+                         s.name, ": a budget of ", s.budget, ", needs (0, 1]");
+    check_widths(m.config, s.widths, where + ": size " + s.name);
+  }
+  if (!is_empty(m.order)) check_order(m.config, m.order);
+  for (const auto& [name, values] : m.router.tensors) check_name(name, where, "a router tensor");
+  for (const auto& [name, bytes] : m.tokenizer) check_name(name, where, "a tokenizer file");
+  for (const auto& [key, text] : m.provenance) check_name(key, where, "a provenance key");
+}
+
+}  // namespace nestling

@@ -1,0 +1,58 @@
+// elastic_model.h - everything an elastic checkpoint holds but the weights. Plain data.
+//
+// Sizes         largest first; the widths of each are prefixes of the parent's (model/widths.h).
+// Order         place i of the file's axis holds unit order[i] of the published parent; empty lists:
+//               the axis was never sorted.
+// Router        tensors and JSON of whoever trained it; opaque here.
+// Provenance    key to text. Known keys are kParent...; any other may be there.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/cost.h"
+#include "model/units.h"
+#include "model/widths.h"
+
+namespace nestling {
+
+struct Size {
+  std::string name;
+  CostTarget target;
+  double budget = 1;  // of the parent's cost
+  Widths widths;
+};
+
+struct RouterBlob {
+  std::map<std::string, std::vector<float>> tensors;
+  std::string json;  // empty: no router
+};
+
+struct ElasticModel {
+  ModelConfig config;  // of the parent
+  std::vector<Size> sizes;
+  Order order;
+  Scores scores;
+  RouterBlob router;
+  std::map<std::string, std::string> tokenizer;  // file name to bytes
+  std::map<std::string, std::string> provenance;
+
+  const Size& size(const std::string& name) const;  // throws kInput naming those there are
+};
+
+// Keys of `provenance` that the model card and the file's /model group repeat.
+namespace provenance {
+inline constexpr const char* kParent = "parent";               // name
+inline constexpr const char* kParentDigest = "parent_digest";  // of its weights
+inline constexpr const char* kParentLicence =
+    "parent_licence";  // as its card says, e.g. apache-2.0
+}  // namespace provenance
+
+const char* cost_kind_name(CostKind kind);  // active_params, total_params, memory
+CostKind parse_cost_kind(const std::string& name, const std::string& where);
+
+// Throws kInput: config, widths, names, or order that do not fit each other.
+void check_elastic_model(const ElasticModel& model, const std::string& where);
+
+}  // namespace nestling

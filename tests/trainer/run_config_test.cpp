@@ -1,0 +1,95 @@
+// The config of an elastic run: the one that is shipped, what is refused, and that a dump is the same
+// config.
+#include "trainer/run_config.h"
+
+#include <gtest/gtest.h>
+
+#include "model/huggingface.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
+#include "tests/support/temp_dir.h"
+
+namespace nestling {
+namespace {
+
+using testing::expect_error;
+using testing::TempDir;
+
+constexpr const char* kSmall = R"(name: small
+parent: somewhere
+data: {train: [{path: text}]}
+elastic:
+  choices: {hidden: [100%, 75%], experts: [32, 16]}
+  sizes:
+    - {name: big, target: full}
+    - {name: half, target: {active_params: 50%}}
+    - {name: fits, target: {memory: 1.5e9, context: 4096, batch: 2}}
+curriculum:
+  - {name: one, seq_len: 64, tokens: 1e6, global_batch_tokens: 1024, sampling: {big: 1, half: 3}}
+)";
+
+class RunConfigTest : public ::testing::Test {
+ protected:
+  RunConfig read(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return read_run_config(dir_.write("run.yaml", text), overrides);
+  }
+  void refused(const std::vector<std::string>& overrides,
+               std::initializer_list<const char*> parts) {
+    expect_error([&] { read(kSmall, overrides); }, parts);
+  }
+  TempDir dir_;
+};
+
+TEST_F(RunConfigTest, ReadsListsTermsAndDefaults) {
+  const RunConfig c = read(kSmall);
+  EXPECT_EQ(c.elastic.choices.hidden, (Texts{"100%", "75%"}));
+  EXPECT_EQ(c.elastic.sizes[0].target, (Terms{{"full", ""}}));
+  EXPECT_EQ(c.router.tau, (Numbers{1.0, 0.05}));
+  EXPECT_EQ(sampling_weights(c.curriculum[0], c.elastic.sizes),
+            (std::vector<double>{0.25, 0.75, 0}));
+  const WrittenTarget half = parse_target(c.elastic.sizes[1]);
+  EXPECT_TRUE(half.relative);
+  EXPECT_EQ(half.value, 0.5);
+  const WrittenTarget fits = parse_target(c.elastic.sizes[2]);
+  EXPECT_FALSE(fits.relative);
+  EXPECT_EQ(fits.cost.kind, CostKind::kMemory);
+  EXPECT_EQ(fits.cost.memory.context, 4096);
+  EXPECT_EQ(fits.cost.memory.batch, 2);
+}
+
+TEST_F(RunConfigTest, ADumpIsTheSameConfig) {
+  const std::string dumped = dump_config(read(kSmall));
+  EXPECT_EQ(dump_config(read(dumped)), dumped);
+}
+
+TEST_F(RunConfigTest, RefusesWhatDoesNotFit) {
+  refused({"elastic.sizes.1.target=full"}, {"elastic.sizes.1 'half'", "target: full"});
+  refused({"elastic.sizes.1.target={aktive: 50%}"}, {"'half'", "'aktive' is no target"});
+  refused({"elastic.sizes.1.target={active_params: 50%, context: 3}"}, {"belongs to a memory"});
+  refused({"curriculum.0.sampling={tiny: 1}"}, {"'one'", "no size 'tiny'"});
+  refused({"curriculum.0.sampling=uniformly"}, {"neither uniform"});
+  refused({"distill.sizes_per_micro_batch=4"}, {"exceeds the 3 sizes"});
+  refused({"elastic.sizes.2.name=half"}, {"two sizes are named 'half'"});
+  refused({"router.tau=[1.0]"}, {"router.tau", "a list of 2"});
+  refused({"elastic.choices.hiden=[100%]"},
+          {"elastic.choices.hiden", "nearest is elastic.choices.hidden"});
+}
+
+TEST_F(RunConfigTest, ChoicesFitTheSeedParentOrAreRefused) {
+  const std::filesystem::path root = testing::source_dir();
+  const ModelConfig parent = read_model_config(root / "data/parents/tiny-reasoner");
+  const RunConfig c = read_run_config(root / "configs/runs/quickstart.yaml", {});
+  const ElasticSpace space =
+      make_space(parent, written_choices(c.elastic.choices), c.elastic.multiple_of, {});
+  EXPECT_GT(space.axes.size(), 3u);
+  expect_error(
+      [&] {
+        RunConfig bad = c;
+        bad.elastic.choices.hidden = {"100%", "77%"};
+        make_space(parent, written_choices(bad.elastic.choices), bad.elastic.multiple_of, {});
+      },
+      {"choices: hidden", "nearest good one is 128"});
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,42 @@
+#include <CLI/CLI.hpp>
+
+#include "kernels/comm/mpi_world.h"
+#include "tools/commands.h"
+#include "trainer/run/elastic_run.h"
+
+namespace nestling {
+
+namespace {
+
+struct RunOptions {
+  std::string config;
+  std::vector<std::string> set;
+  bool reference = false;
+  bool change_config = false;
+};
+
+}  // namespace
+
+void add_run_command(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand(
+      "run", "From a parent to one elastic checkpoint: importance, distillation, evaluation");
+  auto o = std::make_shared<RunOptions>();
+  auto* config = command->add_option("CONFIG", o->config, "YAML file of the run");
+  command->add_option("--set", o->set, "Override: a.b=value");
+  command->add_flag("--change-config", o->change_config,
+                    "Resume although the config differs from the checkpoint's");
+  command->add_flag("--help-config", o->reference, "Print every config key and end");
+  command->callback([o, config, &exit_code] {
+    if (o->reference) {
+      std::printf("%s", run_config_reference().c_str());
+      return;
+    }
+    NESTLING_CHECK_INPUT(config->count() == 1, "run: CONFIG is missing");
+    exit_code = run_on_ranks([&](Comm& comm) {
+      return elastic_run(read_run_config(o->config, o->set), comm,
+                         o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused);
+    });
+  });
+}
+
+}  // namespace nestling

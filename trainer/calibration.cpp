@@ -1,0 +1,65 @@
+#include "trainer/calibration.h"
+
+#include <algorithm>
+
+#include "trainer/depth_search.h"
+#include "trainer/importance.h"
+
+namespace nestling {
+
+namespace {
+
+void check_options(const CalibrationOptions& o, int64_t ranks) {
+  NESTLING_CHECK_INPUT(o.samples > 0 && o.micro_batch > 0, "calibration: samples ", o.samples,
+                       ", micro_batch ", o.micro_batch, ": both must be positive");
+  for (const int64_t n : {o.samples, o.depth_samples})
+    NESTLING_CHECK_INPUT(n % ranks == 0, "calibration: ", n, " sequences on ", ranks,
+                         " ranks; the nearest that divides is ",
+                         std::max(ranks, (n + ranks / 2) / ranks * ranks));
+  NESTLING_CHECK_INPUT(o.depth_samples >= 0 && o.depth_samples <= o.samples,
+                       "calibration: depth_samples ", o.depth_samples, " of ", o.samples,
+                       " samples");
+}
+
+// Calls fn(batch, sequences so far) for this rank's share of the first `count` sequences.
+template <class Fn>
+void each_batch(const LoadSequences& load, int64_t count, int64_t step, const Fn& fn) {
+  for (int64_t at = 0; at < count; at += step) {
+    const int64_t n = std::min(step, count - at);
+    fn(load(at, n), at + n);
+  }
+}
+
+}  // namespace
+
+Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
+                      const LoadSequences& load, const CalibrationOptions& o, Comm& comm) {
+  check_options(o, comm.size());
+  Importance importance(config);
+  Arena arena(ctx.device());
+  const int64_t step = o.micro_batch * comm.size();
+  each_batch(load, o.samples, step, [&](const Batch& batch, int64_t done) {
+    const Arena::Mark mark(arena);
+    const int64_t tokens = std::ssize(batch.tokens);
+    LayerRun run{
+        .ctx = ctx, .arena = arena, .config = config, .segments = Segments(batch.cu_seqlens)};
+    const View ids = arena.alloc(DType::kI32, {tokens});
+    copy(ids, ConstView(reinterpret_cast<const std::byte*>(batch.tokens.data()), DType::kI32,
+                        Device::kCpu, {tokens}));
+    const ModelActs acts = model_forward(run, w, ids);
+    ctx.synchronize();
+    importance.add(acts, w, run.segments);
+    if (o.progress) o.progress(done, o.samples);
+  });
+  importance.all_reduce(ctx, comm);
+  Scores scores = importance.scores(o.head_channels);
+  if (o.depth_samples > 0) {
+    std::vector<Batch> batches;
+    each_batch(load, o.depth_samples, step,
+               [&](Batch batch, int64_t) { batches.push_back(std::move(batch)); });
+    scores.depth = search_depth(ctx, config, w, batches, comm);
+  }
+  return scores;
+}
+
+}  // namespace nestling

@@ -1,0 +1,144 @@
+#include "trainer/depth_search.h"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/ops/elementwise.h"
+#include "kernels/ops/linear.h"
+#include "model/model.h"
+#include "model/widths.h"
+
+namespace nestling {
+
+namespace {
+
+class DepthSearch {
+ public:
+  DepthSearch(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
+              std::span<const Batch> batches, Comm& comm)
+      : ctx_(ctx),
+        config_(config),
+        w_(w),
+        batches_(batches),
+        comm_(comm),
+        arena_(ctx.device()),
+        widths_(full_widths(config)),
+        gram_(ctx.device(), DType::kF32, {config.hidden, config.hidden}) {
+    const Arena::Mark mark(arena_);
+    ConstView head = w.head;
+    if (head.dtype() == DType::kBF16) {
+      const View wide = arena_.alloc(DType::kF32, {head.dim(0), head.dim(1)});
+      cast(ctx, wide, head);
+      head = wide;
+    }
+    linear_backward(ctx, {.dw = gram_.view(), .dy = head, .x = head, .w = gram_.view()});
+    for (const Batch& b : batches)
+      parent_.emplace_back(ctx.device(), DType::kF32,
+                           std::initializer_list<int64_t>{std::ssize(b.tokens), config.hidden});
+  }
+
+  std::vector<double> run() {
+    const auto layers = static_cast<size_t>(config_.layers());
+    std::vector<double> scores(layers);
+    double norm = 0;
+    for (size_t b = 0; b < batches_.size(); ++b) norm += parent_norm(b);
+    norm = sum_over_ranks({norm})[0];
+    NESTLING_CHECK(norm > 0, "depth search: the logits are all zero, or there are no tokens");
+    double last = 0;
+    for (size_t round = 0; round < layers; ++round) {
+      const std::vector<double> errors = sum_over_ranks(errors_without_each());
+      size_t best = layers;
+      for (size_t l = 0; l < layers; ++l) {
+        if (widths_.layers[l].kept == 0) continue;
+        NESTLING_CHECK(std::isfinite(errors[l]), "depth search: error ", errors[l],
+                       " without layer ", l);
+        if (best == layers || errors[l] < errors[best]) best = l;
+      }
+      last =
+          std::max(errors[best] / norm, std::nextafter(last, std::numeric_limits<double>::max()));
+      scores[best] = last;
+      widths_.layers[best].kept = 0;
+    }
+    return scores;
+  }
+
+ private:
+  // Final hidden states of batch b with the layers kept now.
+  View forward(size_t b) {
+    const Batch& batch = batches_[b];
+    const int64_t tokens = std::ssize(batch.tokens);
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = config_,
+                 .segments = Segments(batch.cu_seqlens),
+                 .save = false};
+    const View ids = arena_.alloc(DType::kI32, {tokens});
+    copy(ids, ConstView(reinterpret_cast<const std::byte*>(batch.tokens.data()), DType::kI32,
+                        Device::kCpu, {tokens}));
+    return model_forward(run, prefix_parameters(config_, widths_, w_), ids).final_norm.normed;
+  }
+  // sum over tokens of |d W^T|^2
+  double squared_logits(ConstView d) {
+    const Arena::Mark mark(arena_);
+    const View product = arena_.alloc(DType::kF32, {d.dim(0), d.dim(1)});
+    linear_forward(ctx_, {.y = product, .x = d, .w = gram_.view()});
+    ctx_.synchronize();
+    Tensor a(Device::kCpu, DType::kF32, {d.size()}), b(Device::kCpu, DType::kF32, {d.size()});
+    copy(a.view(), d.reshape({d.size()}));
+    copy(b.view(), product.reshape({d.size()}));
+    double sum = 0;
+    for (int64_t i = 0; i < d.size(); ++i) sum += double{a.ptr<float>()[i]} * b.ptr<float>()[i];
+    return sum;
+  }
+  double parent_norm(size_t b) {
+    const Arena::Mark mark(arena_);
+    copy(parent_[b].view(), forward(b));
+    return squared_logits(parent_[b].view());
+  }
+  double error(size_t b) {
+    const Arena::Mark mark(arena_);
+    const View d = forward(b);
+    add_scaled(ctx_, d, parent_[b].view(), -1.0f);
+    return squared_logits(d);
+  }
+  std::vector<double> errors_without_each() {
+    std::vector<double> errors(widths_.layers.size());
+    for (size_t l = 0; l < errors.size(); ++l) {
+      if (widths_.layers[l].kept == 0) continue;
+      widths_.layers[l].kept = 0;
+      for (size_t b = 0; b < batches_.size(); ++b) errors[l] += error(b);
+      widths_.layers[l].kept = 1;
+    }
+    return errors;
+  }
+  std::vector<double> sum_over_ranks(std::vector<double> values) {
+    const View host(reinterpret_cast<std::byte*>(values.data()), DType::kF64, Device::kCpu,
+                    {std::ssize(values)});
+    Tensor shared(ctx_.device(), DType::kF64, {std::ssize(values)});
+    copy(shared.view(), host);
+    comm_.all_reduce(ctx_, shared.view(), Reduce::kSum);
+    ctx_.synchronize();
+    copy(host, shared.view());
+    return values;
+  }
+
+  Context& ctx_;
+  const ModelConfig& config_;
+  const ModelParams<ConstView>& w_;
+  std::span<const Batch> batches_;
+  Comm& comm_;
+  Arena arena_;
+  Widths widths_;               // which layers are still there
+  Tensor gram_;                 // [D, D]
+  std::vector<Tensor> parent_;  // [T, D] a batch
+};
+
+}  // namespace
+
+std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
+                                 const ModelParams<ConstView>& w, std::span<const Batch> batches,
+                                 Comm& comm) {
+  return DepthSearch(ctx, config, w, batches, comm).run();
+}
+
+}  // namespace nestling

@@ -1,0 +1,209 @@
+#include "trainer/distill_step.h"
+
+#include <cmath>
+
+#include "kernels/core/rng.h"
+#include "kernels/ops/loss.h"
+
+namespace nestling {
+
+namespace {
+
+// Columns of a size's row in the sums.
+enum Column : uint8_t { kKl, kTokens, kCost, kDraws, kColumns };
+
+// Streams of the sizes drawn, apart from the router's noise.
+constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
+
+View ids(const std::vector<int32_t>& v) {
+  return {reinterpret_cast<std::byte*>(const_cast<int32_t*>(v.data())),
+          DType::kI32,
+          Device::kCpu,
+          {std::ssize(v)}};
+}
+
+View doubles(std::vector<double>& v) {
+  return {reinterpret_cast<std::byte*>(v.data()), DType::kF64, Device::kCpu, {std::ssize(v)}};
+}
+
+double sum(ConstView x) {
+  double total = 0;
+  for (int64_t i = 0; i < x.size(); ++i) total += x.ptr<float>()[i];
+  return total;
+}
+
+}  // namespace
+
+DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
+                         RouterTraining& router, Context& ctx, Comm& comm)
+    : space_(space),
+      config_(config),
+      teacher_(teacher),
+      router_(router),
+      ctx_(ctx),
+      comm_(comm),
+      arena_(ctx.device()),
+      student_(
+          space.config, ctx.device(),
+          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}),
+      optimizer_(student_, config.optimizer),
+      masks_(space, ctx.device()) {
+  for (int64_t i = 0; i < student_.count(); ++i) copy(student_.master(i), teacher_.master(i));
+  student_.refresh_low(ctx_);
+}
+
+std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double>& sampling,
+                                                        const DistillMoment& at,
+                                                        int64_t micro_step) const {
+  const int64_t wanted = config_.distill.sizes_per_micro_batch;
+  std::vector<Drawn> drawn;
+  if (wanted == std::ssize(sampling)) {
+    for (int64_t s = 0; s < wanted; ++s)
+      if (sampling[static_cast<size_t>(s)] > 0)
+        drawn.push_back({s, sampling[static_cast<size_t>(s)]});
+    return drawn;
+  }
+  Rng rng(config_.seed ^ kSizeStream,
+          (static_cast<uint64_t>(at.step) << 20) + static_cast<uint64_t>(micro_step));
+  std::vector<double> left = sampling;
+  double total = 1;
+  for (int64_t k = 0; k < wanted && total > 0; ++k) {
+    double at_most = rng.uniform(0.0, total);
+    size_t pick = left.size();
+    for (size_t s = 0; s < left.size(); ++s) {
+      if (left[s] <= 0) continue;
+      pick = s;
+      if (at_most < left[s]) break;
+      at_most -= left[s];
+    }
+    drawn.push_back({static_cast<int64_t>(pick), 1.0 / static_cast<double>(wanted)});
+    total -= left[pick];
+    left[pick] = 0;
+  }
+  return drawn;
+}
+
+void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+                        const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                        double per_token) {
+  const View tokens = ids(batch.tokens);
+  const ModelActs acts = model_forward(run, w, tokens);
+  const View normed = acts.final_norm.normed;
+  const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
+  const View kl = arena_.alloc(DType::kF32, {tokens.dim(0)});
+  const View dx = arena_.alloc(DType::kF32, {normed.dim(0), normed.dim(1)});
+  const double weight = drawn.weight * per_token;
+  head_loss(ctx_, {.nll = nll,
+                   .kl = kl,
+                   .dx = dx,
+                   .dw = space_.config.tied ? g.embeddings : g.head,
+                   .x = normed,
+                   .w = w.head,
+                   .targets = ids(batch.targets),
+                   .teacher_x = teacher_x,
+                   .teacher_w = teacher_.params().head,
+                   .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
+                   .kl_weight = static_cast<float>(weight),
+                   .temperature = static_cast<float>(config_.distill.temperature)});
+  double* row = sums_.data() + drawn.size * kColumns;
+  const double divergence = sum(kl);
+  row[kKl] += divergence;
+  row[kTokens] += static_cast<double>(tokens.dim(0));
+  sums_[static_cast<size_t>(router_.sizes() * kColumns)] +=
+      weight * (divergence + config_.distill.ce_weight * sum(nll));
+  model_backward(run, w, g, acts, tokens, dx);
+}
+
+void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                               double per_token, double share, const DrawKey& key) {
+  const Arena::Mark mark(arena_);
+  const RouterDraw draw = router_.draw(drawn.size, key);
+  masks_.set(draw.used);
+  masks_.zero_gradients();
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = space_.config,
+               .segments = Segments(batch.cu_seqlens),
+               .masks = &masks_.masks(),
+               .mask_grads = &masks_.grads()};
+  train(run, student_.params(), student_.grads(), batch, teacher_x, drawn, per_token);
+  Probabilities dp = draw.used;
+  for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
+  masks_.backward(dp);
+  const BudgetLoss loss =
+      router_.backward(drawn.size, draw, dp, drawn.weight * share, comm_.size());
+  double* row = sums_.data() + drawn.size * kColumns;
+  row[kCost] += loss.cost / router_.budget(drawn.size).allowed;
+  row[kDraws] += 1;
+  sums_.back() += drawn.weight * share * loss.loss / comm_.size();
+}
+
+void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                               double per_token) {
+  const Arena::Mark mark(arena_);
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = space_.config,
+               .segments = Segments(batch.cu_seqlens)};
+  const Widths widths = router_.widths(drawn.size);
+  train(run, prefix_parameters(space_.config, widths, student_.params()),
+        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher_x, drawn,
+        per_token);
+  double* row = sums_.data() + drawn.size * kColumns;
+  const SizeBudget& budget = router_.budget(drawn.size);
+  row[kCost] += (*budget.cost)(expected(widths)) / budget.allowed;
+  row[kDraws] += 1;
+}
+
+void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
+                              double share, const DrawKey& key) {
+  const Arena::Mark mark(arena_);
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = space_.config,
+               .segments = Segments(batch.cu_seqlens),
+               .save = false};
+  const ModelActs teacher = model_forward(run, teacher_.params(), ids(batch.tokens));
+  const ConstView teacher_x = teacher.final_norm.normed;
+  for (const Drawn& size : drawn) {
+    if (router_.frozen())
+      train_sliced(batch, teacher_x, size, per_token);
+    else
+      train_masked(batch, teacher_x, size, per_token, share, key);
+  }
+}
+
+DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
+                               const std::vector<double>& sampling, const DistillMoment& at) {
+  std::vector<double> counted(1, 0.0);
+  for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
+  comm_.all_reduce(ctx_, doubles(counted), Reduce::kSum);
+
+  student_.zero_gradients();
+  router_.zero_gradients();
+  sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
+  const double share = 1.0 / static_cast<double>(micro_batches.size());
+  for (int64_t i = 0; i < std::ssize(micro_batches); ++i)
+    micro_batch(micro_batches[static_cast<size_t>(i)], draw_sizes(sampling, at, i),
+                1.0 / counted[0], share, {.tokens = at.tokens, .step = at.step, .micro_step = i});
+  comm_.all_reduce(ctx_, doubles(sums_), Reduce::kSum);
+
+  DistillResult result{.loss = sums_[sums_.size() - 2],
+                       .budget = sums_.back(),
+                       .grad_norm = optimizer_.reduce_gradients(ctx_, comm_),
+                       .sizes = {}};
+  for (int64_t s = 0; s < router_.sizes(); ++s) {
+    const double* row = sums_.data() + s * kColumns;
+    result.sizes.push_back({.kl = row[kTokens] > 0 ? row[kKl] / row[kTokens] : 0,
+                            .tokens = row[kTokens],
+                            .cost = row[kDraws] > 0 ? row[kCost] / row[kDraws] : 0});
+  }
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.budget) ||
+                   !std::isfinite(result.grad_norm);
+  if (result.skipped) return result;
+  optimizer_.step(ctx_, at.lr, at.update, result.grad_norm);
+  if (!router_.frozen()) router_.step(ctx_, comm_, at.lr_share, at.update);
+  return result;
+}
+
+}  // namespace nestling

@@ -1,0 +1,92 @@
+// distill_step.h - one optimizer step of elastic distillation: a frozen parent teaches several sizes of
+// one student.
+//
+//   loss = sum over micro-batches and the sizes drawn of w_size (KL(teacher || student) + ce_weight CE)
+//          + router.loss_weight * budget loss;   means over the tokens of the global batch
+//
+// Sizes         k = sizes_per_micro_batch of them share one teacher forward. k < all: drawn without
+//               replacement by the phase's sampling weights, each with weight 1/k. k = all: every size,
+//               the sampling weights become loss weights.
+// Modes         while the router learns, every size runs at full width under soft masks; once its
+//               choices are frozen, as prefix views (DESIGN law 6).
+// Draws         from (seed, step, micro-step) alone: every rank makes the same calls.
+// Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
+// Precision     masters, moments, gradients and logits f32; products read low copies with compute bf16.
+// Ownership     borrows the teacher's weights and the router; owns the student.
+#pragma once
+#include <vector>
+
+#include "data/batches.h"
+#include "kernels/comm/comm.h"
+#include "model/model.h"
+#include "model/soft_masks.h"
+#include "trainer/optimizer.h"
+#include "trainer/router_training.h"
+
+namespace nestling {
+
+struct SizeLoss {
+  double kl = 0;      // nats a token, mean over the tokens it was trained on
+  double tokens = 0;  // size-tokens, over all ranks
+  double cost = 0;    // expected, of its budget (1: met); mean over its draws
+};
+
+struct DistillResult {
+  double loss = 0;    // weighted KL and CE, nats a token
+  double budget = 0;  // weighted budget loss
+  double grad_norm = 0;
+  bool skipped = false;
+  std::vector<SizeLoss> sizes;
+};
+
+struct DistillMoment {
+  int64_t step = 0;    // of the run, from 0
+  int64_t update = 1;  // AdamW's t
+  int64_t tokens = 0;  // seen before this step
+  double lr = 0;
+  double lr_share = 1;  // lr over the peak: the router's schedule
+};
+
+class DistillStep {
+ public:
+  // The student starts as the teacher.
+  DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
+              RouterTraining& router, Context& ctx, Comm& comm);
+
+  // `sampling`: a weight a size, summing to 1.
+  DistillResult run(const std::vector<Batch>& micro_batches, const std::vector<double>& sampling,
+                    const DistillMoment& at);
+  Weights& student() { return student_; }
+  std::vector<NamedState> state() { return optimizer_.state(); }
+
+ private:
+  struct Drawn {
+    int64_t size;
+    double weight;
+  };
+  std::vector<Drawn> draw_sizes(const std::vector<double>& sampling, const DistillMoment& at,
+                                int64_t micro_step) const;
+  void micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
+                   double share, const DrawKey& key);
+  void train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token,
+                    double share, const DrawKey& key);
+  void train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
+  // Forward, loss and backward of one size on parameters of any width.
+  void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+             const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
+
+  const ElasticSpace& space_;
+  RunConfig config_;
+  Weights& teacher_;
+  RouterTraining& router_;
+  Context& ctx_;
+  Comm& comm_;
+  Arena arena_;
+  Weights student_;
+  WeightsOptimizer optimizer_;
+  SoftMasks masks_;
+  // Sums of the step in hand: a row a size of kl, tokens, cost, draws; then loss and budget loss.
+  std::vector<double> sums_;
+};
+
+}  // namespace nestling

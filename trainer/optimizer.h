@@ -1,0 +1,34 @@
+// optimizer.h - AdamW over all trained parameters of some Weights, with its moments.
+//
+// Groups        matrices decay, vectors, norms and biases do not (ParameterSpec::decay); one learning
+//               rate for all.
+// Buffers       parameters that are not trained have no moments and are left alone.
+// Ownership     owns the moments; borrows the weights.
+// Determinism   same gradients: same bits, for any number of threads.
+#pragma once
+#include <vector>
+
+#include "kernels/comm/comm.h"
+#include "model/weights.h"
+#include "trainer/checkpoint.h"
+#include "trainer/config.h"
+
+namespace nestling {
+
+class WeightsOptimizer {
+ public:
+  WeightsOptimizer(Weights& weights, const OptimizerConfig& config);
+
+  // Sums the gradients over the ranks; returns their global norm.
+  double reduce_gradients(Context& ctx, Comm& comm);
+  // `update` is AdamW's t, from 1. Gradients are scaled down to config.clip where their norm exceeds it.
+  void step(Context& ctx, double lr, int64_t update, double grad_norm);
+  std::vector<NamedState> state();  // masters and moments, for checkpoints
+
+ private:
+  Weights& weights_;
+  OptimizerConfig config_;
+  std::vector<Tensor> m_, v_;  // one a trained parameter; absent for a buffer
+};
+
+}  // namespace nestling

@@ -1,0 +1,125 @@
+#include "trainer/run/evaluate_run.h"
+
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "data/json.h"
+#include "data/reasoning.h"
+#include "model/cost.h"
+#include "model/elastic_file.h"
+#include "runtime/evaluate.h"
+
+namespace nestling {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+class Evaluation {
+ public:
+  explicit Evaluation(const RunConfig& config)
+      : config_(config), ctx_(Device::kCpu), parent_(config.parent, compute()) {}
+
+  // Loss, KL and accuracy of one model.
+  Json measure(LoadedModel& model) {
+    const EvaluationConfig& e = config_.evaluation;
+    double nll = 0, kl = 0, tokens = 0, seconds = 0;
+    for (const SourceConfig& text : e.text.empty() ? config_.data.validation : e.text) {
+      const TextLoss loss = evaluate_text(ctx_, model, text.path, e.seq_len, e.tokens, &parent_);
+      const auto n = static_cast<double>(loss.tokens);
+      nll += loss.nll * n;
+      kl += loss.kl * n;
+      tokens += n;
+      seconds += loss.seconds;
+    }
+    Json result = {{"perplexity", nullptr}, {"kl_to_parent", nullptr},
+                   {"accuracy", nullptr},   {"ci95", nullptr},
+                   {"n", e.problems},       {"tokens_per_second", nullptr}};
+    if (tokens > 0) {
+      result["perplexity"] = std::exp(nll / tokens);
+      result["kl_to_parent"] = kl / tokens;
+      result["tokens_per_second"] = tokens / seconds;
+    }
+    if (e.problems > 0) {
+      const auto asked = reasoning::tasks();
+      const ReasoningOptions options{
+          .tasks = {asked.begin(), asked.end()}, .problems = e.problems, .seed = config_.seed};
+      const TaskAccuracy all = evaluate_reasoning(ctx_, model, options).back();
+      result["accuracy"] = all.accuracy.estimate;
+      result["ci95"] = {all.accuracy.low, all.accuracy.high};
+    }
+    return result;
+  }
+  Json measure(const fs::path& file, const std::string& size) {
+    LoadedModel model(file, compute(), size);
+    return measure(model);
+  }
+  Json parent() { return measure(parent_); }
+
+ private:
+  DType compute() const { return config_.compute == "bf16" ? DType::kBF16 : DType::kF32; }
+  const RunConfig& config_;
+  Context ctx_;
+  LoadedModel parent_;
+};
+
+Json widths_json(const ModelConfig& config, const Widths& widths) {
+  Json json = {{"hidden", widths.hidden}};
+  int64_t kept = 0;
+  for (int64_t l = 0; l < config.layers(); ++l) {
+    kept += width_of(widths, l, Axis::kLayers);
+    for (const Axis axis : axes_of(config, config.kind(l)))
+      json[axis_name(axis)] = width_of(widths, l, axis);  // the same in every layer that has it
+  }
+  json["layers"] = kept;
+  return json;
+}
+
+void print_table(const Json& summary) {
+  std::printf("%-12s %12s %12s %19s %21s %17s %10s\n", "size", "params", "active",
+              "perplexity (before)", "KL to parent (before)", "accuracy (before)", "tokens/s");
+  for (const Json& size : summary.at("sizes")) {
+    const auto number = [](const Json& value, double scale) {
+      return value.is_null() ? std::nan("") : scale * value.get<double>();
+    };
+    const Json& before = size.at("before");
+    std::printf("%-12s %12lld %12lld %9.3f (%7.2f) %11.5f (%7.4f) %8.1f%% (%4.1f%%) %10.0f\n",
+                size.at("name").get<std::string>().c_str(),
+                static_cast<long long>(size.at("params_total").get<int64_t>()),
+                static_cast<long long>(size.at("params_active").get<int64_t>()),
+                number(size.at("perplexity"), 1), number(before.at("perplexity"), 1),
+                number(size.at("kl_to_parent"), 1), number(before.at("kl_to_parent"), 1),
+                number(size.at("accuracy"), 100), number(before.at("accuracy"), 100),
+                number(size.at("tokens_per_second"), 1));
+  }
+}
+
+}  // namespace
+
+void evaluate_run(const RunConfig& config, const fs::path& dir) {
+  const fs::path file = dir / "summary.json";
+  if (fs::exists(file)) {
+    print_table(read_json(file).json());
+    return;
+  }
+  const ElasticModel model = read_elastic_header(dir / "elastic.h5").model;
+  Evaluation evaluation(config);
+  Json summary = {{"parent", evaluation.parent()}, {"sizes", Json::array()}};
+  for (const Size& size : model.sizes) {
+    const ParameterCost cost = parameter_cost(model.config, size.widths);
+    Json row = {{"name", size.name},
+                {"params_total", cost.total},
+                {"params_active", cost.active},
+                {"widths", widths_json(model.config, size.widths)}};
+    row.update(evaluation.measure(dir / "elastic.h5", size.name));
+    // The sorted parent at full width is the parent.
+    const bool whole = size.widths == full_widths(model.config);
+    row["before"] = whole ? summary["parent"] : evaluation.measure(dir / "before.h5", size.name);
+    summary["sizes"].push_back(std::move(row));
+  }
+  write_json(file, summary);
+  print_table(summary);
+}
+
+}  // namespace nestling

@@ -1,0 +1,20 @@
+// evaluate_run.h - the last stage of a run: every size of elastic.h5 against the parent, and against the
+// same cut of before.h5, which was sorted but not trained.
+//
+// Writes        summary.json: {"parent": {...}, "sizes": [{"name", "params_total", "params_active",
+//               "perplexity", "kl_to_parent", "accuracy", "ci95", "tokens_per_second", "widths",
+//               "before": {"perplexity", "kl_to_parent", "accuracy", "ci95"}}]}, and the same as a table
+//               on stdout.
+// Numbers       measured. Perplexity, KL (nats a token) and tokens_per_second are of the evaluation
+//               text, accuracy of the held-out reasoning problems (null where none were asked for).
+// Done before   a summary.json that is there is printed again, not measured again.
+#pragma once
+#include <filesystem>
+
+#include "trainer/run_config.h"
+
+namespace nestling {
+
+void evaluate_run(const RunConfig& config, const std::filesystem::path& dir);
+
+}  // namespace nestling

@@ -1,0 +1,152 @@
+#include "trainer/run_config.h"
+
+#include <algorithm>
+
+#include "trainer/config_visitors.h"
+#include "trainer/run_config_fields.h"
+
+namespace nestling {
+namespace {
+
+void check_phase(const PhaseConfig& phase, const RunConfig& c, const std::string& name) {
+  const std::string where = str(name, ": curriculum '", phase.name, "'");
+  NESTLING_CHECK_INPUT(phase.global_batch_tokens % phase.seq_len == 0, where,
+                       ": global_batch_tokens ", phase.global_batch_tokens,
+                       " is not a multiple of seq_len ", phase.seq_len);
+  sampling_weights(phase, c.elastic.sizes);
+}
+
+// What several fields must agree on; single fields were checked by their rules.
+void check_together(const RunConfig& c, const std::string& name) {
+  for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
+  for (size_t i = 0; i < c.elastic.sizes.size(); ++i) {
+    const SizeConfig& size = c.elastic.sizes[i];
+    const bool full = size.target.size() == 1 && size.target[0].name == "full";
+    NESTLING_CHECK_INPUT(full == (i == 0), name, ": elastic.sizes.", i, " '", size.name,
+                         "': the first size, and it alone, has target: full");
+    parse_target(size);
+    for (size_t k = 0; k < i; ++k)
+      NESTLING_CHECK_INPUT(c.elastic.sizes[k].name != size.name, name, ": two sizes are named '",
+                           size.name, "'");
+  }
+  NESTLING_CHECK_INPUT(c.distill.sizes_per_micro_batch <= std::ssize(c.elastic.sizes), name,
+                       ": distill.sizes_per_micro_batch ", c.distill.sizes_per_micro_batch,
+                       " exceeds the ", c.elastic.sizes.size(), " sizes");
+  NESTLING_CHECK_INPUT(c.optimizer.warmup_tokens <= total_tokens(c), name,
+                       ": optimizer.warmup_tokens ", c.optimizer.warmup_tokens, " exceeds the ",
+                       total_tokens(c), " tokens of the curriculum");
+}
+
+double positive(const Term& term, const std::string& where) {
+  const auto value = parse_number(term.value);
+  NESTLING_CHECK_INPUT(value && *value > 0, where, ": ", term.name, ": '", term.value,
+                       "' is no positive number");
+  return *value;
+}
+
+CostKind kind_of(const Term& first, const std::string& where) {
+  if (first.name == "active_params") return CostKind::kActive;
+  if (first.name == "total_params") return CostKind::kTotal;
+  if (first.name == "memory") return CostKind::kMemory;
+  throw Error(str(where, ": '", first.name,
+                  "' is no target; there are full, active_params, total_params and memory"),
+              ErrorKind::kInput);
+}
+
+}  // namespace
+
+RunConfig read_run_config(const std::filesystem::path& file,
+                          const std::vector<std::string>& overrides) {
+  YamlNode root = read_yaml(file);
+  for (const std::string& assignment : overrides) apply_override(root, assignment);
+  auto config = read_fields<RunConfig>(root, file.string());
+  check_together(config, file.string());
+  return config;
+}
+
+std::string dump_config(const RunConfig& config) {
+  return dump_fields(config);
+}
+
+std::string run_config_reference() {
+  return field_table(list_fields<RunConfig>());
+}
+
+std::vector<WrittenChoices> written_choices(const ChoicesConfig& c) {
+  std::vector<WrittenChoices> all;
+  const auto add = [&](Axis axis, const Texts& widths) {
+    if (widths.empty()) return;
+    WrittenChoices& choices = all.emplace_back();
+    choices.axis = axis;
+    for (const std::string& text : widths)
+      choices.widths.push_back(parse_width(text, str("elastic.choices.", axis_name(axis))));
+  };
+  add(Axis::kHidden, c.hidden);
+  add(Axis::kMambaHeads, c.mamba_heads);
+  add(Axis::kMambaChannels, c.mamba_channels);
+  add(Axis::kState, c.state);
+  add(Axis::kQueryHeads, c.query_heads);
+  add(Axis::kFfn, c.ffn);
+  add(Axis::kExperts, c.experts);
+  add(Axis::kExpertFfn, c.expert_ffn);
+  add(Axis::kSharedFfn, c.shared_ffn);
+  add(Axis::kLayers, c.layers);
+  return all;
+}
+
+WrittenTarget parse_target(const SizeConfig& size) {
+  const std::string where = str("elastic.sizes '", size.name, "': target");
+  const Term& first = size.target.front();
+  if (first.name == "full") return {.cost = {}, .value = 1.0, .relative = true};
+  WrittenTarget target{.cost = {.kind = kind_of(first, where), .memory = {}}};
+  const WrittenWidth width = parse_width(first.value, where);
+  target.relative = width.percent;
+  target.value = width.percent ? width.value / 100.0 : width.value;
+  for (size_t i = 1; i < size.target.size(); ++i) {
+    const Term& term = size.target[i];
+    MemoryTerms& memory = target.cost.memory;
+    NESTLING_CHECK_INPUT(target.cost.kind == CostKind::kMemory, where, ": '", term.name,
+                         "' belongs to a memory target");
+    if (term.name == "context")
+      memory.context = static_cast<int64_t>(positive(term, where));
+    else if (term.name == "batch")
+      memory.batch = static_cast<int64_t>(positive(term, where));
+    else if (term.name == "weight_bytes")
+      memory.weight_bytes = positive(term, where);
+    else
+      throw Error(str(where, ": '", term.name,
+                      "' is no term of memory; there are context, batch and weight_bytes"),
+                  ErrorKind::kInput);
+  }
+  return target;
+}
+
+std::vector<double> sampling_weights(const PhaseConfig& phase,
+                                     const std::vector<SizeConfig>& sizes) {
+  const std::string where = str("curriculum '", phase.name, "': sampling");
+  if (phase.sampling.size() == 1 && phase.sampling[0].value.empty()) {
+    NESTLING_CHECK_INPUT(phase.sampling[0].name == "uniform", where, ": '", phase.sampling[0].name,
+                         "' is neither uniform nor a weight a size");
+    return std::vector<double>(sizes.size(), 1.0 / static_cast<double>(sizes.size()));
+  }
+  std::vector<double> weights(sizes.size(), 0.0);
+  double sum = 0;
+  for (const Term& term : phase.sampling) {
+    const auto size = std::find_if(sizes.begin(), sizes.end(),
+                                   [&](const SizeConfig& s) { return s.name == term.name; });
+    NESTLING_CHECK_INPUT(size != sizes.end(), where, ": there is no size '", term.name, "'");
+    double& weight = weights[static_cast<size_t>(size - sizes.begin())];
+    weight = positive(term, where);
+    sum += weight;
+  }
+  for (double& w : weights) w /= sum;
+  return weights;
+}
+
+int64_t total_tokens(const RunConfig& config) {
+  int64_t tokens = 0;
+  for (const PhaseConfig& phase : config.curriculum) tokens += phase.tokens;
+  return tokens;
+}
+
+}  // namespace nestling

@@ -1,0 +1,151 @@
+// run_config_fields.h - the one list of fields of run_config.h (see config_fields.h).
+#pragma once
+#include "trainer/config_fields.h"
+#include "trainer/run_config.h"
+
+namespace nestling {
+
+template <class V, FieldsOf<CalibrationConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("samples", c.samples, "sequences that importance is measured on",
+          IntegerRule{.low = 1, .high = kMaxCount});
+  v.field("seq_len", c.seq_len, "tokens of each", IntegerRule{.low = 1, .high = kMaxWidth});
+}
+
+template <class V, FieldsOf<RunDataConfig> C>
+void visit_fields(V& v, C& c) {
+  v.list("train", c.train, "what is distilled on", ListRule{.required = true});
+  v.list("validation", c.validation, "what the run's log evaluates on, each by itself", ListRule{});
+  v.field("validation_tokens", c.validation_tokens,
+          "tokens of each validation source, per evaluation",
+          IntegerRule{.low = 1, .high = kMaxCount});
+  v.group("calibration", c.calibration, "sequences of `train` that importance is measured on");
+}
+
+template <class V, FieldsOf<ChoicesConfig> C>
+void visit_fields(V& v, C& c) {
+  const TextsRule widths{"widths, largest first: 100%, 75%, or 48"};
+  v.field("hidden", c.hidden, "channels of the residual stream", widths);
+  v.field("mamba_heads", c.mamba_heads, "Mamba-2 heads, the same number in every group", widths);
+  v.field("mamba_channels", c.mamba_channels, "channels of a Mamba-2 head", widths);
+  v.field("state", c.state, "SSM state", widths);
+  v.field("query_heads", c.query_heads, "query heads, the same number for every KV head", widths);
+  v.field("ffn", c.ffn, "channels of dense feed-forward layers", widths);
+  v.field("experts", c.experts, "routed experts", widths);
+  v.field("expert_ffn", c.expert_ffn, "channels of a routed expert", widths);
+  v.field("shared_ffn", c.shared_ffn, "channels of the shared expert", widths);
+  v.field("layers", c.layers, "layers kept, the most important", widths);
+}
+
+template <class V, FieldsOf<SizeConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("name", c.name, "of the size", TextRule{.file_name = true, .required = true});
+  v.field("target", c.target, "what it may cost",
+          TermsRule{.allowed = "full, or {active_params: 75%}, {total_params: 2.8e9}, "
+                               "{memory: 75%, context: 131072, batch: 1}",
+                    .required = true});
+}
+
+template <class V, FieldsOf<ElasticConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("multiple_of", c.multiple_of,
+          "step of the widths that products contract; a multiple of 16",
+          IntegerRule{.low = kBlock, .high = 65536});
+  v.group("choices", c.choices, "widths an axis may take; an axis without a list is not cut");
+  v.list("sizes", c.sizes, "largest first; the first is the parent's", ListRule{.required = true});
+}
+
+template <class V, FieldsOf<FreezeConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("agree_steps", c.agree_steps, "steps in a row that choose the same widths",
+          IntegerRule{.low = 1, .high = kMaxCount});
+  v.field("min_prob", c.min_prob, "least probability of every choice over these steps",
+          NumberRule{.low = 0, .high = 1});
+  v.field("at_tokens", c.at_tokens, "tokens after which choices are frozen even so; 0: never",
+          IntegerRule{});
+}
+
+template <class V, FieldsOf<RouterConfig> C>
+void visit_fields(V& v, C& c) {
+  const NumberRule positive{.low = 0, .high = 1e6, .above = true};
+  v.field("hidden", c.hidden, "width of the router's MLPs", IntegerRule{.low = 1, .high = 65536});
+  v.field("lr", c.lr, "learning rate of the router", NumberRule{.low = 0, .high = 10});
+  v.field("tau", c.tau, "Gumbel-Softmax temperature, first and last",
+          NumbersRule{.each = positive, .count = 2});
+  v.field("logit_scale", c.logit_scale, "factor on the router's logits, first and last",
+          NumbersRule{.each = positive, .count = 2});
+  v.field("schedule_tokens", c.schedule_tokens,
+          "tokens over which tau and logit_scale run; 0: the whole curriculum", IntegerRule{});
+  v.field("loss_weight", c.loss_weight, "weight of the budget loss",
+          NumberRule{.low = 0, .high = 1e6});
+  v.field("dead_zone", c.dead_zone, "relative miss of a budget that costs nothing",
+          NumberRule{.low = 0, .high = 1});
+  v.field("hard_share", c.hard_share, "share of straight-through draws",
+          NumberRule{.low = 0, .high = 1});
+  v.group("freeze", c.freeze, "when choices are settled and slices replace masks");
+}
+
+template <class V, FieldsOf<PhaseConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("name", c.name, "of the phase", TextRule{.file_name = true, .required = true});
+  v.field("seq_len", c.seq_len, "tokens of a sequence", IntegerRule{.low = 1, .high = kMaxWidth});
+  v.field("tokens", c.tokens, "unique tokens of the phase",
+          IntegerRule{.low = 1, .high = kMaxCount, .required = true});
+  v.field("sampling", c.sampling, "how often each size is drawn",
+          TermsRule{.allowed = "uniform, or a weight a size: {30B: 0.5, 12B: 0.5}"});
+  v.field("global_batch_tokens", c.global_batch_tokens,
+          "unique tokens of one optimizer step, over all ranks; a multiple of seq_len",
+          IntegerRule{.low = 1, .high = kMaxCount, .required = true});
+  v.field("micro_batch", c.micro_batch, "sequences a rank computes at once",
+          IntegerRule{.low = 1, .high = 65536});
+}
+
+template <class V, FieldsOf<DistillConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("temperature", c.temperature, "of the forward KL, teacher and student alike",
+          NumberRule{.low = 0, .high = 100, .above = true});
+  v.field("ce_weight", c.ce_weight, "weight of the cross-entropy beside the KL",
+          NumberRule{.low = 0, .high = 1e3});
+  v.field("sizes_per_micro_batch", c.sizes_per_micro_batch,
+          "sizes trained on one teacher forward; all of them: sampling becomes loss weights",
+          IntegerRule{.low = 1, .high = 1024});
+}
+
+template <class V, FieldsOf<EvaluationConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("problems", c.problems, "held-out reasoning problems; 0: none", IntegerRule{});
+  v.list("text", c.text, "perplexity and KL are measured on; empty: the validation sources",
+         ListRule{});
+  v.field("tokens", c.tokens, "tokens of each text", IntegerRule{.low = 1, .high = kMaxCount});
+  v.field("seq_len", c.seq_len, "tokens of a window", IntegerRule{.low = 1, .high = kMaxWidth});
+}
+
+template <class V, FieldsOf<RunConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("name", c.name, "of the run", TextRule{.file_name = true, .required = true});
+  v.field("output", c.output, "the run writes under output/name and nowhere else",
+          TextRule{.filled = true});
+  v.field("parent", c.parent, "a Hugging Face directory",
+          TextRule{.filled = true, .required = true});
+  v.group("data", c.data, "what is read");
+  v.group("elastic", c.elastic, "what the sizes are");
+  v.group("router", c.router, "how widths are chosen");
+  v.list("curriculum", c.curriculum, "phases of the distillation, in order",
+         ListRule{.required = true});
+  v.group("distill", c.distill, "how the parent teaches");
+  v.group("optimizer", c.optimizer, "AdamW and its schedule over the whole curriculum");
+  v.group("evaluation", c.evaluation, "what every size is measured on at the end");
+  v.field("compute", c.compute, "precision of the matrix products",
+          TextRule{.one_of = {"bf16", "fp32"}});
+  v.field("store", c.store, "precision of the elastic checkpoint",
+          TextRule{.one_of = {"bf16", "fp32"}});
+  v.group("checkpoint", c.checkpoint, "what makes the run resumable");
+  v.group("log", c.log, "what the run tells");
+  v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});
+  v.field("threads", c.threads, "of a rank; 0: cores / ranks", IntegerRule{.low = 0, .high = 4096});
+  v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
+          TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
+  v.field("seed", c.seed, "of data order, sizes drawn, router and noise", SeedRule{});
+}
+
+}  // namespace nestling

@@ -1,0 +1,164 @@
+#include "trainer/training_run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <sstream>
+
+#include "data/atomic_file.h"
+#include "kernels/core/isa.h"
+#include "kernels/core/parallel.h"
+
+namespace nestling {
+
+namespace {
+
+std::atomic<int> caught_signal{0};
+void on_signal(int number) {
+  caught_signal.store(number);
+}
+
+// The layout under which a resumed run is bit-equal.
+std::map<std::string, std::string> layout_of(const Comm& comm) {
+  return {{"ranks", std::to_string(comm.size())},
+          {"threads", std::to_string(thread_count())},
+          {"cpu_isa", cpu_isa_name(cpu_isa())}};
+}
+
+// Lines of the old and the new effective config that are not in the other.
+std::string differences(const std::string& before, const std::string& now) {
+  const auto lines = [](const std::string& text) {
+    std::vector<std::string> all;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) all.push_back(line);
+    return all;
+  };
+  const auto missing = [](const std::vector<std::string>& from, const std::vector<std::string>& in,
+                          const char* sign) {
+    std::string out;
+    for (const std::string& line : from)
+      if (std::find(in.begin(), in.end(), line) == in.end()) out += "\n  " + (sign + line);
+    return out;
+  };
+  const auto a = lines(before);
+  const auto b = lines(now);
+  return missing(a, b, "- ") + missing(b, a, "+ ");
+}
+
+}  // namespace
+
+int32_t end_of_text(const Tokenizer& tokenizer, const std::string& directory) {
+  for (const char* name : {"<|endoftext|>", "</s>", "<|end_of_text|>"})
+    if (const auto id = tokenizer.token_id(name)) return *id;
+  throw Error(str(directory,
+                  ": the tokenizer has no end-of-text token (<|endoftext|>, </s> or "
+                  "<|end_of_text|>)"),
+              ErrorKind::kInput);
+}
+
+TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
+    : settings_(std::move(settings)),
+      comm_(comm),
+      change_(change),
+      dir_(std::filesystem::path(settings_.output) / settings_.name),
+      tokenizer_(settings_.tokenizer),
+      checkpoints_(dir_ / "checkpoints", settings_.checkpoint.keep),
+      log_(dir_, settings_.tensorboard, comm.rank() == 0) {}
+
+void TrainingRun::say(const std::string& line) const {
+  if (writes()) std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+Batches TrainingRun::batches(const std::vector<SourceConfig>& sources, int64_t seq_len,
+                             uint64_t seed) {
+  std::vector<std::string> said;
+  const TextPreparation preparation{.tokenizer = tokenizer_,
+                                    .vocabulary = tokenizer_.vocab_size(),
+                                    .end_of_text = end_of_text(tokenizer_, settings_.tokenizer),
+                                    .cache = dir_ / "shards",
+                                    .seed = settings_.seed};
+  const std::vector<SourceSpec> specs = prepare_sources(sources, preparation, comm_, said);
+  for (const std::string& line : said) say(line);
+  return {specs, tokenizer_.vocab_size(), seq_len, seed};
+}
+
+std::vector<Batch> TrainingRun::load(Batches& source, int64_t position, int64_t sequences,
+                                     int64_t micro_batch) const {
+  const int64_t mine = sequences / comm_.size();
+  std::vector<Batch> loaded;
+  for (int64_t done = 0; done < mine;) {
+    const int64_t count = std::min(micro_batch, mine - done);
+    loaded.push_back(source.load(position + done * comm_.size(), count * comm_.size(), comm_.rank(),
+                                 comm_.size()));
+    done += count;
+  }
+  return loaded;
+}
+
+// The config a checkpoint was made with against the one the run is asked to go on with.
+void TrainingRun::accept_config(const CheckpointMeta& meta) {
+  if (meta.config == settings_.config) return;
+  const std::string diff = differences(meta.config, settings_.config);
+  NESTLING_CHECK_INPUT(change_ == ConfigChange::kAllowed, dir_.string(),
+                       ": its checkpoints were made with another config:", diff,
+                       "\ngo on with the old one, give this run another name, or say "
+                       "--change-config to go on under the new one");
+  say(str("the config changes at step ", meta.counters.step, ":", diff));
+  log_.write({.step = meta.counters.step,
+              .tokens = meta.counters.tokens,
+              .scalars = {},
+              .event = str("config changed:", diff)});
+}
+
+bool TrainingRun::begin(const std::vector<NamedState>& state) {
+  if (writes()) {
+    std::filesystem::create_directories(dir_);
+    AtomicFile file(dir_ / "config.yaml");
+    file.write(std::string_view(settings_.config));
+    file.commit();
+  }
+  std::signal(SIGTERM, on_signal);
+  std::signal(SIGINT, on_signal);
+  std::vector<std::string> said;
+  const auto meta = checkpoints_.load(state, said);
+  for (const std::string& line : said) say(line);
+  if (!meta) {
+    log_.text("config", settings_.config);
+    return false;
+  }
+  accept_config(*meta);
+  at = meta->counters;
+  saved_at_ = at.tokens;
+  for (const auto& [key, value] : layout_of(comm_)) {
+    const auto before = meta->layout.find(key);
+    if (before != meta->layout.end() && before->second != value)
+      say(str("resumed on another layout: ", key, " was ", before->second, ", is ", value,
+              "; the order of sums differs"));
+  }
+  say(str("resumed at step ", at.step, ", ", at.tokens, " tokens"));
+  return true;
+}
+
+void TrainingRun::save(const std::vector<NamedState>& state) {
+  if (writes())
+    checkpoints_.save({.counters = at, .layout = layout_of(comm_), .config = settings_.config},
+                      state);
+  saved_at_ = at.tokens;
+  comm_.barrier();
+}
+
+void TrainingRun::save_if_due(const std::vector<NamedState>& state) {
+  const int64_t every = settings_.checkpoint.every_tokens;
+  if (every > 0 && at.tokens - saved_at_ >= every) save(state);
+}
+
+// One rank's signal stops all: the ranks must agree before the next collective.
+bool TrainingRun::interrupted(Context& ctx) {
+  double stop[1] = {static_cast<double>(caught_signal.load() != 0)};
+  comm_.all_reduce(ctx, View(reinterpret_cast<std::byte*>(stop), DType::kF64, Device::kCpu, {1}),
+                   Reduce::kMax);
+  return stop[0] > 0;
+}
+
+}  // namespace nestling

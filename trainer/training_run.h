@@ -1,0 +1,73 @@
+// training_run.h - what every kind of training run shares: its folder, its checkpoints and the config they
+// were made with, its batches, its log, the signals that end it.
+//
+// Writes        dir()/config.yaml (effective), log.jsonl, TensorBoard events, checkpoints/, shards/.
+// Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "data/batches.h"
+#include "data/tokenizer.h"
+#include "kernels/comm/comm.h"
+#include "trainer/checkpoint.h"
+#include "trainer/log.h"
+#include "trainer/pretrain.h"
+#include "trainer/training_text.h"
+
+namespace nestling {
+
+struct RunSettings {
+  std::string name, output;  // the folder is output/name
+  std::string tokenizer;     // directory with tokenizer.json
+  std::string config;        // effective, as YAML
+  CheckpointConfig checkpoint;
+  bool tensorboard = true;
+  uint64_t seed = 42;
+};
+
+// The token that ends a document; kInput naming the directory where the tokenizer has none.
+int32_t end_of_text(const Tokenizer& tokenizer, const std::string& directory);
+
+class TrainingRun {
+ public:
+  TrainingRun(RunSettings settings, Comm& comm, ConfigChange change);
+
+  const std::filesystem::path& dir() const { return dir_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  bool writes() const { return comm_.rank() == 0; }
+  void say(const std::string& line) const;
+  RunLog& log() { return log_; }
+
+  // Tokenises what is not in the cache yet.
+  Batches batches(const std::vector<SourceConfig>& sources, int64_t seq_len, uint64_t seed);
+  // This rank's micro-batches of `sequences` sequences from `position` on; micro-batch i of all ranks is
+  // one run of consecutive sequences.
+  std::vector<Batch> load(Batches& source, int64_t position, int64_t sequences,
+                          int64_t micro_batch) const;
+
+  // Writes config.yaml, fills `state` from the newest checkpoint if there is one. False: a fresh run.
+  bool begin(const std::vector<NamedState>& state);
+  void save(const std::vector<NamedState>& state);
+  // Saves if the checkpoint interval has passed.
+  void save_if_due(const std::vector<NamedState>& state);
+  bool saved() const { return saved_at_ == at.tokens; }
+  // True when any rank was told to stop; the run should save and return kInterrupted.
+  bool interrupted(Context& ctx);
+
+  TrainingCounters at;  // saved and restored with the state
+
+ private:
+  void accept_config(const CheckpointMeta& meta);
+
+  RunSettings settings_;
+  Comm& comm_;
+  ConfigChange change_;
+  std::filesystem::path dir_;
+  Tokenizer tokenizer_;
+  CheckpointStore checkpoints_;
+  RunLog log_;
+  int64_t saved_at_ = 0;
+};
+
+}  // namespace nestling
