@@ -70,12 +70,18 @@ function(nestling_test path)
   endforeach()
 endfunction()
 
+# What every test's environment holds, an exit test's too: under ThreadSanitizer, what it must not report.
+set(NESTLING_TEST_ENVIRONMENT "OMP_WAIT_POLICY=passive")
+if(NESTLING_SANITIZE MATCHES "thread")
+  list(APPEND NESTLING_TEST_ENVIRONMENT "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
+endif()
+
 # A test of PROCESSORS cores that writes its report to test_results/REPORT.json. Threads sleep at
 # barriers: spinning, they take minutes where the cores are shared.
 function(nestling_test_properties entry processors report labels)
   string(REPLACE "/" "_" report ${report})
   set_tests_properties(${entry} PROPERTIES TIMEOUT 600 LABELS "${labels}" PROCESSORS ${processors}
-    ENVIRONMENT "OMP_WAIT_POLICY=passive;GTEST_OUTPUT=json:${CMAKE_BINARY_DIR}/test_results/${report}.json;NESTLING_SOURCE_DIR=${PROJECT_SOURCE_DIR};NESTLING_BINARY_DIR=${CMAKE_BINARY_DIR}")
+    ENVIRONMENT "${NESTLING_TEST_ENVIRONMENT};GTEST_OUTPUT=json:${CMAKE_BINARY_DIR}/test_results/${report}.json;NESTLING_SOURCE_DIR=${PROJECT_SOURCE_DIR};NESTLING_BINARY_DIR=${CMAKE_BINARY_DIR}")
 endfunction()
 
 # nestling_exit_test(kernels/x.case CODE 1 MATCH regex NEVER regex SECONDS 60 COMMAND a b c): the
@@ -86,5 +92,5 @@ function(nestling_exit_test entry)
     "-DMATCH=${ARG_MATCH}" "-DNEVER=${ARG_NEVER}" -DSECONDS=${ARG_SECONDS}
     -P ${PROJECT_SOURCE_DIR}/tests/support/expect_exit.cmake)
   math(EXPR limit "${ARG_SECONDS} + 30")
-  set_tests_properties(${entry} PROPERTIES TIMEOUT ${limit})
+  set_tests_properties(${entry} PROPERTIES TIMEOUT ${limit} ENVIRONMENT "${NESTLING_TEST_ENVIRONMENT}")
 endfunction()

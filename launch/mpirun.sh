@@ -30,4 +30,6 @@ export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1
 # Containers often have no other user.
 export OMPI_ALLOW_RUN_AS_ROOT="${OMPI_ALLOW_RUN_AS_ROOT:-1}"
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}"
+# Open MPI leaks at exit, in modules that are gone by then: no leak check of programs built with ASan.
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"
 exec mpirun -n "$ranks" "$@"

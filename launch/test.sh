@@ -18,7 +18,6 @@ esac
 
 # Threads that wait for each other sleep: on a shared machine spinning costs minutes.
 export OMP_WAIT_POLICY=passive
-export ASAN_OPTIONS=detect_leaks=0  # Open MPI leaks at exit, in modules that are gone by then
 export CTEST_OUTPUT_ON_FAILURE=1
 summary='' failed=0 begin=$SECONDS
 

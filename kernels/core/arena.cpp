@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/core/fence.h"
+
 namespace nestling {
 
 namespace {
@@ -25,8 +27,14 @@ View Arena::alloc(DType dtype, std::initializer_list<int64_t> shape) {
   }
   std::byte* base = blocks_[block_].memory.view().data();
   View view(base == nullptr ? nullptr : base + offset_, dtype, device_, shape);
+  if (base != nullptr && device_ == Device::kCpu) {
+    // The gap behind it, and what the next allocation will begin with.
+    const int64_t end = std::min(offset_ + bytes + kAlign, blocks_[block_].bytes);
+    detail::fence(base + offset_, end - offset_);
+    detail::unfence(base + offset_, extents.bytes());
+  }
   if (poison_ && base != nullptr && device_ == Device::kCpu)
-    std::memset(base + offset_, 0xff, static_cast<size_t>(bytes));
+    std::memset(base + offset_, 0xff, static_cast<size_t>(extents.bytes()));
   offset_ += bytes;
   used_ += bytes;
   peak_ = std::max(peak_, used_);

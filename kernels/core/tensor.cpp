@@ -4,6 +4,7 @@
 #include <cstring>
 #include <sys/mman.h>
 
+#include "kernels/core/fence.h"
 #include "kernels/cuda/memory.h"
 
 namespace nestling {
@@ -59,6 +60,7 @@ std::byte* allocate_bytes(Device device, int64_t bytes) {
   // Advice only: where the kernel does not take it, the pages stay small.
   if (alignment == kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
   std::memset(data, 0, static_cast<size_t>(rounded));
+  detail::fence(data + bytes, rounded - bytes);
   return data;
 }
 
