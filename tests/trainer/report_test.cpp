@@ -73,8 +73,9 @@ std::string summary() {
   for (size_t s = 0; s < std::size(kNames); ++s) {
     const double scale = 1 + 0.2 * static_cast<double>(s);
     text += str(s > 0 ? "," : "", R"({"name":")", kNames[s], R"(","params_total":)",
-                4000000 / scale, R"(,"params_active":)", static_cast<int64_t>(1500000 / scale), ",",
-                quality(scale), R"(,"before":{)", quality(2 * scale), "}}");
+                static_cast<int64_t>(4000000 / scale), R"(,"params_active":)",
+                static_cast<int64_t>(1500000 / scale), ",", quality(scale), R"(,"before":{)",
+                quality(2 * scale), "}}");
   }
   return text + "]}";
 }
@@ -186,11 +187,10 @@ TEST(Report, ValuesThatAreNoNumbersSurvive) {
 
 TEST(Report, TextFromFilesIsNeverMarkup) {
   const std::string evil = "\"><script>alert('x')</script><img src=x onerror=y>&\x01\xff";
-  RunRecord run{.name = evil,
-                .score_origin = evil,
-                .config_text = evil,
-                .scores = Scores{.hidden = {1, 2}, .layers = {}, .depth = {1, 2}},
-                .missing = {evil}};
+  RunRecord run;
+  run.name = run.score_origin = run.config_text = evil;
+  run.missing = {evil};
+  run.scores = Scores{.hidden = {1, 2}, .layers = {}, .depth = {1, 2}};
   run.steps = {
       {.step = 1, .tokens = 10, .scalars = {{"size/" + evil + "/kl", 1.0}, {"loss", 1.0}}}};
   run.events = {{.step = 1, .tokens = 10, .time = 1e300, .text = evil}};

@@ -93,7 +93,7 @@ std::string quality_cells(const Quality& q, const Quality& before, bool with_bef
     return cell(fixed_number(now, decimals),
                 with_before ? before_text(fixed_number(then, decimals)) : "");
   };
-  return both(q.perplexity, before.perplexity, 3) + both(q.kl, before.kl, 4) +
+  return both(q.perplexity, before.perplexity, 2) + both(q.kl, before.kl, 4) +
          accuracy_cell(q, before, with_before) + rate_cell(q.tokens_per_second);
 }
 
@@ -170,6 +170,7 @@ std::string quality_figure(const RunRecord& run, const QualityFigure& f) {
       "Hollow: the sorted parent cut to the size, untrained. Filled: the same widths after "
       "distillation.";
   if (f.accuracy) caption += " Vertical lines: 95% intervals of the accuracy.";
+  if (!f.accuracy) caption += " Logarithmic: 0 is drawn on the lower edge.";
   if (f.speed) caption += " Time: evaluation text, on the machine of the run.";
   const std::string svg =
       plot_svg({.title = f.title,
@@ -238,17 +239,17 @@ std::string size_table(const RunRecord& run) {
       "<div class=\"scroll\"><table id=\"table-sizes\"><thead><tr><th>size</th><th>parameters"
       "<small>exact</small></th><th>active<small>exact</small></th><th>budget error"
       "<small>exact</small></th><th>perplexity<small>measured</small></th><th>KL to parent"
-      "<small>measured, nats a token</small></th><th>accuracy<small>measured, % [95% interval]"
+      "<small>measured, nats</small></th><th>accuracy<small>measured, % [95% interval]"
       "</small></th><th>tokens/s<small>measured</small></th></tr></thead><tbody>";
   if (run.summary && run.summary->parent)
     out += "<tr class=\"parent\"><th>parent</th>" + count_cell(total, total) +
            count_cell(active, active) + cell(fixed_number(kNaN, 0)) +
            quality_cells(*run.summary->parent, kUnknown, false) + "</tr>";
   for (const SizeRow& r : rows) {
-    const std::string error =
-        std::isnan(r.budget_error)
-            ? fixed_number(kNaN, 0)
-            : (r.budget_error < -5e-5 ? "" : "+") + fixed_number(100 * r.budget_error, 2) + "%";
+    const std::string error = std::isnan(r.budget_error)
+                                  ? fixed_number(kNaN, 0)
+                                  : (r.budget_error < -5e-5 ? "\u2212" : "+") +
+                                        fixed_number(100 * std::fabs(r.budget_error), 2) + "%";
     out += "<tr><th>" + swatch(r.color) + escape_html(shortened(r.name, 32)) + "</th>" +
            count_cell(r.total, total) + count_cell(r.active, active) + cell(error) +
            quality_cells(r.after, r.before, run.summary.has_value()) + "</tr>";

@@ -13,7 +13,7 @@ inline constexpr const char* kReportStyle = R"css(
   --c0: #58a9e0; --c1: #f08a3c; --c2: #2fc598; --c3: #df8fbe; --c4: #e6b53c; --c5: #8fcdf3; --c6: #b9a98f; } }
 * { box-sizing: border-box; }
 html { background: var(--bg); }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 52rem; background: var(--bg); color: var(--fg);
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 57rem; background: var(--bg); color: var(--fg);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; font-weight: 650; letter-spacing: -0.01em; }
@@ -28,7 +28,7 @@ dt { color: var(--quiet); font-size: 0.8rem; } dd { margin: 0; }
 .missing ul { margin: 0.25rem 0; padding-left: 1.1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.87rem; }
-th, td { padding: 0.42rem 0 0.42rem 0.9rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th, td { padding: 0.42rem 0 0.42rem 0.75rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { font-weight: 600; border-bottom: 1px solid var(--fg); white-space: normal; vertical-align: bottom; }
 tbody th { font-weight: 600; } tbody tr + tr > * { border-top: 1px solid var(--grid); }
@@ -36,7 +36,7 @@ tr.parent > * { color: var(--quiet); }
 td small, th small { display: block; color: var(--quiet); font-weight: 400; font-size: 0.8rem; }
 .interval { color: var(--quiet); font-size: 0.92em; }
 .events td { white-space: normal; text-align: left; } .events td:nth-child(-n+3) { white-space: nowrap; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.6rem 1.8rem;
+.panels { display: grid; margin-top: 1.4rem; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.6rem 1.8rem;
   align-items: start; }
 figure { margin: 1.1rem 0 0; break-inside: avoid; min-width: 0; } .panels figure { margin: 0; }
 figcaption { margin-bottom: 0.45rem; } figcaption b { font-weight: 600; display: block; }

@@ -10,7 +10,7 @@ namespace nestling {
 
 namespace {
 
-constexpr double kTop = 26, kBottom = 40, kLetter = 6.4, kLine = 14;
+constexpr double kTop = 26, kBottom = 40, kLetter = 7, kLine = 14;
 constexpr size_t kLongestLabel = 22;
 
 std::string px(double v) {
@@ -68,9 +68,15 @@ std::vector<double> values_of(const Plot& p, bool y) {
   return values;
 }
 
+// All ticks of an axis of thousands in thousands.
+std::string tick_text(double tick, const Scale& scale) {
+  const bool thousands = scale.high() >= 1e4 && tick >= 1e3 && tick < 1e4;
+  return thousands ? short_number(tick / 1e3) + "k" : short_number(tick);
+}
+
 double room_for_ticks(const Scale& scale) {
   size_t longest = 1;
-  for (const double t : scale.ticks()) longest = std::max(longest, short_number(t).size());
+  for (const double t : scale.ticks()) longest = std::max(longest, tick_text(t, scale).size());
   return 14 + kLetter * static_cast<double>(longest);
 }
 
@@ -110,7 +116,11 @@ class Drawing {
   void marks();
   void series(const PlotSeries& s);
   void line(const std::vector<PlotPoint>& points, const std::string& style);
+  struct Box {
+    double x1, x2, y1, y2;
+  };
   void moves();
+  void move_name(const PlotMove& m, std::vector<Box>& taken);
   void arrow(const PlotPoint& from, const PlotPoint& to, const std::string& style);
   void end_labels();
 
@@ -137,12 +147,12 @@ void Drawing::axes() {
   for (const double t : y_.ticks()) {
     const double y = y_.at(t);
     out_ += line_at(left_, y, right_, y, t == 0 ? "zero" : "grid");
-    out_ += text_at(left_ - 7, y + 4, "end", "tick", short_number(t));
+    out_ += text_at(left_ - 7, y + 4, "end", "tick", tick_text(t, y_));
   }
   for (const double t : x_.ticks()) {
     const double x = x_.at(t);
     out_ += line_at(x, bottom(), x, bottom() + 4, "axis");
-    out_ += text_at(x, bottom() + 17, "middle", "tick", short_number(t));
+    out_ += text_at(x, bottom() + 17, "middle", "tick", tick_text(t, x_));
   }
   out_ += line_at(left_, bottom(), right_, bottom(), "axis");
   out_ += text_at(0, 12, "start", "label", plot_.y_label);
@@ -210,35 +220,55 @@ void Drawing::arrow(const PlotPoint& from, const PlotPoint& to, const std::strin
               "L", px(bx + uy * 3.5), " ", px(by - ux * 3.5), "Z\" class=\"dot ", style, "\"/>");
 }
 
-void Drawing::moves() {
-  struct Box {
-    double x1, x2, y;
+// The name of a move beside its point: the first place that is free of names and other points.
+void Drawing::move_name(const PlotMove& m, std::vector<Box>& taken) {
+  const double x = x_.at(m.after.x), y = y_.at(m.after.y);
+  const std::string name = shortened(m.name, kLongestLabel);
+  const double wide = kLetter * static_cast<double>(name.size());
+  struct Place {
+    bool left;
+    double dy;
   };
-  std::vector<Box> labels;
+  constexpr Place kPlaces[] = {{false, -6},  {false, 15}, {true, -6},  {true, 15},
+                               {false, -20}, {true, -20}, {false, 29}, {true, 29}};
+  for (const bool forced : {false, true})
+    for (const Place& p : kPlaces) {
+      const double x1 = p.left ? x - 8 - wide : x + 8;
+      const Box box = {x1, x1 + wide, y + p.dy - 10, y + p.dy + 2};
+      const bool inside =
+          box.x1 >= left_ && box.x2 <= plot_.width && box.y1 >= 14 && box.y2 <= bottom();
+      const bool hit = std::any_of(taken.begin(), taken.end(), [&](const Box& o) {
+        return o.x1 < box.x2 && box.x1 < o.x2 && o.y1 < box.y2 && box.y1 < o.y2;
+      });
+      if (!forced && (!inside || hit)) continue;
+      taken.push_back(box);
+      out_ += text_at(p.left ? box.x2 : box.x1, y + p.dy, p.left ? "end" : "start", "name", name);
+      return;
+    }
+}
+
+void Drawing::moves() {
+  std::vector<Box> taken;
+  const auto dot = [&](const PlotPoint& p, double r, const std::string& style,
+                       const std::string& what) {
+    const double x = x_.at(p.x), y = y_.at(p.y);
+    taken.push_back({x - 6, x + 6, y - 6, y + 6});
+    out_ += dot_at(x, y, r, style, str(what, short_number(p.x), ", ", short_number(p.y)));
+  };
   for (const PlotMove& m : plot_.moves) {
     const std::string style = color_class(m.color);
     for (const PlotPoint& b : m.before) {
       if (!visible(b)) continue;
       if (visible(m.after)) arrow(b, m.after, style);
-      out_ += dot_at(x_.at(b.x), y_.at(b.y), 4, "hollow " + style,
-                     str(m.name, " before: ", short_number(b.x), ", ", short_number(b.y)));
+      dot(b, 4, "hollow " + style, m.name + " before: ");
     }
     if (!visible(m.after)) continue;
-    const double x = x_.at(m.after.x), y = y_.at(m.after.y);
+    const double x = x_.at(m.after.x);
     if (m.low < m.high) out_ += line_at(x, y_.at(m.low), x, y_.at(m.high), "whisker " + style);
-    out_ += dot_at(x, y, 4.5, "dot " + style,
-                   str(m.name, ": ", short_number(m.after.x), ", ", short_number(m.after.y)));
-    const std::string name = shortened(m.name, kLongestLabel);
-    const double wide = kLetter * static_cast<double>(name.size()) + 10;
-    const bool leftwards = x + wide > plot_.width;
-    Box box = {leftwards ? x - wide : x + 9, leftwards ? x - 9 : x + wide, y - 5};
-    const auto hit = [&](const Box& o) {
-      return std::fabs(o.y - box.y) < kLine - 1 && o.x1 < box.x2 && box.x1 < o.x2;
-    };
-    while (std::any_of(labels.begin(), labels.end(), hit)) box.y -= kLine / 2;
-    labels.push_back(box);
-    out_ += text_at(leftwards ? box.x2 : box.x1, box.y, leftwards ? "end" : "start", "name", name);
+    dot(m.after, 4.5, "dot " + style, m.name + ": ");
   }
+  for (const PlotMove& m : plot_.moves)
+    if (visible(m.after)) move_name(m, taken);
 }
 
 // Names at the ends of their lines, pushed apart where the lines end together.

@@ -51,7 +51,7 @@ struct Plot {
   std::string title;  // for who cannot see it
   std::string x_label, y_label;
   double width = 720, height = 300;
-  Scale::Options x = {.exact = true}, y;
+  Scale::Options x = {.exact = true}, y = {};
   std::vector<PlotSeries> series = {};
   std::vector<PlotMove> moves = {};
   std::vector<PlotBand> bands = {};

@@ -10,7 +10,7 @@ namespace nestling {
 
 namespace {
 
-constexpr double kLetter = 6.4;
+constexpr double kLetter = 7;
 constexpr size_t kLongestLabel = 18;
 constexpr size_t kMostSteps = 96;  // of a curve: wider than that nobody sees
 
@@ -135,8 +135,11 @@ std::string curves_svg(const CurveChart& chart) {
     out += text_at(right + 6, y + kRow - 6, "start", "tick", r.text);
     y += kRow;
   }
-  for (const CurveChart::Cut& c : chart.cuts) {
-    const double at = x.at(100 * c.share);
+  for (size_t i = 0; i < chart.cuts.size(); ++i) {
+    const CurveChart::Cut& c = chart.cuts[i];
+    double at = x.at(100 * c.share);
+    for (size_t j = 0; j < i; ++j)  // side by side where sizes cut at the same place
+      if (chart.cuts[j].share == c.share) at += 2.2;
     out += str("<line x1=\"", px(at), "\" y1=\"", px(kTop), "\" x2=\"", px(at), "\" y2=\"",
                px(height), "\" class=\"cut ", color_class(c.color), "\"><title>",
                escape_html(c.name), "</title></line>");
