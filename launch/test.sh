@@ -56,6 +56,7 @@ has_gpu() { compgen -G '/dev/nvidia[0-9]*' >/dev/null; }
 conditions() {
   if [ "$1" = cuda ] && has_gpu; then echo gpu; else echo no-gpu; fi
   if [ "${NESTLING_TEST_ISA-}" = avx2 ] || ! grep -qw avx512bw /proc/cpuinfo; then echo no-avx512; fi
+  if ! command -v chromium chromium-browser google-chrome >/dev/null; then echo no-browser; fi
   if [ "${slow_ran-}" = 1 ]; then echo slow; fi
 }
 # shellcheck disable=SC2046  # a list of words

@@ -22,27 +22,32 @@ void write_scores(const std::filesystem::path& file, const Scores& scores,
   write_json(file, all, -1);
 }
 
-std::optional<Scores> read_scores(const std::filesystem::path& file, const std::string& origin) {
-  if (!std::filesystem::exists(file)) return std::nullopt;
+ScoreFile read_score_file(const std::filesystem::path& file) {
   const JsonDocument document = read_json(file);
   const Json& all = document.json();
   try {
-    const auto found = all.at("origin").get<std::string>();
-    NESTLING_CHECK_INPUT(found == origin, file.string(), ": holds scores of '", found,
-                         "', this run needs those of '", origin,
-                         "'; give the run another name, or remove the file");
-    Scores scores{.hidden = all.at("hidden").get<std::vector<double>>(),
-                  .layers = {},
-                  .depth = all.at("depth").get<std::vector<double>>()};
+    ScoreFile read{.scores = {.hidden = all.at("hidden").get<std::vector<double>>(),
+                              .layers = {},
+                              .depth = all.at("depth").get<std::vector<double>>()},
+                   .origin = all.at("origin").get<std::string>()};
     for (const Json& layer : all.at("layers")) {
-      auto& axes = scores.layers.emplace_back();
+      auto& axes = read.scores.layers.emplace_back();
       for (const auto& [name, values] : layer.items())
         axes[parse_axis(name)] = values.get<std::vector<double>>();
     }
-    return scores;
+    return read;
   } catch (const nlohmann::json::exception& e) {
     throw Error(str(file.string(), ": no scores: ", e.what()), ErrorKind::kInput);
   }
+}
+
+std::optional<Scores> read_scores(const std::filesystem::path& file, const std::string& origin) {
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  ScoreFile read = read_score_file(file);
+  NESTLING_CHECK_INPUT(read.origin == origin, file.string(), ": holds scores of '", read.origin,
+                       "', this run needs those of '", origin,
+                       "'; give the run another name, or remove the file");
+  return std::move(read.scores);
 }
 
 }  // namespace nestling

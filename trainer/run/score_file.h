@@ -13,6 +13,11 @@ namespace nestling {
 
 void write_scores(const std::filesystem::path& file, const Scores& scores,
                   const std::string& origin);
+struct ScoreFile {
+  Scores scores;
+  std::string origin;
+};
+ScoreFile read_score_file(const std::filesystem::path& file);  // of any origin
 // Empty: no such file. kInput: damaged, or of another origin.
 std::optional<Scores> read_scores(const std::filesystem::path& file, const std::string& origin);
 
