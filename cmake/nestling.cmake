@@ -13,7 +13,7 @@ target_compile_options(nestling_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-psabi,-Wno-restrict,-Werror --Werror=all-warnings>)
 if(NESTLING_SANITIZE)
   target_compile_options(nestling_flags INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${NESTLING_SANITIZE} -fno-omit-frame-pointer>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${NESTLING_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
   target_link_options(nestling_flags INTERFACE -fsanitize=${NESTLING_SANITIZE})
 endif()
 
@@ -28,6 +28,17 @@ function(nestling_library name)
   target_link_libraries(nestling_${name} PRIVATE ${ARG_LIBS})
 endfunction()
 
+# Test sources are compiled at -O1 and with the headers of tests/support/precompiled.h compiled once:
+# half of the time of a build otherwise. The libraries that they test are optimised as ever.
+function(nestling_test_target name)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  if(name STREQUAL "nestling_test_main")
+    target_precompile_headers(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/precompiled.h)
+  else()
+    target_precompile_headers(${name} REUSE_FROM nestling_test_main)
+  endif()
+endfunction()
+
 # nestling_test(kernels/linear_test USES kernels): tests/kernels/linear_test.cpp as one ctest entry.
 # LABELS slow keeps it out of the fast suite. RANKS 4 runs it under mpirun with the main of
 # tests/support/mpi_main.cpp; RANKS 1 2 4 makes an entry for each, kernels/comm_test.2ranks and so on.
@@ -39,6 +50,7 @@ function(nestling_test path)
     target_link_libraries(${name} PRIVATE nestling_${used})
   endforeach()
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock)
+  nestling_test_target(${name})
   if(NOT ARG_RANKS)
     target_link_libraries(${name} PRIVATE nestling_test_main)
     add_test(NAME ${path} COMMAND ${name})

@@ -90,8 +90,9 @@ ElasticSpace make_space(const ModelConfig& config, const std::vector<WrittenChoi
   for (const WrittenChoices& w : written) {
     const std::string where = str("choices: ", axis_name(w.axis));
     for (const AxisChoices& other : space.axes)
-      NESTLING_CHECK_INPUT(other.axis != w.axis || (other.layer >= 0 && other.layer != w.layer),
-                           where, ": given twice");
+      NESTLING_CHECK_INPUT(
+          other.axis != w.axis || (other.layer >= 0 && w.layer >= 0 && other.layer != w.layer),
+          where, ": given twice");
     NESTLING_CHECK_INPUT(w.layer < config.layers() && (w.axis != Axis::kHidden || w.layer < 0),
                          where, ": no layer ", w.layer, " has it");
     AxisChoices choices = resolve(config, w, multiple_of);

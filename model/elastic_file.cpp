@@ -14,35 +14,43 @@ DType stored_as(const ParameterSpec& spec, StoredType precision) {
   return *kernel_type(published_type(spec, precision));
 }
 
-View sized_view(View v, const std::vector<int64_t>& extents) {
-  for (size_t d = 0; d < extents.size(); ++d) v = v.prefix(static_cast<int>(d), extents[d]);
-  return v;
+// The datasets of a size's parameters, each of the shape and type that /model says: so nothing is
+// allocated that the file does not hold.
+std::vector<Hdf5Dataset> open_weights(Hdf5File& in, const std::vector<ParameterSpec>& specs,
+                                      const std::vector<SizedParameter>& sized,
+                                      StoredType precision) {
+  std::vector<Hdf5Dataset> all;
+  for (const SizedParameter& p : sized) {
+    const ParameterSpec& spec = specs[static_cast<size_t>(p.index)];
+    Shape shape;
+    for (const Dim& d : spec.dims) shape.push_back(d.extent);
+    all.push_back(in.dataset(weight_dataset(spec)));
+    if (all.back().dtype() != stored_as(spec, precision) || all.back().shape() != shape)
+      in.fail(all.back().name(), "is not of the shape and type that /model says");
+  }
+  return all;
 }
 
 // The widths' weights into those of a model that has no others.
 LoadedSize load(Hdf5File& in, const ModelConfig& parent, const Widths& widths, DType compute) {
   const StoredType precision = read_elastic_precision(in);
+  const std::vector<ParameterSpec> specs = parameter_list(parent);
+  const std::vector<SizedParameter> sized = sized_parameters(specs, widths);
+  const std::vector<Hdf5Dataset> datasets = open_weights(in, specs, sized, precision);
   const ModelConfig config = cut_config(parent, widths);
   LoadedSize out{.config = config,
                  .weights = Weights(config, Device::kCpu, {.compute = compute}),
                  .weight_bytes = stored_weight_bytes(parent, widths, precision)};
-  const std::vector<ParameterSpec> specs = parameter_list(parent);
-  int64_t next = 0;
-  for (const SizedParameter& p : sized_parameters(specs, widths)) {
-    const ParameterSpec& spec = specs[static_cast<size_t>(p.index)];
-    const Hdf5Dataset data = in.dataset(weight_dataset(spec));
-    bool fits =
-        data.dtype() == stored_as(spec, precision) && data.shape().size() == spec.dims.size();
-    for (size_t d = 0; fits && d < spec.dims.size(); ++d)
-      fits = data.shape()[d] == spec.dims[d].extent;
-    if (!fits) in.fail(data.name(), "is not of the shape and type that /model says");
-    const View master = out.weights.master(next++);
-    NESTLING_CHECK(sized_view(master, p.extents).size() == master.size(), data.name(),
-                   ": the cut model has ", master.describe());
-    data.read(master);
+  NESTLING_CHECK(out.weights.count() == std::ssize(sized), "the cut model has ",
+                 out.weights.count(), " parameters, the size ", sized.size());
+  for (int64_t i = 0; i < out.weights.count(); ++i) {
+    const View master = out.weights.master(i);
+    const std::vector<int64_t>& extents = sized[static_cast<size_t>(i)].extents;
+    for (size_t d = 0; d < extents.size(); ++d)
+      NESTLING_CHECK(master.dim(static_cast<int>(d)) == extents[d], "the cut model has ",
+                     master.describe());
+    datasets[static_cast<size_t>(i)].read(master);
   }
-  NESTLING_CHECK(next == out.weights.count(), "the cut model has ", out.weights.count(),
-                 " parameters, the size ", next);
   Context ctx(Device::kCpu);
   out.weights.refresh_low(ctx);
   out.bytes_read = in.bytes_read();
@@ -96,6 +104,17 @@ ElasticHeader read_elastic_header(const std::filesystem::path& file) {
   h.format_version = kElasticFormatVersion;
   h.precision = read_elastic_precision(in);
   return h;
+}
+
+ElasticFacts read_elastic_facts(const std::filesystem::path& file) {
+  Hdf5File in(file);
+  const ModelConfig config = read_elastic_config(in);
+  ElasticFacts facts;
+  for (const std::string& name : read_elastic_size_names(in))
+    facts.sizes.push_back(read_elastic_size(in, config, name));
+  NESTLING_CHECK_INPUT(!facts.sizes.empty(), file.string(), ": holds no size");
+  facts.tokenizer = read_elastic_texts(in, "/tokenizer");
+  return facts;
 }
 
 LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute) {

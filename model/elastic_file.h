@@ -33,12 +33,19 @@ struct ElasticHeader {
 };
 ElasticHeader read_elastic_header(const std::filesystem::path& file);
 
+// What running a model needs of it; reads neither order nor scores.
+struct ElasticFacts {
+  std::vector<Size> sizes;
+  std::map<std::string, std::string> tokenizer;
+};
+ElasticFacts read_elastic_facts(const std::filesystem::path& file);
+
 // Weights of one size alone: a model of its own, whose config is the cut one.
 struct LoadedSize {
   ModelConfig config;
-  Weights weights;         // on the CPU
-  int64_t weight_bytes;    // of the size, as stored
-  int64_t bytes_read = 0;  // of all chunks read to open it
+  Weights weights;           // on the CPU
+  int64_t weight_bytes = 0;  // of the size, as stored
+  int64_t bytes_read = 0;    // of all chunks read to open it
 };
 LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute);
 // The parent's widths, whatever the sizes are.

@@ -199,7 +199,7 @@ void write_elastic_parts(Hdf5Writer& out, const ElasticModel& m, StoredType prec
   texts("/provenance", m.provenance);
 }
 
-std::map<std::string, std::string> read_texts(Hdf5File& in, const std::string& group) {
+std::map<std::string, std::string> read_elastic_texts(Hdf5File& in, const std::string& group) {
   std::map<std::string, std::string> all;
   for (const std::string& name : in.names(group)) all[name] = in.text(group + "/" + name);
   return all;
@@ -215,8 +215,8 @@ ElasticModel read_elastic_parts(Hdf5File& in) {
   m.router.json = in.text("/router/config");
   for (const std::string& name : in.names("/router/tensors"))
     m.router.tensors[name] = read_list<float>(in, "/router/tensors/" + name);
-  m.tokenizer = read_texts(in, "/tokenizer");
-  m.provenance = read_texts(in, "/provenance");
+  m.tokenizer = read_elastic_texts(in, "/tokenizer");
+  m.provenance = read_elastic_texts(in, "/provenance");
   check_elastic_model(m, in.path().string());
   return m;
 }

@@ -14,6 +14,7 @@ ElasticModel read_elastic_parts(Hdf5File& in);  // all of it, checked
 ModelConfig read_elastic_config(Hdf5File& in);  // and the format version
 StoredType read_elastic_precision(Hdf5File& in);
 std::vector<std::string> read_elastic_size_names(Hdf5File& in);  // largest first
+std::map<std::string, std::string> read_elastic_texts(Hdf5File& in, const std::string& group);
 Size read_elastic_size(Hdf5File& in, const ModelConfig& config, const std::string& name);
 
 }  // namespace nestling

@@ -35,12 +35,6 @@ void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerP
                std::get<MoeActs>(acts), dh);
 }
 
-// A size may leave a layer out: its parameters are absent, and the residual stream passes by.
-template <class V>
-bool is_kept(const LayerParams<V>& w) {
-  return std::visit([](const auto& p) { return static_cast<bool>(p.norm); }, w);
-}
-
 void check_masks(const ModelMasks& m, size_t layers) {
   NESTLING_CHECK(m.layers.size() == layers, "masks of ", m.layers.size(), " layers for a model of ",
                  layers);

@@ -122,6 +122,12 @@ struct MoeParams {
 template <class T>
 using LayerParams = std::variant<MambaParams<T>, AttentionParams<T>, FfnParams<T>, MoeParams<T>>;
 
+// A size may leave a layer out: its fields are absent, and the residual stream passes by.
+template <class V>
+bool is_kept(const LayerParams<V>& layer) {
+  return std::visit([](const auto& p) { return static_cast<bool>(p.norm); }, layer);
+}
+
 template <class T>
 struct ModelParams {
   T embeddings{};  // [V, D]

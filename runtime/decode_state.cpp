@@ -15,7 +15,9 @@ DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelPa
   const int64_t window = config.conv_kernel - 1;
   for (const LayerParams<ConstView>& layer : w.layers) {
     LayerCache cache;
-    if (const auto* m = std::get_if<MambaParams<ConstView>>(&layer)) {
+    if (!is_kept(layer)) {
+      // no state
+    } else if (const auto* m = std::get_if<MambaParams<ConstView>>(&layer)) {
       const int64_t H = m->x.dim(0), P = m->x.dim(1), N = m->B.dim(0), G = m->B.dim(1);
       cache.mamba = {.conv_x = take(DType::kF32, {batch, H * P, window}),
                      .conv_B = take(DType::kF32, {batch, N * G, window}),

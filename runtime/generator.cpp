@@ -53,7 +53,7 @@ Decoding::Decoding(Context& ctx, LoadedModel& model,
       state_(ctx.device(), model.config(), params_, batch_,
              longest(prompts) + options.max_new_tokens),
       tokens_(ctx.device(), DType::kI32, {batch_}),
-      normed_(ctx.device(), DType::kF32, {batch_, model.config().hidden}),
+      normed_(ctx.device(), DType::kF32, {batch_, params_.embeddings.dim(1)}),
       logits_(ctx.device(), DType::kF32, {batch_, model.config().vocab}),
       out_(prompts.size()),
       live_(prompts.size(), true) {

@@ -1,35 +1,65 @@
-// loaded_model.h - a model directory opened for running: config, weights, tokenizer.
+// loaded_model.h - a model opened for running: config, weights, tokenizer.
 //
+// Sources       a Hugging Face directory, which has one size; an elastic file, of which one size is
+//               opened alone, reading its own bytes, or the whole, of which every size is a view.
+// Sizes         select() changes what params() gives: prefix views of the same weights, nothing is
+//               copied. config() stays that of the weights; widths are read off the views.
 // Ownership     owns everything; views of params() live as long as it does.
 // Precision     weights as stored, widened to f32, or rounded to bf16 for the products.
 #pragma once
 #include <filesystem>
-#include <memory>
 #include <optional>
 
 #include "data/tokenizer.h"
-#include "model/huggingface.h"
+#include "model/cost.h"
+#include "model/elastic_file.h"
 #include "model/weights.h"
 
 namespace nestling {
 
 class LoadedModel {
  public:
-  // `directory`: a Hugging Face directory. The tokenizer is optional: token-id models have none.
-  LoadedModel(const std::filesystem::path& directory, DType compute);
+  // `size` names the one size to open of an elastic file; empty: the whole file, its largest size
+  // selected. The tokenizer is optional: token-id models have none.
+  LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size = "");
 
   const ModelConfig& config() const { return config_; }
-  const std::string& name() const { return name_; }
-  ModelParams<ConstView> params() { return weights_.params(); }
+  const std::string& name() const { return name_; }  // of the directory or file
+  ModelParams<ConstView> params();                   // of the selected size
   Weights& weights() { return weights_; }
-  const Tokenizer& tokenizer() const;  // throws kInput where the directory has none
+  const Tokenizer& tokenizer() const;  // throws kInput where the model has none
+
+  // Names of the sizes select() takes, largest first; a model of one size has its own name.
+  const std::vector<std::string>& sizes() const { return names_; }
+  const std::string& size() const { return names_[selected_]; }
+  void select(const std::string& size);               // throws kInput naming those there are
+  ParameterCost cost() const;                         // of the selected size
+  int64_t bytes_read() const { return bytes_read_; }  // of weights and config; 0 for a directory
 
  private:
-  std::filesystem::path directory_;
+  struct Opened {
+    ModelConfig config;
+    Weights weights;
+    std::vector<std::string> names;
+    std::vector<Widths> widths;  // of each name
+    std::optional<Tokenizer> tokenizer;
+    int64_t bytes_read = 0;
+  };
+  static Opened open(const std::filesystem::path& path, DType compute, const std::string& size);
+  static Opened open_directory(const std::filesystem::path& path, DType compute);
+  static Opened open_elastic(const std::filesystem::path& path, DType compute,
+                             const std::string& size);
+  LoadedModel(const std::filesystem::path& path, Opened opened);
+
+  std::filesystem::path path_;
   std::string name_;
   ModelConfig config_;
   Weights weights_;
+  std::vector<std::string> names_;
+  std::vector<Widths> widths_;
+  size_t selected_ = 0;
   std::optional<Tokenizer> tokenizer_;
+  int64_t bytes_read_ = 0;
 };
 
 }  // namespace nestling

@@ -78,6 +78,15 @@ void add_means(std::vector<double>& sums, ConstView x) {
       sums[u] += std::abs(x.ptr<float>()[t * x.stride(0) + static_cast<int64_t>(u)]);
 }
 
+// L2 norms of the rows (heads) or columns (channels) of [heads, channels].
+std::vector<double> norms_of(const std::vector<double>& x, int64_t heads, bool rows) {
+  const size_t width = x.size() / static_cast<size_t>(heads);
+  std::vector<double> norms(rows ? static_cast<size_t>(heads) : width);
+  for (size_t i = 0; i < x.size(); ++i) norms[rows ? i / width : i % width] += x[i] * x[i];
+  for (double& n : norms) n = std::sqrt(n);
+  return norms;
+}
+
 // Scores whose lists of `axis` are those of fn(layer).
 template <class Fn>
 Scores with_axis(Scores scores, Axis axis, const Fn& fn) {
@@ -93,7 +102,7 @@ Calibrated calibrate(Context& ctx, LoadedModel& model, const std::vector<Batch>&
   const auto w = model.params();
   const auto layers = static_cast<size_t>(config.layers());
   Importance importance(config);
-  std::vector<std::vector<double>> B(layers), C(layers);
+  std::vector<std::vector<double>> B(layers), C(layers), gated(layers);
   Arena arena(Device::kCpu);
   for (const Batch& b : batches) {
     const Arena::Mark mark(arena);
@@ -106,6 +115,7 @@ Calibrated calibrate(Context& ctx, LoadedModel& model, const std::vector<Batch>&
       if (const auto* m = std::get_if<MambaActs>(&acts.layers[l])) {
         add_means(B[l], m->B);
         add_means(C[l], m->C);
+        add_means(gated[l], m->gated);
       }
   }
   Calibrated c{.scores = importance.scores(), .alternatives = {}, .names = {}};
@@ -127,6 +137,13 @@ Calibrated calibrate(Context& ctx, LoadedModel& model, const std::vector<Batch>&
         for (size_t u = 0; u < product.size(); ++u) product[u] *= B[l][u];
         return product;
       }));
+  const auto by_output = [&](Axis axis) {
+    add(axis, "gated output", with_axis(c.scores, axis, [&](size_t l) {
+          return norms_of(gated[l], config.mamba_heads, axis == Axis::kMambaHeads);
+        }));
+  };
+  by_output(Axis::kMambaHeads);
+  by_output(Axis::kMambaChannels);
   return c;
 }
 
@@ -214,7 +231,7 @@ void print(const std::vector<Row>& rows, const ModelConfig& config) {
                 r.z(), r.reverse);
 }
 
-Json to_json(const std::vector<Row>& rows, double parent) {
+Json to_json(const std::vector<Row>& rows, const std::string& text, double parent) {
   Json list = Json::array();
   for (const Row& r : rows)
     list.push_back({{"axis", axis_name(r.cut.axis)},
@@ -225,7 +242,7 @@ Json to_json(const std::vector<Row>& rows, double parent) {
                     {"random_sd", r.sd},
                     {"z", r.z()},
                     {"reverse", r.reverse}});
-  return {{"parent_loss", parent}, {"rows", std::move(list)}};
+  return {{"text", text}, {"parent_loss", parent}, {"rows", std::move(list)}};
 }
 
 }  // namespace
@@ -245,24 +262,29 @@ int bench_importance(const BenchImportanceOptions& o) {
     return batches;
   };
   const std::vector<Batch> calibration = take(o.calibration, o.samples);
-  const std::vector<Batch> held_out = take(o.held_out, o.evaluated);
   const Calibrated c = calibrate(ctx, model, calibration, o.depth_samples);
-  OrderStudy orders(ctx, model.config(), model.weights(), held_out);
-  const double parent = orders.parent_loss();
-  Study study(orders, model.config(), o.orders);
-  study.add(c.scores, Axis::kNone, "importance");
-  for (size_t i = 0; i < c.names.size(); ++i)
-    study.add(c.alternatives[i], c.names[i].first, c.names[i].second);
+  std::printf("%s: %lld calibration tokens, %lld of them for the search of layers\n",
+              model.name().c_str(), static_cast<long long>(o.samples * o.seq_len),
+              static_cast<long long>(o.depth_samples * o.seq_len));
+  Json tables = Json::array();
+  for (const std::string& text : o.held_out) {
+    const std::vector<Batch> held_out = take({text}, o.evaluated);
+    OrderStudy orders(ctx, model.config(), model.weights(), held_out);
+    const double parent = orders.parent_loss();
+    Study study(orders, model.config(), o.orders);
+    study.add(c.scores, Axis::kNone, "importance");
+    for (size_t i = 0; i < c.names.size(); ++i)
+      study.add(c.alternatives[i], c.names[i].first, c.names[i].second);
+    std::printf("\n%s: %lld tokens, loss of the parent %.4f, %lld random orders\n\n", text.c_str(),
+                static_cast<long long>(o.evaluated * o.seq_len), parent,
+                static_cast<long long>(o.orders));
+    print(study.rows(), model.config());
+    std::fflush(stdout);
+    tables.push_back(to_json(study.rows(), text, parent));
+  }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  std::printf(
-      "%s: loss of the parent %.4f; %lld calibration tokens (%lld for the search of layers), %lld "
-      "held-out tokens, %lld random orders, %.0f s\n\n",
-      model.name().c_str(), parent, static_cast<long long>(o.samples * o.seq_len),
-      static_cast<long long>(o.depth_samples * o.seq_len),
-      static_cast<long long>(o.evaluated * o.seq_len), static_cast<long long>(o.orders),
-      took.count());
-  print(study.rows(), model.config());
-  if (o.json) std::printf("%s\n", dump_json(to_json(study.rows(), parent), -1).c_str());
+  std::printf("\n%.0f s\n", took.count());
+  if (o.json) std::printf("%s\n", dump_json(Json{{"texts", std::move(tables)}}, -1).c_str());
   return 0;
 }
 

@@ -8,17 +8,17 @@ namespace nestling {
 struct BenchImportanceOptions {
   std::string model;                     // a Hugging Face directory with a tokenizer
   std::vector<std::string> calibration;  // texts (data/text_source.h), in equal shares
-  std::vector<std::string> held_out;     // a text in both lists is read on: nothing is seen twice
+  std::vector<std::string> held_out;     // a table each; one in both lists is read on, not again
   int64_t seq_len = 512;
   int64_t samples = 32;       // calibration sequences
   int64_t depth_samples = 4;  // of them, for the greedy search of layers
-  int64_t evaluated = 8;      // held-out sequences
+  int64_t evaluated = 4;      // sequences of each held-out text
   int64_t orders = 8;         // random ones
   int threads = 0;            // 0: all
   bool json = false;
 };
 
-// Prints a table: a row an axis, score and width.
+// Prints a table a held-out text: a row an axis, score and width.
 int bench_importance(const BenchImportanceOptions& options);
 
 }  // namespace nestling

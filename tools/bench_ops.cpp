@@ -30,13 +30,10 @@ nlohmann::ordered_json to_json(const Bench& b) {
                   {"copy_mib", p.memory_mib}};
   out["ops"] = nlohmann::ordered_json::array();
   for (const Result& r : b.results()) {
-    nlohmann::ordered_json op = {{"name", r.of.name},
-                                 {"shape", r.of.shape},
-                                 {"dtype", r.of.dtype},
-                                 {"ms", r.ms},
-                                 {"gflops", r.gflops},
-                                 {"gbytes_s", r.gbytes_s},
-                                 {"share_of_peak", r.share_of_peak}};
+    nlohmann::ordered_json op = {{"name", r.of.name},   {"shape", r.of.shape},
+                                 {"dtype", r.of.dtype}, {"ms", r.ms},
+                                 {"gflops", r.gflops},  {"gbytes_s", r.gbytes_s},
+                                 {"peak", r.peak},      {"share_of_peak", r.share_of_peak}};
     op["floor"] = nullptr;
     if (r.of.floor > 0) op["floor"] = r.of.floor;
     if (r.of.floor_gflops > 0) op["floor_gflops"] = r.of.floor_gflops;

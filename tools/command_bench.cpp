@@ -49,7 +49,7 @@ void add_importance(CLI::App& bench, int& exit_code) {
   command->add_option("--samples", o->samples, "Calibration sequences")->check(CLI::PositiveNumber);
   command->add_option("--depth-samples", o->depth_samples, "Of them, for the search of layers")
       ->check(CLI::PositiveNumber);
-  command->add_option("--evaluated", o->evaluated, "Held-out sequences")
+  command->add_option("--evaluated", o->evaluated, "Sequences of each held-out text")
       ->check(CLI::PositiveNumber);
   command->add_option("--orders", o->orders, "Random orders")->check(CLI::Range(2, 1000));
   command->add_option("--threads", o->threads, "Threads (default: all)")

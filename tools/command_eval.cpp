@@ -5,7 +5,6 @@
 
 #include "data/json.h"
 #include "data/reasoning.h"
-#include "model/cost.h"
 #include "runtime/evaluate.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
@@ -34,13 +33,10 @@ std::vector<std::string> expand_tasks(const std::vector<std::string>& names) {
   return tasks;
 }
 
-int run_eval(EvalOptions& o) {
-  o.apply();
-  NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
-  LoadedModel model(o.model, o.compute_type());
-  Context ctx(Device::kCpu);
-  const ParameterCost cost = parameter_cost(model.config());
-  Json size = {{"name", model.name()},
+// The selected size's entry of "sizes"; prints its figures as they come.
+Json evaluate_size(Context& ctx, LoadedModel& model, LoadedModel* parent, const EvalOptions& o) {
+  const ParameterCost cost = model.cost();
+  Json size = {{"name", model.size()},
                {"params_total", cost.total},
                {"params_active", cost.active},
                {"tokens", 0},
@@ -49,12 +45,10 @@ int run_eval(EvalOptions& o) {
                {"kl_to_parent", nullptr},
                {"tokens_per_second", nullptr},
                {"tasks", Json::object()}};
-  std::unique_ptr<LoadedModel> parent;
-  if (!o.parent.empty()) parent = std::make_unique<LoadedModel>(o.parent, o.compute_type());
   double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
-    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent.get());
+    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent);
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
@@ -72,7 +66,6 @@ int run_eval(EvalOptions& o) {
     size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
   }
   if (!o.tasks.empty()) {
-    o.reasoning.tasks = expand_tasks(o.tasks);
     for (const TaskAccuracy& t : evaluate_reasoning(ctx, model, o.reasoning)) {
       std::printf("%-40s accuracy %5.1f%%  95%% interval %5.1f to %5.1f  n %lld\n", t.task.c_str(),
                   100 * t.accuracy.estimate, 100 * t.accuracy.low, 100 * t.accuracy.high,
@@ -82,7 +75,26 @@ int run_eval(EvalOptions& o) {
                                {"n", t.n}};
     }
   }
-  if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", {size}}}, -1).c_str());
+  return size;
+}
+
+int run_eval(EvalOptions& o) {
+  o.apply();
+  NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
+  o.reasoning.tasks = expand_tasks(o.tasks);
+  const bool all = o.size == "all";
+  LoadedModel model(o.model, o.compute_type(), all ? "" : o.size);
+  std::unique_ptr<LoadedModel> parent;
+  if (!o.parent.empty()) parent = std::make_unique<LoadedModel>(o.parent, o.compute_type());
+  Context ctx(Device::kCpu);
+  Json sizes = Json::array();
+  const std::vector<std::string> names = all ? model.sizes() : std::vector{model.size()};
+  for (const std::string& name : names) {
+    model.select(name);
+    if (all) std::printf("size %s\n", name.c_str());
+    sizes.push_back(evaluate_size(ctx, model, parent.get(), o));
+  }
+  if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());
   return 0;
 }
 

@@ -18,7 +18,7 @@ struct GenerateCommand : ModelOptions {
 
 int run_generate(GenerateCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type());
+  LoadedModel model(o.model, o.compute_type(), o.size);
   const Tokenizer& tokenizer = model.tokenizer();
   Context ctx(Device::kCpu);
   o.generate.stop_tokens = model.config().eos;

@@ -20,7 +20,7 @@ struct LogitsOptions : ModelOptions {
 
 int write_logits(const LogitsOptions& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type());
+  LoadedModel model(o.model, o.compute_type(), o.size);
   std::vector<int32_t> tokens = o.token_ids;
   if (tokens.empty())
     tokens = model.tokenizer().encode(o.raw ? o.prompt : chat_turn(o.prompt), false);

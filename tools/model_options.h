@@ -8,7 +8,8 @@
 namespace nestling {
 
 struct ModelOptions {
-  std::string model;             // a Hugging Face directory
+  std::string model;             // a Hugging Face directory or an elastic file
+  std::string size;              // of an elastic file; empty: the largest
   std::string compute = "fp32";  // precision of the products
   int threads = 0;               // 0: all cores
   bool json = false;

@@ -93,7 +93,7 @@ struct PretrainConfig {
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides);
 std::string dump_config(const PretrainConfig& config);  // YAML, every field
-std::string pretrain_config_reference();  // docs/config.md: key, type, default, meaning
+std::string pretrain_config_reference();  // docs/config-pretrain.md: key, type, default, meaning
 ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab);
 
 }  // namespace nestling

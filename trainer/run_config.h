@@ -99,7 +99,7 @@ struct RunConfig {
 RunConfig read_run_config(const std::filesystem::path& file,
                           const std::vector<std::string>& overrides);
 std::string dump_config(const RunConfig& config);
-std::string run_config_reference();
+std::string run_config_reference();  // docs/config-run.md
 
 // What the config's choices and targets mean for an architecture; kInput where they do not fit it.
 std::vector<WrittenChoices> written_choices(const ChoicesConfig& choices);

@@ -7,7 +7,8 @@
 //               score is the length of it, summed over tokens. No formula for this axis is published;
 //               |C| alone or |C| |B| leave out what the decay keeps of a component.
 // Shapes        as in kernels/ops/scan.h; score [N * G], n * groups + group.
-// Cost          the recurrence run once more, 6 FLOPs a component and channel: below 1% of a forward.
+// Cost          the recurrence run once more: 5 FLOPs a component and channel, 0.8% of a forward of
+//               Nemotron 3 Nano, 3.4% of the seed parent's (both counted).
 // Determinism   groups are dealt to threads whole: the same bits with any number of threads.
 #pragma once
 #include <span>

@@ -25,9 +25,10 @@ class Error : public std::runtime_error {
   ErrorKind kind_;
 };
 
-// str(1, " of ", 2) == "1 of 2".
+// str(1, " of ", 2) == "1 of 2". Never inlined: the messages of checks are everywhere, and as cold
+// code outside their callers they cost the compiler a third less.
 template <class... Parts>
-std::string str(const Parts&... parts) {
+[[gnu::cold, gnu::noinline]] std::string str(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();

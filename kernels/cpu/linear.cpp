@@ -12,7 +12,7 @@ namespace nestling::cpu {
 namespace {
 
 // Widened weights pass through a block this large: it stays in the caches until it is used.
-constexpr int64_t kWidenBytes = int64_t{2} << 20;
+constexpr int64_t kWidenBytes = int64_t{8} << 20;
 constexpr int64_t kWidenMultiple = 64;
 
 int64_t widen_block(int64_t extent, int64_t other) {

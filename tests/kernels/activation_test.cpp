@@ -52,7 +52,6 @@ constexpr double kSiluBound = 2e-7 + 9 * kEps32;
 
 TEST_P(Activation, SquaredReluMatchesTheReference) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Rng rng(7, static_cast<uint64_t>(shape.cols));
   const auto x = random_mat(rng, shape.rows, shape.cols);
   const auto dy = random_mat(rng, shape.rows, shape.cols);
@@ -77,7 +76,6 @@ TEST_P(Activation, SquaredReluMatchesTheReference) {
 
 TEST_P(Activation, GatedSiluMatchesTheReference) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Rng rng(8, static_cast<uint64_t>(shape.cols));
   const auto gate = random_mat(rng, shape.rows, shape.cols, 3.0);
   const auto up = random_mat(rng, shape.rows, shape.cols);

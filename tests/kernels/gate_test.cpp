@@ -106,7 +106,6 @@ class Gate : public ::testing::TestWithParam<std::tuple<Device, int, Shape>> {};
 
 TEST_P(Gate, MatchesTheReference) {
   const auto [device, rule_at, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   GateRule rule = kRules[rule_at];
   if (shape.experts % rule.groups != 0 || shape.k > shape.experts / 2)
     rule.groups = rule.top_groups = 1;
@@ -150,7 +149,6 @@ TEST_P(Gate, MatchesTheReference) {
 // Law 4: the first E' experts by a 0/1 mask, and by a view.
 TEST_P(Gate, AHardMaskIsThePrefix) {
   const auto [device, rule_at, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   GateRule rule = kRules[rule_at];
   rule.groups = rule.top_groups = 1;
   const int64_t alive = std::max(shape.k, shape.experts * 2 / 3);

@@ -125,7 +125,6 @@ class Loss : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
 TEST_P(Loss, MatchesTheReference) {
   const auto [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   const Problem p(c);
   const Outputs got = run_loss(device, c, p);
   const auto want = p.loss(p.x, p.w, c.rule);
@@ -178,7 +177,6 @@ TEST_P(Loss, MatchesTheReference) {
 
 TEST_P(Loss, RepeatsBitForBit) {
   const auto [device, c] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   const Problem p(c);
   const Outputs first = run_loss(device, c, p);
   const Outputs second = run_loss(device, c, p);

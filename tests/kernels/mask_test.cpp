@@ -41,7 +41,6 @@ class Mask : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
 
 TEST_P(Mask, MatchesTheReference) {
   const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Rng rng(7, static_cast<uint64_t>(shape.entries));
   const int64_t cols = shape.entries * shape.repeat;
   const auto x = random_mat(rng, shape.rows, cols);

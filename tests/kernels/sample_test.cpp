@@ -46,7 +46,6 @@ INSTANTIATE_TEST_SUITE_P(All, Sampling, ::testing::Values(Device::kCpu),
 
 TEST_P(Sampling, TemperatureZeroIsTheFirstArgMax) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Rng rng(1);
   for (int64_t width : {1, 7, 16, 149, 1000}) {
     auto logits = random_mat(rng, 5, width);
@@ -71,7 +70,6 @@ struct Case {
 // all ids of all cases together.
 TEST_P(Sampling, DrawsTheReferenceDistribution) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   constexpr double kZ = 25;
   constexpr int64_t kBatch = 500;
   const Case cases[] = {{6, {.temperature = 1.0f}},
@@ -109,7 +107,6 @@ TEST_P(Sampling, DrawsTheReferenceDistribution) {
 
 TEST_P(Sampling, TiesAtTheCutGoToTheLowerId) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Mat<double> logits(200, 300);  // all alike
   const auto s = streams(200);
   for (int32_t id : draw(device, logits, {.temperature = 1.0f, .top_k = 3}, s)) EXPECT_LT(id, 3);
@@ -120,7 +117,6 @@ TEST_P(Sampling, TiesAtTheCutGoToTheLowerId) {
 
 TEST_P(Sampling, IsAPureFunctionOfSeedStreamAndPosition) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device);
   Rng rng(4);
   const auto logits = random_mat(rng, 50, 200);
   for (const SamplingRule& rule : {SamplingRule{.temperature = 1.0f},

@@ -77,27 +77,8 @@ INSTANTIATE_TEST_SUITE_P(
 // The null device walks the same code, checks the same shapes and counts the same work.
 TEST(NullDevice, CountsWhatTheCpuDoes) {
   const ModelConfig config = elastic_config();
-  std::map<std::string, Work, std::less<>> counted[2];
-  for (const Device device : {Device::kCpu, Device::kNull}) {
-    Weights weights(config, device, {.compute = DType::kF32, .gradients = true});
-    if (device == Device::kCpu) weights.initialize(1);
-    Context ctx(device);
-    Arena arena(device);
-    Tensor ids(device, DType::kI32, {20});
-    const int32_t offsets[] = {0, 20};
-    LayerRun run{.ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets)};
-    const ModelActs acts = model_forward(run, weights.params(), ids.view());
-    const View dx = arena.alloc(DType::kF32, {20, config.hidden});
-    if (device == Device::kCpu) fill_zero(dx);
-    model_backward(run, weights.params(), weights.grads(), acts, ids.view(), dx);
-    counted[device == Device::kNull] = ctx.work();
-  }
-  ASSERT_EQ(counted[0].size(), counted[1].size());
-  for (const auto& [op, work] : counted[0]) {
-    EXPECT_EQ(work.flops, counted[1][op].flops) << op;
-    EXPECT_EQ(work.bytes, counted[1][op].bytes) << op;
-    EXPECT_EQ(work.calls, counted[1][op].calls) << op;
-  }
+  expect_same_work(forward_backward_work(config, Device::kNull),
+                   forward_backward_work(config, Device::kCpu));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // and distances between views, for the tests of masks and slices.
 #pragma once
 #include <cmath>
+#include <gtest/gtest.h>
 #include <map>
 #include <string>
 #include <utility>
@@ -56,17 +57,19 @@ inline Tensor random_ids(int64_t count, int64_t vocab, uint64_t seed) {
   return ids;
 }
 
+inline constexpr int64_t kBatchTokens = 21;  // in two segments
+
 struct BatchLoss {
   double loss = 0;                // mean over the tokens
   std::vector<int32_t> selected;  // experts of every token, layer by layer
 };
 
-// One batch of 21 tokens in two segments through the model; gradients accumulate into g, which may
-// be prefix views, and into mask_grads. Without g forward only.
+// One batch through the model; gradients accumulate into g, which may be prefix views, and into
+// mask_grads. Without g forward only.
 inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
                             const ModelParams<View>* g = nullptr, const ModelMasks* masks = nullptr,
                             const ModelMaskGrads* mask_grads = nullptr) {
-  constexpr int64_t kTokens = 21;
+  constexpr int64_t kTokens = kBatchTokens;
   Tensor ids = random_ids(kTokens, config.vocab, 5);
   Tensor targets = random_ids(kTokens, config.vocab, 6);
   const int32_t offsets[] = {0, 9, kTokens};
@@ -98,6 +101,62 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
         result.selected.push_back(moe->index.ptr<int32_t>()[i]);
   if (g) model_backward(run, w, *g, acts, ids.view(), dx);
   return result;
+}
+
+// The loss of the same batch by a forward that saves nothing.
+inline double inference_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
+                             const ModelMasks* masks) {
+  Tensor ids = random_ids(kBatchTokens, config.vocab, 5);
+  Tensor targets = random_ids(kBatchTokens, config.vocab, 6);
+  const int32_t offsets[] = {0, 9, kBatchTokens};
+  Context ctx(Device::kCpu);
+  Arena arena(Device::kCpu);
+  arena.set_poison(true);
+  LayerRun run{.ctx = ctx,
+               .arena = arena,
+               .config = config,
+               .segments = Segments(offsets),
+               .save = false,
+               .masks = masks};
+  const ModelActs acts = model_forward(run, w, ids.view());
+  const View nll = arena.alloc(DType::kF32, {kBatchTokens});
+  head_loss(ctx, {.nll = nll, .x = acts.final_norm.normed, .w = w.head, .targets = targets.view()});
+  double loss = 0;
+  for (int64_t t = 0; t < kBatchTokens; ++t) loss += nll.ptr<float>()[t] / kBatchTokens;
+  return loss;
+}
+
+// What a forward and a backward of 20 tokens count, by operator.
+using WorkByOp = std::map<std::string, Work, std::less<>>;
+inline WorkByOp forward_backward_work(const ModelConfig& config, Device device,
+                                      const ModelMasks* masks = nullptr,
+                                      const ModelMaskGrads* mask_grads = nullptr) {
+  Weights weights(config, device, {.compute = DType::kF32, .gradients = true});
+  if (device == Device::kCpu) weights.initialize(1);
+  Context ctx(device);
+  Arena arena(device);
+  Tensor ids(device, DType::kI32, {20});
+  const int32_t offsets[] = {0, 20};
+  LayerRun run{.ctx = ctx,
+               .arena = arena,
+               .config = config,
+               .segments = Segments(offsets),
+               .masks = masks,
+               .mask_grads = mask_grads};
+  const ModelActs acts = model_forward(run, weights.params(), ids.view());
+  const View dx = arena.alloc(DType::kF32, {20, config.hidden});
+  fill_zero(dx);
+  model_backward(run, weights.params(), weights.grads(), acts, ids.view(), dx);
+  return ctx.work();
+}
+
+inline void expect_same_work(const WorkByOp& got, const WorkByOp& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (const auto& [op, work] : want) {
+    EXPECT_EQ(got.at(op).flops, work.flops) << op;
+    EXPECT_EQ(got.at(op).bytes, work.bytes) << op;
+    EXPECT_EQ(got.at(op).calls, work.calls) << op;
+  }
 }
 
 inline std::vector<float> dense_values(ConstView v) {

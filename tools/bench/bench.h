@@ -30,6 +30,7 @@ struct Result {
   double ms = 0;
   double gflops = 0;
   double gbytes_s = 0;
+  double peak = 0;  // what share_of_peak is of: GFLOP/s, or GB/s where memory bounds
   double share_of_peak = 0;
   bool floor_met() const { return share_of_peak >= of.floor && gflops >= of.floor_gflops; }
 };
@@ -39,6 +40,8 @@ class Bench {
   explicit Bench(const Peaks& peaks) : peaks_(peaks) {}
 
   // FLOPs and bytes are those that the operators called count. Returns the GFLOP/s.
+  // Shares of a product peak are of the better of two measurements right before and after the case:
+  // on shared machines the clock is not the same a minute later.
   double measure(const Case& c, const std::function<void(Context&)>& call);
 
   // Operands: f32 standard normal (or bf16 of the same).
@@ -48,6 +51,7 @@ class Bench {
   const std::vector<Result>& results() const { return results_; }
 
  private:
+  double peak_beside(BoundBy bound) const;
   Peaks peaks_;
   Context ctx_{Device::kCpu};
   Rng rng_{42};

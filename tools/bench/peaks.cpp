@@ -68,14 +68,15 @@ NESTLING_TARGET_AVX512_BF16 float dot_bf16() {
   return simd::sum(s[0]);
 }
 
-double product_gflops(float (*loop)(), double flops_per_step) {
+double product_gflops(float (*loop)(), double flops_per_step, double longest) {
   const int threads = thread_count();
-  const double seconds = best_seconds([&] {
+  const auto on_all = [&] {
     parallel_for(threads, 1, [&](int64_t, int64_t) {
       volatile float sink = loop();
       static_cast<void>(sink);
     });
-  });
+  };
+  const double seconds = best_seconds(on_all, longest);
   return static_cast<double>(kRounds) * kChains * flops_per_step * threads / seconds * 1e-9;
 }
 
@@ -136,11 +137,9 @@ void measure_memory(Peaks& peaks) {
 
 }  // namespace
 
-double best_seconds(const std::function<void()>& call) {
+double best_seconds(const std::function<void()>& call, double longest) {
   using Clock = std::chrono::steady_clock;
-  // Five repeats at the least; more while they are short, so that a core that is lent elsewhere for a
-  // moment does not decide.
-  constexpr double kLeast = 2e-3, kLongest = 0.3;
+  constexpr double kLeast = 2e-3;
   constexpr int kRepeats = 5, kMostRepeats = 50;
   const auto seconds = [&](int64_t calls) {
     const auto start = Clock::now();
@@ -152,7 +151,7 @@ double best_seconds(const std::function<void()>& call) {
   const auto calls = std::max<int64_t>(1, static_cast<int64_t>(kLeast / std::max(one, 1e-8)));
   double best = std::numeric_limits<double>::infinity();
   double spent = 0;
-  for (int i = 0; i < kRepeats || (spent < kLongest && i < kMostRepeats); ++i) {
+  for (int i = 0; i < kRepeats || (spent < longest && i < kMostRepeats); ++i) {
     const double took = seconds(calls);
     spent += took;
     best = std::min(best, took / static_cast<double>(calls));
@@ -160,12 +159,18 @@ double best_seconds(const std::function<void()>& call) {
   return best;
 }
 
+double product_peak(bool bf16, double longest) {
+  if (bf16 && cpu_isa() == CpuIsa::kAvx512Bf16) return product_gflops(dot_bf16, 64, longest);
+  const bool wide = cpu_isa() >= CpuIsa::kAvx512;
+  return product_gflops(wide ? fma_avx512 : fma_avx2, wide ? 32 : 16, longest);
+}
+
 Peaks measure_peaks() {
   Peaks peaks;
-  const bool wide = cpu_isa() >= CpuIsa::kAvx512;
-  peaks.f32_gflops = product_gflops(wide ? fma_avx512 : fma_avx2, wide ? 32 : 16);
+  peaks.f32_gflops = product_peak(false, kLongestMeasurement);
   peaks.bf16_native = cpu_isa() == CpuIsa::kAvx512Bf16;
-  peaks.bf16_gflops = peaks.bf16_native ? product_gflops(dot_bf16, 64) : peaks.f32_gflops;
+  peaks.bf16_gflops =
+      peaks.bf16_native ? product_peak(true, kLongestMeasurement) : peaks.f32_gflops;
   measure_memory(peaks);
   return peaks;
 }

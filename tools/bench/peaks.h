@@ -14,8 +14,13 @@ struct Peaks {
 };
 Peaks measure_peaks();
 
-// Seconds of one call: the best of 5 to 50 repeats within 0.3 s. Short calls are repeated until a
-// measurement takes 2 ms.
-double best_seconds(const std::function<void()>& call);
+// GFLOP/s of registers alone: bf16 dot products where there are any, else f32 FMAs.
+double product_peak(bool bf16, double longest);
+
+// Seconds of one call: the best of five repeats, or of up to 50 within `longest` seconds, so that a core
+// that is lent elsewhere for a moment does not decide. Short calls are repeated until a repeat takes
+// 2 ms.
+inline constexpr double kLongestMeasurement = 0.3;
+double best_seconds(const std::function<void()>& call, double longest = kLongestMeasurement);
 
 }  // namespace nestling::bench

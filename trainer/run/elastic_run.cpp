@@ -1,9 +1,12 @@
 #include "trainer/run/elastic_run.h"
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "data/crc32c.h"
 #include "data/mapped_file.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
@@ -240,6 +243,29 @@ int ElasticRun::distill() {
   return 0;
 }
 
+// "crc32c:..." of the directory's weight files, in the order of their names.
+std::string digest_of_weights(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory))
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  uint32_t crc = 0;
+  for (const fs::path& file : files) crc = crc32c(MappedFile(file).bytes(), crc);
+  return "crc32c:" + crc32c_hex(crc);
+}
+
+// As the model card's front matter says; empty where it says nothing.
+std::string licence_of(const fs::path& directory) {
+  std::ifstream card(directory / "README.md");
+  const std::string key = "license:";
+  for (std::string line; std::getline(card, line);) {
+    if (!line.starts_with(key)) continue;
+    const size_t begin = line.find_first_not_of(' ', key.size());
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
 ElasticModel ElasticRun::describe() const {
   ElasticModel model{.config = model_,
                      .sizes = {},
@@ -263,6 +289,8 @@ ElasticModel ElasticRun::describe() const {
     if (fs::exists(from)) model.tokenizer[name] = std::string(MappedFile(from).text());
   }
   model.provenance = {{provenance::kParent, fs::path(config_.parent).filename().string()},
+                      {provenance::kParentDigest, digest_of_weights(config_.parent)},
+                      {provenance::kParentLicence, licence_of(config_.parent)},
                       {"config", dump_config(config_)},
                       {"tokens", std::to_string(run_.at.tokens)},
                       {"steps", std::to_string(run_.at.step)},
@@ -284,7 +312,7 @@ int ElasticRun::run() {
   if (const int code = distill(); code != 0) return code;
   if (run_.writes()) {
     write_files();
-    //EVAL evaluate_run(config_, run_.dir());
+    evaluate_run(config_, run_.dir());
   }
   comm_.barrier();
   return 0;

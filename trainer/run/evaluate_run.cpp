@@ -113,7 +113,9 @@ void evaluate_run(const RunConfig& config, const fs::path& dir) {
                 {"params_active", cost.active},
                 {"widths", widths_json(model.config, size.widths)}};
     row.update(evaluation.measure(dir / "elastic.h5", size.name));
-    row["before"] = evaluation.measure(dir / "before.h5", size.name);
+    // The sorted parent at full width is the parent.
+    const bool whole = size.widths == full_widths(model.config);
+    row["before"] = whole ? summary["parent"] : evaluation.measure(dir / "before.h5", size.name);
     summary["sizes"].push_back(std::move(row));
   }
   write_json(file, summary);

@@ -1,0 +1,77 @@
+#include "runtime/inspect.h"
+
+#include <nlohmann/json.hpp>
+
+#include "data/safetensors.h"
+#include "model/cost.h"
+#include "model/elastic_file.h"
+#include "model/huggingface.h"
+
+namespace nestling {
+
+namespace {
+
+Json layers_json(const ModelConfig& config, const Widths& widths) {
+  Json layers = Json::array();
+  for (int64_t l = 0; l < config.layers(); ++l) {
+    Json layer = {{"kind", std::string(1, static_cast<char>(config.kind(l)))},
+                  {"kept", widths.layers[static_cast<size_t>(l)].kept != 0}};
+    for (const Axis axis : axes_of(config, config.kind(l)))
+      layer[axis_name(axis)] = width_of(widths, l, axis);
+    layers.push_back(std::move(layer));
+  }
+  return layers;
+}
+
+Json size_json(const ModelConfig& config, const std::string& name, const Widths& widths) {
+  const ParameterCost cost = parameter_cost(config, widths);
+  return {{"name", name},
+          {"params_total", cost.total},
+          {"params_active", cost.active},
+          {"hidden", widths.hidden},
+          {"budget", nullptr},
+          {"target", nullptr},
+          {"layers", layers_json(config, widths)}};
+}
+
+Json inspect_directory(const std::filesystem::path& path) {
+  const ModelConfig config = read_model_config(path);
+  const SafetensorsDir files(path);
+  int64_t bytes = 0;
+  std::string precision;
+  for (const StoredTensor* t : files.tensors()) {
+    bytes += std::ssize(t->bytes);
+    // The embedding's type: short vectors may be kept in another.
+    if (t->name.ends_with("embeddings.weight") || precision.empty())
+      precision = stored_name(t->type);
+  }
+  Json size = size_json(config, std::filesystem::weakly_canonical(path).filename().string(),
+                        full_widths(config));
+  size["bytes"] = bytes;
+  return {{"sizes", {size}},
+          {"precision", precision},
+          {"format_version", nullptr},
+          {"provenance", Json::object()}};
+}
+
+}  // namespace
+
+Json inspect_model(const std::filesystem::path& path) {
+  NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
+  if (std::filesystem::is_directory(path)) return inspect_directory(path);
+  const ElasticHeader h = read_elastic_header(path);
+  Json sizes = Json::array();
+  for (const Size& s : h.model.sizes) {
+    Json size = size_json(h.model.config, s.name, s.widths);
+    size["bytes"] = stored_weight_bytes(h.model.config, s.widths, h.precision);
+    size["budget"] = s.budget;
+    size["target"] = cost_kind_name(s.target.kind);
+    sizes.push_back(std::move(size));
+  }
+  return {{"sizes", sizes},
+          {"precision", stored_name(h.precision)},
+          {"format_version", h.format_version},
+          {"provenance", h.model.provenance}};
+}
+
+}  // namespace nestling

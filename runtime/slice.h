@@ -1,0 +1,21 @@
+// slice.h - one size of an elastic file as a Hugging Face directory of its own. No training, no data.
+//
+// Writes        weights and config.json in the published layout, the tokenizer's files, generation
+//               config and chat template as the file holds them, and README.md, the model card.
+// Precision     kBF16 (rounded to nearest even where the file holds f32) or kF32.
+// Atomic        the directory is whole or absent: it is made aside and renamed. One that is there must
+//               be empty.
+// Errors        kInput: no such size, a directory that holds something, widths that differ between
+//               layers of one kind (a published config has one number for all).
+#pragma once
+#include <filesystem>
+#include <string>
+
+#include "data/stored_type.h"
+
+namespace nestling {
+
+void write_slice(const std::filesystem::path& elastic, const std::string& size,
+                 const std::filesystem::path& directory, StoredType type);
+
+}  // namespace nestling

@@ -1,0 +1,168 @@
+#include "runtime/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "model/elastic_layout.h"
+#include "model/model.h"
+#include "runtime/loaded_model.h"
+
+namespace nestling {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kBudgetShare = 0.02;
+constexpr int64_t kTokens = 24;
+
+// f32 logits [T, V] of a fixed sequence.
+Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w) {
+  Tensor ids(Device::kCpu, DType::kI32, {kTokens});
+  for (int64_t t = 0; t < kTokens; ++t)
+    ids.ptr<int32_t>()[t] = static_cast<int32_t>((t * t * 31 + 7 * t + 3) % config.vocab);
+  const int32_t offsets[] = {0, kTokens};
+  Arena arena(Device::kCpu);
+  LayerRun run{
+      .ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets), .save = false};
+  const ModelActs acts = model_forward(run, w, ids.view());
+  Tensor logits(Device::kCpu, DType::kF32, {kTokens, config.vocab});
+  model_logits(ctx, w, acts.final_norm.normed, logits.view());
+  return logits;
+}
+
+double relative_l2(const Tensor& a, const Tensor& b) {
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < a.size(); ++i) {
+    const double x = a.ptr<float>()[i], y = b.ptr<float>()[i];
+    difference += (x - y) * (x - y);
+    norm += y * y;
+  }
+  return std::sqrt(difference / norm);
+}
+
+// The inner dimensions of all products of a config.
+double slice_bound(const ModelConfig& c) {
+  const int64_t widest = std::max({c.hidden, c.inner(), c.query_heads * c.head_dim, c.ffn,
+                                   c.top_k * c.expert_ffn, c.shared_ffn});
+  const auto products = static_cast<double>(2 * c.layers() + 1);
+  return 2 * products * static_cast<double>(std::numeric_limits<float>::epsilon()) *
+         std::sqrt(static_cast<double>(widest));
+}
+
+bool same_bits(ConstView full, ConstView part) {
+  if (part.rank() == 1)
+    return std::memcmp(full.data(), part.data(), static_cast<size_t>(part.bytes())) == 0;
+  for (int64_t i = 0; i < part.dim(0); ++i) {
+    const auto row = [&](ConstView v) {
+      v = v.slice(0, i, 1);
+      return part.rank() == 2 ? v.reshape({v.dim(1)}) : v.reshape({v.dim(1), v.dim(2)});
+    };
+    if (!same_bits(row(full), row(part))) return false;
+  }
+  return true;
+}
+
+// The name of the first parameter of the size that is no prefix of the whole's; "" if all are.
+std::string first_difference(Weights& whole, Weights& part, const Widths& widths) {
+  int64_t next = 0;
+  for (const SizedParameter& p : sized_parameters(whole.specs(), widths)) {
+    View full = whole.master(p.index);
+    for (size_t d = 0; d < p.extents.size(); ++d)
+      full = full.prefix(static_cast<int>(d), p.extents[d]);
+    if (!same_bits(full, part.master(next++)))
+      return whole.specs()[static_cast<size_t>(p.index)].name;
+  }
+  return "";
+}
+
+class ElasticVerifier {
+ public:
+  ElasticVerifier(Context& ctx, fs::path path) : ctx_(ctx), path_(std::move(path)) {}
+
+  std::vector<Check> run() {
+    if (!check("checksums", [&] { return contents(); })) return checks_;
+    header_ = read_elastic_header(path_).model;
+    whole_.emplace(path_, DType::kF32);
+    check("nested", [&] { return nested(); });
+    check("slice", [&] { return sliced(); });
+    check("budgets", [&] { return budgets(); });
+    return checks_;
+  }
+
+ private:
+  // What fails throws; what holds says what it saw.
+  bool check(const std::string& name, const std::function<std::string()>& what) {
+    try {
+      checks_.push_back({name, true, what()});
+    } catch (const Error& e) {
+      checks_.push_back({name, false, e.what()});
+    }
+    return checks_.back().ok;
+  }
+  std::string contents() {
+    const ElasticContents c = check_elastic_contents(path_);
+    return str(c.datasets, " datasets, ", c.bytes, " bytes, ", c.weight_bytes, " of weights");
+  }
+  std::string nested() {
+    for (const Size& s : header_.sizes) {
+      LoadedSize alone = load_elastic(path_, s.name, DType::kF32);
+      const std::string different = first_difference(whole_->weights(), alone.weights, s.widths);
+      NESTLING_CHECK_INPUT(different.empty(), "size ", s.name, ": ", different,
+                           " is no prefix of the whole file's");
+    }
+    return str(header_.sizes.size(), " sizes, each bit for bit a prefix of the whole");
+  }
+  std::string sliced() {
+    double most = 0;
+    const double bound = slice_bound(header_.config);
+    for (const Size& s : header_.sizes) {
+      LoadedSize alone = load_elastic(path_, s.name, DType::kF32);
+      whole_->select(s.name);
+      const Tensor view = logits_of(ctx_, whole_->config(), whole_->params());
+      const Tensor cut = logits_of(ctx_, alone.config, alone.weights.params());
+      const double off = relative_l2(view, cut);
+      NESTLING_CHECK_INPUT(off <= bound, "size ", s.name, ": logits of the view are ", off,
+                           " (relative L2) from those of the size cut out, needs ", bound);
+      most = std::max(most, off);
+    }
+    return str("views against sizes cut out: relative L2 at most ", most, ", bound ", bound);
+  }
+  std::string budgets() {
+    std::string text;
+    for (const Size& s : header_.sizes) {
+      const CostFunction cost(header_.config, s.target);
+      const double share = cost(expected(s.widths)) / cost(expected(full_widths(header_.config)));
+      NESTLING_CHECK_INPUT(std::abs(share / s.budget - 1) <= kBudgetShare, "size ", s.name,
+                           " costs ", 100 * share, "% of the parent's ",
+                           cost_kind_name(s.target.kind), ", its budget is ", 100 * s.budget, "%");
+      text +=
+          str(text.empty() ? "" : "; ", s.name, ": ", 100 * share, "% of ", 100 * s.budget, "%");
+    }
+    return text;
+  }
+
+  Context& ctx_;
+  fs::path path_;
+  ElasticModel header_;
+  std::optional<LoadedModel> whole_;
+  std::vector<Check> checks_;
+};
+
+}  // namespace
+
+std::vector<Check> verify_model(Context& ctx, const fs::path& path) {
+  NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
+  if (!fs::is_directory(path)) return ElasticVerifier(ctx, path).run();
+  try {
+    LoadedModel model(path, DType::kF32);
+    return {{"tensors", true, str(model.cost().total, " parameters, all finite")}};
+  } catch (const Error& e) {
+    return {{"tensors", false, e.what()}};
+  }
+}
+
+}  // namespace nestling

@@ -1,0 +1,33 @@
+// verify.h - is this model what it says it is?
+//
+// Of an elastic file:
+//   checksums   every dataset and attribute is read and agrees with its checksum
+//   nested      every size, opened alone, is bit for bit a prefix of the whole file's weights
+//   slice       logits of a short sequence: every size as a view of the whole file against the size cut
+//               out and opened alone
+//   budgets     every size costs its budget within 2%, the share that training may miss it by
+// Of a directory: tensors (every one is there, of its shape, and finite).
+// Bound         slice: both sides are the same sums of f32 products, of at most K terms each and perhaps
+//               in another order; a sum is then off by at most eps sqrt(K) times its norm (rounding
+//               errors independent), once for each of the two products of a layer and once for the
+//               head, on both sides: relative L2 <= 2 (2 layers + 1) eps sqrt(K), K the widest inner
+//               dimension.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "kernels/core/context.h"
+
+namespace nestling {
+
+struct Check {
+  std::string name;
+  bool ok = false;
+  std::string detail;
+};
+
+// One entry a check; what cannot be checked because an earlier check failed is left out.
+std::vector<Check> verify_model(Context& ctx, const std::filesystem::path& path);
+
+}  // namespace nestling

@@ -1,0 +1,167 @@
+// Damaged elastic files: no wrong value, no crash; each damage is named or harmless. The number of
+// flips is the argument (default 60); the slow entry runs 1,000.
+#include <cstring>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "data/hdf5_writer.h"
+#include "model/elastic_file.h"
+#include "tests/support/tiny_elastic.h"
+#include "tests/support/tiny_model.h"
+
+namespace nestling {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempDir;
+
+int flips() {
+  const char* set = std::getenv("NESTLING_FLIPS");
+  return set ? std::atoi(set) : 60;
+}
+
+fs::path write_sample(const TempDir& dir) {
+  ElasticModel m;
+  m.config = testing::tiny_config(40);
+  m.sizes = {testing::make_size(m.config, "100%", full_widths(m.config)),
+             testing::make_size(m.config, "50%",
+                                testing::cut_by(m.config, {{Axis::kHidden, 16},
+                                                           {Axis::kMambaHeads, 2},
+                                                           {Axis::kExperts, 4}}))};
+  m.scores = testing::random_scores(m.config, 3);
+  m.order = order_from_scores(m.config, m.scores);
+  m.router = {.tensors = {{"hidden.first", {0.5f, -1.25f, 3.0f}}}, .json = "{}"};
+  m.tokenizer = {{"tokenizer.json", "{\"model\": {}}"}};
+  m.provenance = {{provenance::kParent, "tiny"}, {provenance::kParentLicence, "mit"}};
+  Weights weights(m.config, Device::kCpu, {});
+  weights.initialize(7);
+  write_elastic(dir.path() / "good.h5", m, weights, StoredType::kF32);
+  return dir.path() / "good.h5";
+}
+
+template <class T>
+void put(std::string& all, const std::vector<T>& values) {
+  all.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+template <class T>
+void put(std::string& all, const Units<T>& units) {
+  put(all, units.hidden);
+  put(all, units.depth);
+  for (const auto& layer : units.layers)
+    for (const auto& [axis, values] : layer) {
+      all += axis_name(axis);
+      put(all, values);
+    }
+}
+
+// Every value a reader gets out of the file, as bytes.
+std::string everything(const fs::path& file) {
+  const ElasticHeader h = read_elastic_header(file);
+  const ElasticModel& m = h.model;
+  std::string all = model_config_json(m.config, h.precision).dump() + m.router.json;
+  for (const Size& s : m.sizes) {
+    all += str(s.name, " ", cost_kind_name(s.target.kind), " ", s.budget, " ", s.widths.hidden);
+    put(all, s.widths.layers);
+  }
+  put(all, m.order);
+  put(all, m.scores);
+  for (const auto& [name, values] : m.router.tensors) put(all += name, values);
+  for (const auto& [name, bytes] : m.tokenizer) all += name + bytes;
+  for (const auto& [name, bytes] : m.provenance) all += name + bytes;
+  for (const Size& s : m.sizes) {
+    LoadedSize loaded = load_elastic(file, s.name, DType::kF32);
+    for (int64_t i = 0; i < loaded.weights.count(); ++i) {
+      const View w = loaded.weights.master(i);
+      all.append(reinterpret_cast<const char*>(w.data()), static_cast<size_t>(w.bytes()));
+    }
+  }
+  return all;
+}
+
+// What reading says: "" where every value is as written. Anything else fails the test.
+bool detected(const fs::path& file, const std::string& wanted) {
+  try {
+    EXPECT_TRUE(everything(file) == wanted) << "another value came out";
+    return false;
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInput) << e.what();
+    EXPECT_NE(std::string(e.what()).find(file.filename().string()), std::string::npos) << e.what();
+    return true;
+  }
+}
+
+TEST(DamagedElastic, FlippedBits) {
+  const TempDir dir;
+  const fs::path good = write_sample(dir);
+  const std::string bytes = testing::read_bytes(good);
+  const std::string wanted = everything(good);
+  Rng rng(11);
+  int named = 0, harmless = 0;
+  for (int i = 0; i < flips(); ++i) {
+    const uint64_t bit = rng.below(8 * bytes.size());
+    SCOPED_TRACE(str("bit ", bit, " of ", 8 * bytes.size()));
+    std::string bad = bytes;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << (bit % 8)));
+    detected(dir.write("bad.h5", bad), wanted) ? ++named : ++harmless;
+  }
+  std::printf("%d flipped bits in %zu bytes: %d named, %d harmless\n", flips(), bytes.size(), named,
+              harmless);
+  EXPECT_GT(named, flips() / 2);
+}
+
+// All bits of the first 2 KiB, where the superblock and the groups are.
+TEST(DamagedElastic, FlippedBytesOfTheHead) {
+  const TempDir dir;
+  const fs::path good = write_sample(dir);
+  const std::string bytes = testing::read_bytes(good);
+  const std::string wanted = everything(good);
+  for (size_t at = 0; at < 2048; at += at < 64 ? 1 : 13) {
+    SCOPED_TRACE(str("byte ", at));
+    std::string bad = bytes;
+    bad[at] = static_cast<char>(bad[at] ^ (at < 64 ? 0x02 : 0xff));
+    detected(dir.write("bad.h5", bad), wanted);
+  }
+}
+
+TEST(DamagedElastic, Truncations) {
+  const TempDir dir;
+  const fs::path good = write_sample(dir);
+  const std::string bytes = testing::read_bytes(good);
+  const std::string wanted = everything(good);
+  for (size_t n = 1; n < bytes.size(); n *= 2) {
+    SCOPED_TRACE(str(n, " bytes of ", bytes.size()));
+    EXPECT_TRUE(detected(dir.write("bad.h5", bytes.substr(0, n)), wanted));
+  }
+  EXPECT_TRUE(detected(dir.write("bad.h5", bytes.substr(0, bytes.size() - 1)), wanted));
+  EXPECT_TRUE(detected(dir.write("bad.h5", ""), wanted));
+}
+
+// Headers that are whole and well formed, and claim what cannot be.
+TEST(DamagedElastic, AbsurdConfigs) {
+  const TempDir dir;
+  const ElasticHeader good = read_elastic_header(write_sample(dir));
+  Json config = model_config_json(good.model.config, StoredType::kF32);
+  const auto with = [&](const char* key, const Json& value) {
+    Json changed = config;
+    changed[key] = value;
+    const fs::path file = dir.path() / "bad.h5";
+    Hdf5Writer out(file);
+    out.group("/model");
+    out.attribute("/model", "format_version", kElasticFormatVersion);
+    out.attribute("/model", "precision", "F32");
+    out.text("/model/config", changed.dump());
+    out.group("/elastic/sizes");
+    out.commit();
+    EXPECT_TRUE(detected(file, "")) << key;
+    EXPECT_THROW(load_elastic_whole(file, DType::kF32), Error) << key;
+  };
+  with("hidden_size", int64_t{1} << 62);
+  with("vocab_size", int64_t{1} << 40);
+  with("mamba_num_heads", -4);
+  with("hybrid_override_pattern", std::string(3, 'M'));
+  with("hidden_size", "wide");
+}
+
+}  // namespace
+}  // namespace nestling

@@ -1,0 +1,37 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "runtime/slice.h"
+#include "tools/commands.h"
+
+namespace nestling {
+
+namespace {
+
+struct SliceCommand {
+  std::string source, target, size;
+  std::string precision = "bf16";
+};
+
+int slice(const SliceCommand& o) {
+  write_slice(o.source, o.size, o.target,
+              o.precision == "fp32" ? StoredType::kF32 : StoredType::kBF16);
+  std::printf("%s, size %s: %s\n", o.source.c_str(), o.size.c_str(), o.target.c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_slice_command(CLI::App& app, int& exit_code) {
+  auto* command =
+      app.add_subcommand("slice", "Cut a size out of an elastic model: a Hugging Face directory");
+  auto o = std::make_shared<SliceCommand>();
+  command->add_option("--source-checkpoint", o->source, "An elastic .h5")->required();
+  command->add_option("--target-checkpoint", o->target, "Directory to make")->required();
+  command->add_option("--size", o->size, "Size to cut out")->required();
+  command->add_option("--precision", o->precision, "bf16 or fp32")
+      ->check(CLI::IsMember({"bf16", "fp32"}));
+  command->callback([o, &exit_code] { exit_code = slice(*o); });
+}
+
+}  // namespace nestling
