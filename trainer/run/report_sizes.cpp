@@ -175,7 +175,11 @@ std::string quality_figure(const RunRecord& run, const QualityFigure& f) {
       "distillation.";
   if (f.accuracy) caption += " Vertical lines: 95% intervals of the accuracy.";
   if (!f.accuracy) caption += " Logarithmic; 0, up to rounding, is on the lower edge.";
-  if (f.speed) caption += " Time: evaluation text, on the machine of the run.";
+  if (f.speed)
+    caption +=
+        " Time: forward and loss on the evaluation text, on the machine of the run. A cut and its "
+        "trained size have the same widths: where their speeds differ, that is noise of the "
+        "timing.";
   const std::string svg =
       plot_svg({.title = f.title,
                 .x_label = f.speed ? "evaluated tokens a second"

@@ -74,13 +74,14 @@ constexpr Scale::Options kLogarithmic = {.kind = ScaleKind::kLog, .most_ticks = 
 
 const SmallFigure kSmall[] = {
     {"loss", "fig-loss", "Loss", "loss, nats a token",
-     "Distillation loss of the step, mean over its sizes and tokens.", kLogarithmic},
+     "Of the step: KL of its sizes, and cross-entropy as far as the config weighs it.",
+     kLogarithmic},
     {"lr", "fig-lr", "Learning rate", "learning rate", "Of the student's weights, as scheduled.",
      kFromZero},
     {"grad_norm", "fig-grad-norm", "Gradient norm", "L2 norm",
      "Of the gradient of all weights, before clipping.", kLogarithmic},
     {"tokens_per_second", "fig-rate", "Training speed", "unique tokens a second",
-     "Of whole steps: teacher, student, optimizer.", kFromZero},
+     "Of whole steps as logged: data, teacher, every size, optimizer.", kFromZero},
 };
 
 std::string small_figure(const RunRecord& run, const SmallFigure& f) {
