@@ -27,7 +27,8 @@ std::vector<PlotBand> phase_bands(const RunRecord& run, bool labels) {
   for (const PhaseConfig& p : run.config->curriculum) {
     if (p.global_batch_tokens < 1) return {};
     const int64_t batch = p.global_batch_tokens;
-    const double to = from + static_cast<double>((p.tokens + batch - 1) / batch * batch);
+    const int64_t taken = (p.tokens + batch - 1) / batch * batch;
+    const double to = from + static_cast<double>(taken);
     bands.push_back({from, to, labels ? "phase " + p.name : ""});
     from = to;
   }
