@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# report_browser_test.sh PAGE PICTURE - opens a report in a headless browser without any network: its
+# report_browser_test.sh PAGE PICTURE [WIDTH,HEIGHT] - opens a report in a headless browser without any network: its
 # headings are in the document, the console stays silent, and a picture of it comes out. Exits 77 where
 # no browser is installed (Debian: apt-get install chromium).
 set -euo pipefail
-[ $# = 2 ] || { echo "usage: tests/report_browser_test.sh PAGE.html PICTURE.png" >&2; exit 2; }
-page=$(realpath "$1") picture=$2
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then
+  echo "usage: tests/report_browser_test.sh PAGE.html PICTURE.png [WIDTH,HEIGHT]" >&2
+  exit 2
+fi
+page=$(realpath "$1") picture=$2 window=${3:-900,4600}
 browser=
 for name in chromium chromium-browser google-chrome; do
   browser=$(command -v $name) && break
@@ -17,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 arguments=(--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run
   --user-data-dir="$work/profile" --disable-extensions --disable-background-networking
   --disable-component-update --hide-scrollbars --host-resolver-rules='MAP * ~NOTFOUND'
-  --enable-logging=stderr --window-size=900,4600)
+  --enable-logging=stderr --window-size="$window")
 open_page() {
   timeout 240 "$browser" "${arguments[@]}" "$@" "file://$page" 2>>"$work/log" </dev/null
 }

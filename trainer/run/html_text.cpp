@@ -47,7 +47,7 @@ std::string escape_html(std::string_view text) {
 }
 
 std::string shortened(std::string_view text, size_t most) {
-  const std::string whole = replace_invalid_utf8(text);
+  std::string whole = replace_invalid_utf8(text);
   size_t end_of_most = 0, characters = 0;
   for (size_t at = 0; at < whole.size(); at += utf8_step(whole, at).bytes) {
     if (++characters == most) end_of_most = at;

@@ -169,7 +169,7 @@ std::string report_html(const RunRecord& run) {
 
 fs::path write_report(const fs::path& run_dir) {
   const std::string page = report_html(read_run_record(run_dir));
-  const fs::path file = run_dir / "report.html";
+  fs::path file = run_dir / "report.html";
   AtomicFile out(file);
   out.write(std::string_view(page));
   out.commit();

@@ -125,12 +125,16 @@ struct QualityFigure {
   bool speed;     // x is tokens a second, else active parameters
 };
 
+// A full-size cut differs from the parent by rounding alone: below this, KL is no distance.
+constexpr double kKlOfRounding = 1e-7;
+
 PlotPoint point_of(const QualityFigure& f, const SizeQuality& s, const Quality& q) {
   // A cut that was not timed by itself has the speed of the same widths after training.
   const double rate =
       std::isnan(q.tokens_per_second) ? s.after.tokens_per_second : q.tokens_per_second;
+  const double kl = q.kl < kKlOfRounding ? 0 : q.kl;
   return {f.speed ? rate : static_cast<double>(s.params_active),
-          f.accuracy ? 100 * q.accuracy : q.kl};
+          f.accuracy ? 100 * q.accuracy : kl};
 }
 
 // The parent: a point where its place on the x axis is known.
@@ -170,8 +174,12 @@ std::string quality_figure(const RunRecord& run, const QualityFigure& f) {
       "Hollow: the sorted parent cut to the size, untrained. Filled: the same widths after "
       "distillation.";
   if (f.accuracy) caption += " Vertical lines: 95% intervals of the accuracy.";
-  if (!f.accuracy) caption += " Logarithmic: 0 is drawn on the lower edge.";
-  if (f.speed) caption += " Time: evaluation text, on the machine of the run.";
+  if (!f.accuracy) caption += " Logarithmic; 0, up to rounding, is on the lower edge.";
+  if (f.speed)
+    caption +=
+        " Time: forward and loss on the evaluation text, on the machine of the run. A cut and its "
+        "trained size have the same widths: where their speeds differ, that is noise of the "
+        "timing.";
   const std::string svg =
       plot_svg({.title = f.title,
                 .x_label = f.speed ? "evaluated tokens a second"

@@ -27,7 +27,8 @@ std::vector<PlotBand> phase_bands(const RunRecord& run, bool labels) {
   for (const PhaseConfig& p : run.config->curriculum) {
     if (p.global_batch_tokens < 1) return {};
     const int64_t batch = p.global_batch_tokens;
-    const double to = from + static_cast<double>((p.tokens + batch - 1) / batch * batch);
+    const int64_t taken = (p.tokens + batch - 1) / batch * batch;
+    const double to = from + static_cast<double>(taken);
     bands.push_back({from, to, labels ? "phase " + p.name : ""});
     from = to;
   }
@@ -74,13 +75,14 @@ constexpr Scale::Options kLogarithmic = {.kind = ScaleKind::kLog, .most_ticks = 
 
 const SmallFigure kSmall[] = {
     {"loss", "fig-loss", "Loss", "loss, nats a token",
-     "Distillation loss of the step, mean over its sizes and tokens.", kLogarithmic},
+     "Of the step: KL of its sizes, and cross-entropy as far as the config weighs it.",
+     kLogarithmic},
     {"lr", "fig-lr", "Learning rate", "learning rate", "Of the student's weights, as scheduled.",
      kFromZero},
     {"grad_norm", "fig-grad-norm", "Gradient norm", "L2 norm",
      "Of the gradient of all weights, before clipping.", kLogarithmic},
     {"tokens_per_second", "fig-rate", "Training speed", "unique tokens a second",
-     "Of whole steps: teacher, student, optimizer.", kFromZero},
+     "Of whole steps as logged: data, teacher, every size, optimizer.", kFromZero},
 };
 
 std::string small_figure(const RunRecord& run, const SmallFigure& f) {

@@ -19,9 +19,10 @@ double nice_step(double rough) {
 
 std::vector<double> nice_ticks(double low, double high, int most) {
   const double step = nice_step((high - low) / std::max(1, most - 1));
-  const double first = std::floor(low / step + 1e-9), last = std::ceil(high / step - 1e-9);
+  const auto first = std::llround(std::floor(low / step + 1e-9));
+  const auto last = std::llround(std::ceil(high / step - 1e-9));
   std::vector<double> ticks;
-  for (double k = first; k <= last; k += 1) ticks.push_back(k == 0 ? 0 : k * step);
+  for (auto k = first; k <= last; ++k) ticks.push_back(static_cast<double>(k) * step);
   return ticks;
 }
 
