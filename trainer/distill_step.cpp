@@ -202,7 +202,7 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                    !std::isfinite(result.grad_norm);
   if (result.skipped) return result;
   optimizer_.step(ctx_, at.lr, at.update, result.grad_norm);
-  if (!router_.frozen()) router_.step(ctx_, comm_, at.lr_share, at.update);
+  if (!router_.frozen()) router_.step(ctx_, comm_, at.update);
   return result;
 }
 

@@ -43,8 +43,7 @@ struct DistillMoment {
   int64_t step = 0;    // of the run, from 0
   int64_t update = 1;  // AdamW's t
   int64_t tokens = 0;  // seen before this step
-  double lr = 0;
-  double lr_share = 1;  // lr over the peak: the router's schedule
+  double lr = 0;       // of the student; the router has its own
 };
 
 class DistillStep {

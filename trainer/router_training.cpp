@@ -107,7 +107,7 @@ BudgetLoss RouterTraining::backward(int64_t size, const RouterDraw& draw, Probab
   return loss;
 }
 
-void RouterTraining::step(Context& ctx, Comm& comm, double lr_share, int64_t update) {
+void RouterTraining::step(Context& ctx, Comm& comm, int64_t update) {
   const std::vector<Router::Parameter> parameters = router_.parameters();
   std::vector<AdamWTensor> tensors;
   for (size_t i = 0; i < parameters.size(); ++i) {
@@ -117,7 +117,7 @@ void RouterTraining::step(Context& ctx, Comm& comm, double lr_share, int64_t upd
                        .m = m_[i].view(),
                        .v = v_[i].view(),
                        .grad = p.grad,
-                       .lr = static_cast<float>(config_.router.lr * lr_share),
+                       .lr = static_cast<float>(config_.router.lr),
                        .decay = 0.0f});
   }
   adamw_step(ctx, {.tensors = tensors,

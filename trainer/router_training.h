@@ -38,8 +38,8 @@ class RouterTraining {
   BudgetLoss backward(int64_t size, const RouterDraw& draw, Probabilities& dp, double weight,
                       int64_t ranks);
   void zero_gradients() { router_.zero_gradients(); }
-  // One AdamW update of all ranks' gradients; lr_share is the schedule's, of the peak.
-  void step(Context& ctx, Comm& comm, double lr_share, int64_t update);
+  // One AdamW update of all ranks' gradients, at router.lr throughout.
+  void step(Context& ctx, Comm& comm, int64_t update);
 
   // To be called after every step that was not skipped; true when this one froze the choices.
   bool settle(int64_t tokens);

@@ -69,7 +69,7 @@ template <class V, FieldsOf<RouterConfig> C>
 void visit_fields(V& v, C& c) {
   const NumberRule positive{.low = 0, .high = 1e6, .above = true};
   v.field("hidden", c.hidden, "width of the router's MLPs", IntegerRule{.low = 1, .high = 65536});
-  v.field("lr", c.lr, "learning rate of the router", NumberRule{.low = 0, .high = 10});
+  v.field("lr", c.lr, "learning rate of the router, constant", NumberRule{.low = 0, .high = 10});
   v.field("tau", c.tau, "Gumbel-Softmax temperature, first and last",
           NumbersRule{.each = positive, .count = 2});
   v.field("logit_scale", c.logit_scale, "factor on the router's logits, first and last",

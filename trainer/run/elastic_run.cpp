@@ -17,6 +17,7 @@
 #include "trainer/curriculum.h"
 #include "trainer/distill_step.h"
 #include "trainer/run/evaluate_run.h"
+#include "trainer/run/report.h"
 #include "trainer/run/score_file.h"
 #include "trainer/schedule.h"
 #include "trainer/training_run.h"
@@ -198,12 +199,9 @@ void ElasticRun::one_step() {
       run_.load(phases_[place.phase], place.position, sequences, phase.micro_batch);
   const int64_t after = run_.at.tokens + phase.global_batch_tokens;
   const double lr = learning_rate(config_.optimizer, after, curriculum_.tokens());
-  const DistillResult result = step_->run(batches, sampling_weights(phase, config_.elastic.sizes),
-                                          {.step = run_.at.step,
-                                           .update = run_.at.updates + 1,
-                                           .tokens = run_.at.tokens,
-                                           .lr = lr,
-                                           .lr_share = lr / config_.optimizer.lr});
+  const DistillResult result = step_->run(
+      batches, sampling_weights(phase, config_.elastic.sizes),
+      {.step = run_.at.step, .update = run_.at.updates + 1, .tokens = run_.at.tokens, .lr = lr});
   run_.at.step += 1;
   run_.at.tokens = after;
   run_.at.position = place.position + sequences;
@@ -320,6 +318,7 @@ int ElasticRun::run() {
   if (run_.writes()) {
     write_files();
     evaluate_run(config_, run_.dir());
+    write_report(run_.dir());
   }
   comm_.barrier();
   return 0;
