@@ -211,7 +211,7 @@ ModelConfig cut_config(const ModelConfig& config, const Widths& widths) {
     if (w.kept == 0) continue;
     const char kind = config.pattern[static_cast<size_t>(l)];
     cut.pattern += kind;
-    const LayerWidths*& first = seen[static_cast<size_t>(kind)];
+    const LayerWidths*& first = seen[static_cast<unsigned char>(kind)];
     if (first == nullptr) first = &w;
     NESTLING_CHECK(
         *first == w, "layer ", l, " ('", kind,

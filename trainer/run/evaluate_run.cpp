@@ -42,7 +42,7 @@ class Evaluation {
       result["tokens_per_second"] = tokens / seconds;
     }
     if (e.problems > 0) {
-      const auto asked = reasoning::tasks();
+      const auto& asked = reasoning::tasks();
       const ReasoningOptions options{
           .tasks = {asked.begin(), asked.end()}, .problems = e.problems, .seed = config_.seed};
       const TaskAccuracy all = evaluate_reasoning(ctx_, model, options).back();
