@@ -5,6 +5,7 @@ set -eu
 program=$1
 source_dir=$2
 ranks=${3:-1}
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"  # Open MPI leaks at exit, in modules that are gone by then
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
