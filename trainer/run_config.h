@@ -15,7 +15,6 @@ struct CalibrationConfig {
 struct RunDataConfig {
   std::vector<SourceConfig> train;
   std::vector<SourceConfig> validation;
-  int64_t validation_tokens = 65536;
   CalibrationConfig calibration;
 };
 

@@ -15,10 +15,8 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<RunDataConfig> C>
 void visit_fields(V& v, C& c) {
   v.list("train", c.train, "what is distilled on", ListRule{.required = true});
-  v.list("validation", c.validation, "what the run's log evaluates on, each by itself", ListRule{});
-  v.field("validation_tokens", c.validation_tokens,
-          "tokens of each validation source, per evaluation",
-          IntegerRule{.low = 1, .high = kMaxCount});
+  v.list("validation", c.validation, "held-out text that every size is evaluated on at the end",
+         ListRule{});
   v.group("calibration", c.calibration, "sequences of `train` that importance is measured on");
 }
 
