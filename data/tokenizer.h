@@ -20,6 +20,11 @@
 
 namespace nestling {
 
+// The files of a model's directory that say how text becomes tokens and back, and that travel with it.
+inline constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "tokenizer_config.json",
+                                                  "chat_template.jinja", "generation_config.json",
+                                                  "special_tokens_map.json"};
+
 class Tokenizer {
  public:
   // A tokenizer.json, or a directory that has one.

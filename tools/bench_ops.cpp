@@ -14,7 +14,6 @@ namespace nestling {
 namespace {
 
 using bench::Bench;
-using bench::Peaks;
 using bench::Result;
 
 nlohmann::ordered_json to_json(const Bench& b) {
@@ -76,7 +75,7 @@ int bench_ops(const BenchOpsOptions& options) {
                        "bench ops: no operator begins with '", options.only, "'");
   if (!options.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(options.cpu_isa));
   if (options.threads > 0) set_thread_count(options.threads);
-  Bench b(bench::measure_peaks());
+  Bench b(measure_peaks());
   if (!options.json) print_peaks(b.peaks());
   size_t printed = 0;
   for (const auto& entry : bench::kBenches) {

@@ -52,7 +52,7 @@ int bench_train(const BenchTrainOptions& o) {
   if (o.threads > 0) set_thread_count(o.threads);
   const ModelConfig model = read_model_config(o.config);
   PretrainConfig config;
-  config.compute = o.compute;
+  config.precision.compute = o.compute;
   Context ctx(Device::kCpu);
   const auto comm = make_self_comm();
   TrainStep step(model, config, ctx, *comm);

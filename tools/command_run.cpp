@@ -15,28 +15,38 @@ struct RunOptions {
   bool change_config = false;
 };
 
-}  // namespace
-
-void add_run_command(CLI::App& app, int& exit_code) {
-  auto* command = app.add_subcommand(
-      "run", "From a parent to one elastic checkpoint: importance, distillation, evaluation");
+void add_stages(CLI::App& app, int& exit_code, const char* name, const char* meaning,
+                LastStage last) {
+  auto* command = app.add_subcommand(name, meaning);
   auto o = std::make_shared<RunOptions>();
   auto* config = command->add_option("CONFIG", o->config, "YAML file of the run");
   command->add_option("--set", o->set, "Override: a.b=value");
   command->add_flag("--change-config", o->change_config,
                     "Resume although the config differs from the checkpoint's");
   command->add_flag("--help-config", o->reference, "Print every config key and end");
-  command->callback([o, config, &exit_code] {
+  command->callback([o, config, last, name, &exit_code] {
     if (o->reference) {
       std::printf("%s", run_config_reference().c_str());
       return;
     }
-    NESTLING_CHECK_INPUT(config->count() == 1, "run: CONFIG is missing");
+    NESTLING_CHECK_INPUT(config->count() == 1, name, ": CONFIG is missing");
     exit_code = run_on_ranks([&](Comm& comm) {
       return elastic_run(read_run_config(o->config, o->set), comm,
-                         o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused);
+                         o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused, last);
     });
   });
+}
+
+}  // namespace
+
+void add_run_commands(CLI::App& app, int& exit_code) {
+  add_stages(app, exit_code, "run",
+             "From a parent to one elastic checkpoint: importance, distillation, evaluation",
+             LastStage::kReport);
+  add_stages(app, exit_code, "importance", "The first stage of a run: scores of every unit",
+             LastStage::kImportance);
+  add_stages(app, exit_code, "train", "A run up to its elastic checkpoint, without the evaluation",
+             LastStage::kTraining);
 }
 
 }  // namespace nestling

@@ -56,6 +56,11 @@ struct MoeConfig {
       1e-3;  // step of the selection bias towards balanced experts, per optimizer step
 };
 
+struct PrecisionConfig {
+  std::string compute = "bf16";  // of the products: bf16 or fp32
+  std::string master = "fp32";   // of the weights that the optimizer steps
+};
+
 struct CheckpointConfig {
   int64_t every_tokens = 0;  // 0: only at the end and on SIGTERM
   int64_t keep = 2;
@@ -80,7 +85,7 @@ struct PretrainConfig {
   int64_t tokens = 0;               // of the whole run; the schedule's length
   OptimizerConfig optimizer;
   MoeConfig moe;
-  std::string compute = "bf16";  // precision of the products: bf16 or fp32
+  PrecisionConfig precision;
   CheckpointConfig checkpoint;
   LogConfig log;
   std::string device = "cpu";

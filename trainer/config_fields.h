@@ -106,6 +106,14 @@ void visit_fields(V& v, C& c) {
   v.field("keep", c.keep, "checkpoints that stay", IntegerRule{.low = 2, .high = 1000000});
 }
 
+template <class V, FieldsOf<PrecisionConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("compute", c.compute, "precision of the matrix products; sums are fp32",
+          TextRule{.one_of = {"bf16", "fp32"}});
+  v.field("master", c.master, "precision of the weights that the optimizer steps",
+          TextRule{.one_of = {"fp32"}});
+}
+
 template <class V, FieldsOf<LogConfig> C>
 void visit_fields(V& v, C& c) {
   const IntegerRule steps{.low = 1, .high = kMaxCount};
@@ -135,8 +143,7 @@ void visit_fields(V& v, C& c) {
           IntegerRule{.low = 1, .high = kMaxCount, .required = true});
   v.group("optimizer", c.optimizer, "AdamW and its schedule");
   v.group("moe", c.moe, "mixture of experts");
-  v.field("compute", c.compute, "precision of the matrix products",
-          TextRule{.one_of = {"bf16", "fp32"}});
+  v.group("precision", c.precision, "of the arithmetic");
   v.group("checkpoint", c.checkpoint, "what makes the run resumable");
   v.group("log", c.log, "what the run tells");
   v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});

@@ -109,6 +109,10 @@ std::optional<uint64_t> parse_seed(const std::string& text) {
 }
 
 std::optional<double> parse_number(const std::string& text) {
+  if (text.ends_with('%')) {
+    const auto percent = parse_number(text.substr(0, text.size() - 1));
+    return percent && !text.ends_with("%%") ? std::optional(*percent / 100) : std::nullopt;
+  }
   if (!split_decimal(text)) return std::nullopt;
   const std::string plain = *without_separators(text);
   const char* begin = plain.data() + (plain[0] == '+' ? 1 : 0);

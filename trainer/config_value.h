@@ -2,7 +2,7 @@
 //
 // Integers      digits, with `_` between them, or a decimal number that is whole: 12_000_000, 1e9,
 //               2.5e3. Exact: no rounding on the way.
-// Numbers       decimal, finite, the nearest double. Printed in the shortest form that reads the same.
+// Numbers       decimal, finite, the nearest double; 2% is 0.02. Printed in the shortest form that reads the same.
 // Lists         of numbers or of texts, written on one line: [1.0, 0.05].
 // Terms         a word ("uniform"), or names with a value each ({30B: 0.5, 12B: 0.5}); kept as texts,
 //               for whoever knows what the names mean.

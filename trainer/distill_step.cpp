@@ -43,13 +43,14 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       ctx_(ctx),
       comm_(comm),
       arena_(ctx.device()),
-      student_(
-          space.config, ctx.device(),
-          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}),
+      student_(space.config, ctx.device(),
+               {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
+                .gradients = true}),
       optimizer_(student_, config.optimizer),
       masks_(space, ctx.device()) {
   for (int64_t i = 0; i < student_.count(); ++i) copy(student_.master(i), teacher_.master(i));
   student_.refresh_low(ctx_);
+  for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
 }
 
 std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double>& sampling,
@@ -112,6 +113,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
   sums_[static_cast<size_t>(router_.sizes() * kColumns)] +=
       weight * (divergence + config_.distill.ce_weight * sum(nll));
   model_backward(run, w, g, acts, tokens, dx);
+  loads_[static_cast<size_t>(drawn.size)].add(acts);
 }
 
 void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
@@ -173,6 +175,46 @@ void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& draw
   }
 }
 
+// The experts of a size: all of them while masks choose.
+int64_t DistillStep::experts_of(int64_t size) const {
+  const ModelConfig& config = space_.config;
+  if (!router_.frozen()) return config.experts;
+  const Widths widths = router_.widths(size);
+  for (int64_t l = 0; l < config.layers(); ++l)
+    if (config.kind(l) == LayerKind::kMoe) return width_of(widths, l, Axis::kExperts);
+  return 0;
+}
+
+void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
+  const Arena::Mark mark(arena_);
+  const View tokens = ids(batch.tokens);
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = space_.config,
+               .segments = Segments(batch.cu_seqlens),
+               .save = false};
+  const View teacher_x = model_forward(run, teacher_.params(), tokens).final_norm.normed;
+  for (int64_t s = 0; s < router_.sizes(); ++s) {
+    const Arena::Mark inner(arena_);
+    const auto w = prefix_parameters(space_.config, router_.widths(s), student_.params());
+    const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
+    const View kl = arena_.alloc(DType::kF32, {tokens.dim(0)});
+    head_loss(ctx_, {.nll = nll,
+                     .kl = kl,
+                     .x = model_forward(run, w, tokens).final_norm.normed,
+                     .w = w.head,
+                     .targets = ids(batch.targets),
+                     .teacher_x = teacher_x,
+                     .teacher_w = teacher_.params().head,
+                     .temperature = static_cast<float>(config_.distill.temperature)});
+    HeldOutLoss& total = sums.at(static_cast<size_t>(s));
+    total.nll += sum(nll);
+    total.targets += static_cast<double>(batch.counted_targets);
+    total.kl += sum(kl);
+    total.tokens += static_cast<double>(tokens.dim(0));
+  }
+}
+
 DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                                const std::vector<double>& sampling, const DistillMoment& at) {
   std::vector<double> counted(1, 0.0);
@@ -181,12 +223,14 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
 
   student_.zero_gradients();
   router_.zero_gradients();
+  for (ExpertLoad& load : loads_) load.clear();
   sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
   const double share = 1.0 / static_cast<double>(micro_batches.size());
   for (int64_t i = 0; i < std::ssize(micro_batches); ++i)
     micro_batch(micro_batches[static_cast<size_t>(i)], draw_sizes(sampling, at, i),
                 1.0 / counted[0], share, {.tokens = at.tokens, .step = at.step, .micro_step = i});
   comm_.all_reduce(ctx_, doubles(sums_), Reduce::kSum);
+  for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
 
   DistillResult result{.loss = sums_[sums_.size() - 2],
                        .budget = sums_.back(),
@@ -194,9 +238,11 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                        .sizes = {}};
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const double* row = sums_.data() + s * kColumns;
-    result.sizes.push_back({.kl = row[kTokens] > 0 ? row[kKl] / row[kTokens] : 0,
-                            .tokens = row[kTokens],
-                            .cost = row[kDraws] > 0 ? row[kCost] / row[kDraws] : 0});
+    result.sizes.push_back(
+        {.kl = row[kTokens] > 0 ? row[kKl] / row[kTokens] : 0,
+         .tokens = row[kTokens],
+         .cost = row[kDraws] > 0 ? row[kCost] / row[kDraws] : 0,
+         .imbalance = loads_[static_cast<size_t>(s)].worst_imbalance(experts_of(s))});
   }
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.budget) ||
                    !std::isfinite(result.grad_norm);

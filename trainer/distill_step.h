@@ -20,15 +20,22 @@
 #include "kernels/comm/comm.h"
 #include "model/model.h"
 #include "model/soft_masks.h"
+#include "trainer/expert_load.h"
 #include "trainer/optimizer.h"
 #include "trainer/router_training.h"
 
 namespace nestling {
 
 struct SizeLoss {
-  double kl = 0;      // nats a token, mean over the tokens it was trained on
-  double tokens = 0;  // size-tokens, over all ranks
-  double cost = 0;    // expected, of its budget (1: met); mean over its draws
+  double kl = 0;         // nats a token, mean over the tokens it was trained on
+  double tokens = 0;     // size-tokens, over all ranks
+  double cost = 0;       // expected, of its budget (1: met); mean over its draws
+  double imbalance = 0;  // largest load of an expert over the mean load, worst layer; 0: no MoE
+};
+
+struct HeldOutLoss {
+  double nll = 0, targets = 0;  // sums of this rank
+  double kl = 0, tokens = 0;
 };
 
 struct DistillResult {
@@ -55,6 +62,8 @@ class DistillStep {
   // `sampling`: a weight a size, summing to 1.
   DistillResult run(const std::vector<Batch>& micro_batches, const std::vector<double>& sampling,
                     const DistillMoment& at);
+  // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size.
+  void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
   Weights& student() { return student_; }
   std::vector<NamedState> state() { return optimizer_.state(); }
 
@@ -70,6 +79,7 @@ class DistillStep {
   void train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token,
                     double share, const DrawKey& key);
   void train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
+  int64_t experts_of(int64_t size) const;
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
              const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
@@ -86,6 +96,7 @@ class DistillStep {
   SoftMasks masks_;
   // Sums of the step in hand: a row a size of kl, tokens, cost, draws; then loss and budget loss.
   std::vector<double> sums_;
+  std::vector<ExpertLoad> loads_;  // one a size
 };
 
 }  // namespace nestling

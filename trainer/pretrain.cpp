@@ -159,8 +159,7 @@ void Pretraining::export_model() {
   fs::remove_all(out);
   fs::create_directories(out);
   export_weights(out, model_, step_.weights(), {});
-  for (const char* name : {"tokenizer.json", "run_.tokenizer()config.json", "chat_template.jinja",
-                           "generation_config.json", "special_tokens_map.json"}) {
+  for (const char* name : kTokenizerFiles) {
     const fs::path from = fs::path(config_.tokenizer) / name;
     if (fs::exists(from)) fs::copy_file(from, out / name);
   }

@@ -49,13 +49,13 @@ class RouterTraining {
   Widths widths(int64_t size) const;  // frozen, or the most probable now (feasible or not)
   double probability(int64_t size, int64_t tokens) const;  // least over axes of the most probable
   double entropy(int64_t size, int64_t tokens) const;      // mean over axes, nats
+  RouterDraw plain(int64_t size, int64_t tokens) const;    // probabilities without noise
 
   std::vector<NamedState> state();
   void restored() { selections_ = stored_selections(); }  // after state() was filled
 
  private:
   double progress(int64_t tokens) const;
-  RouterDraw plain(int64_t size, int64_t tokens) const;
   std::vector<double> input(int64_t size) const;
   std::vector<Selection> stored_selections() const;
   void store(const std::vector<Selection>& selections);

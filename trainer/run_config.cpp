@@ -143,6 +143,10 @@ std::vector<double> sampling_weights(const PhaseConfig& phase,
   return weights;
 }
 
+int64_t micro_batch_of(const RunConfig& config, const PhaseConfig& phase) {
+  return phase.micro_batch > 0 ? phase.micro_batch : config.parallel.micro_batch;
+}
+
 int64_t total_tokens(const RunConfig& config) {
   int64_t tokens = 0;
   for (const PhaseConfig& phase : config.curriculum) tokens += phase.tokens;

@@ -15,6 +15,7 @@ struct CalibrationConfig {
 struct RunDataConfig {
   std::vector<SourceConfig> train;
   std::vector<SourceConfig> validation;
+  int64_t validation_tokens = 16384;
   CalibrationConfig calibration;
 };
 
@@ -58,13 +59,23 @@ struct PhaseConfig {
   int64_t tokens = 0;
   Terms sampling = {{.name = "uniform", .value = ""}};
   int64_t global_batch_tokens = 0;
-  int64_t micro_batch = 1;
+  int64_t micro_batch = 0;  // 0: parallel.micro_batch
 };
 
 struct DistillConfig {
+  std::string loss = "forward_kl";
   double temperature = 1.0;
   double ce_weight = 0.0;
   int64_t sizes_per_micro_batch = 1;
+};
+
+struct TeacherConfig {
+  std::string precision;  // of its products; empty: precision.compute
+};
+
+struct ParallelConfig {  // data parallel is what is left
+  int64_t tensor = 1, expert = 1, context = 1;
+  int64_t micro_batch = 1;
 };
 
 struct EvaluationConfig {
@@ -83,9 +94,11 @@ struct RunConfig {
   RouterConfig router;
   std::vector<PhaseConfig> curriculum;
   DistillConfig distill;
+  TeacherConfig teacher;
   OptimizerConfig optimizer;
+  ParallelConfig parallel;
   EvaluationConfig evaluation;
-  std::string compute = "fp32";
+  PrecisionConfig precision;
   std::string store = "bf16";
   CheckpointConfig checkpoint;
   LogConfig log;
@@ -112,5 +125,7 @@ WrittenTarget parse_target(const SizeConfig& size);
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);
 int64_t total_tokens(const RunConfig& config);
+// Sequences of one forward in a phase.
+int64_t micro_batch_of(const RunConfig& config, const PhaseConfig& phase);
 
 }  // namespace nestling

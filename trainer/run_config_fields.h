@@ -15,8 +15,11 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<RunDataConfig> C>
 void visit_fields(V& v, C& c) {
   v.list("train", c.train, "what is distilled on", ListRule{.required = true});
-  v.list("validation", c.validation, "held-out text that every size is evaluated on at the end",
-         ListRule{});
+  v.list("validation", c.validation,
+         "held-out text that every size is evaluated on, each by itself", ListRule{});
+  v.field("validation_tokens", c.validation_tokens,
+          "tokens of each validation source, per evaluation while the run goes on",
+          IntegerRule{.low = 1, .high = kMaxCount});
   v.group("calibration", c.calibration, "sequences of `train` that importance is measured on");
 }
 
@@ -94,12 +97,30 @@ void visit_fields(V& v, C& c) {
   v.field("global_batch_tokens", c.global_batch_tokens,
           "unique tokens of one optimizer step, over all ranks; a multiple of seq_len",
           IntegerRule{.low = 1, .high = kMaxCount, .required = true});
+  v.field("micro_batch", c.micro_batch,
+          "sequences a rank computes at once; 0: parallel.micro_batch",
+          IntegerRule{.low = 0, .high = 65536});
+}
+
+template <class V, FieldsOf<TeacherConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("precision", c.precision, "of the parent's products; empty: precision.compute",
+          TextRule{.one_of = {"", "bf16", "fp32"}});
+}
+
+template <class V, FieldsOf<ParallelConfig> C>
+void visit_fields(V& v, C& c) {
+  const IntegerRule one{.low = 1, .high = 1};
+  v.field("tensor", c.tensor, "ranks that share every layer; only 1 so far", one);
+  v.field("expert", c.expert, "ranks that share the experts; only 1 so far", one);
+  v.field("context", c.context, "ranks that share a sequence; only 1 so far", one);
   v.field("micro_batch", c.micro_batch, "sequences a rank computes at once",
           IntegerRule{.low = 1, .high = 65536});
 }
 
 template <class V, FieldsOf<DistillConfig> C>
 void visit_fields(V& v, C& c) {
+  v.field("loss", c.loss, "of a size against the parent", TextRule{.one_of = {"forward_kl"}});
   v.field("temperature", c.temperature, "of the forward KL, teacher and student alike",
           NumberRule{.low = 0, .high = 100, .above = true});
   v.field("ce_weight", c.ce_weight, "weight of the cross-entropy beside the KL",
@@ -131,10 +152,11 @@ void visit_fields(V& v, C& c) {
   v.list("curriculum", c.curriculum, "phases of the distillation, in order",
          ListRule{.required = true});
   v.group("distill", c.distill, "how the parent teaches");
+  v.group("teacher", c.teacher, "the frozen parent");
   v.group("optimizer", c.optimizer, "AdamW and its schedule over the whole curriculum");
+  v.group("parallel", c.parallel, "how ranks share the work: data parallel is what is left");
   v.group("evaluation", c.evaluation, "what every size is measured on at the end");
-  v.field("compute", c.compute, "precision of the matrix products",
-          TextRule{.one_of = {"bf16", "fp32"}});
+  v.group("precision", c.precision, "of the arithmetic");
   v.field("store", c.store, "precision of the elastic checkpoint",
           TextRule{.one_of = {"bf16", "fp32"}});
   v.group("checkpoint", c.checkpoint, "what makes the run resumable");

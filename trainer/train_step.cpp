@@ -32,25 +32,13 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       ctx_(ctx),
       comm_(comm),
       arena_(ctx.device()),
-      weights_(
-          model, ctx.device(),
-          {.compute = config.compute == "bf16" ? DType::kBF16 : DType::kF32, .gradients = true}),
-      optimizer_(weights_, config.optimizer) {
+      weights_(model, ctx.device(),
+               {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
+                .gradients = true}),
+      optimizer_(weights_, config.optimizer),
+      load_(model, ctx.device()) {
   for (int64_t i = 0; i < weights_.count(); ++i)
     if (!weights_.specs()[static_cast<size_t>(i)].trained) gate_bias_.push_back(i);
-  if (!gate_bias_.empty())
-    load_ =
-        Tensor(ctx.device(), DType::kF64, {static_cast<int64_t>(gate_bias_.size()), model.experts});
-}
-
-void TrainStep::count_load(const ModelActs& acts) {
-  int64_t layer = 0;
-  for (const LayerActs& a : acts.layers)
-    if (const auto* moe = std::get_if<MoeActs>(&a)) {
-      const auto* offsets = ConstView(moe->offsets).ptr<int32_t>();
-      double* load = load_.ptr<double>() + layer++ * model_.experts;
-      for (int64_t e = 0; e < model_.experts; ++e) load[e] += offsets[e + 1] - offsets[e];
-    }
 }
 
 void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
@@ -73,7 +61,7 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
                    .ce_weight = static_cast<float>(weight)});
   total.nll += sum(nll);
   model_backward(run, w, g, acts, tokens, dx);
-  if (load_) count_load(acts);
+  load_.add(acts);
 }
 
 LossSum TrainStep::evaluate(const Batch& batch) {
@@ -100,7 +88,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 
 void TrainStep::balance_experts() {
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
-    const double* load = load_.ptr<double>() + static_cast<int64_t>(layer) * model_.experts;
+    const double* load = load_.of_layer(layer);
     double mean = 0;
     for (int64_t e = 0; e < model_.experts; ++e)
       mean += load[e] / static_cast<double>(model_.experts);
@@ -112,21 +100,6 @@ void TrainStep::balance_experts() {
   }
 }
 
-double TrainStep::worst_imbalance() const {
-  double worst = 0;
-  for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
-    const double* load = load_.ptr<double>() + static_cast<int64_t>(layer) * model_.experts;
-    double total = 0;
-    double most = 0;
-    for (int64_t e = 0; e < model_.experts; ++e) {
-      total += load[e];
-      most = std::max(most, load[e]);
-    }
-    worst = std::max(worst, most * static_cast<double>(model_.experts) / total);
-  }
-  return worst;
-}
-
 StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, int64_t update) {
   double counted[1] = {0};
   const View count_view(reinterpret_cast<std::byte*>(counted), DType::kF64, Device::kCpu, {1});
@@ -135,18 +108,18 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   const double targets = std::max(1.0, counted[0]);
 
   weights_.zero_gradients();
-  if (load_) fill_zero(load_.view());
+  load_.clear();
   LossSum total;
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, total);
 
   double nll[1] = {total.nll};
   comm_.all_reduce(ctx_, View(reinterpret_cast<std::byte*>(nll), DType::kF64, Device::kCpu, {1}),
                    Reduce::kSum);
-  if (load_) comm_.all_reduce(ctx_, load_.view(), Reduce::kSum);
+  load_.reduce(ctx_, comm_);
 
   StepResult result{.loss = nll[0] / targets,
-                    .grad_norm = optimizer_.reduce_gradients(ctx_, comm_)};
-  if (load_) result.expert_imbalance = worst_imbalance();
+                    .grad_norm = optimizer_.reduce_gradients(ctx_, comm_),
+                    .expert_imbalance = load_.worst_imbalance(model_.experts)};
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (result.skipped) return result;
   optimizer_.step(ctx_, lr, update, result.grad_norm);

@@ -19,6 +19,7 @@
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
+#include "trainer/expert_load.h"
 #include "trainer/optimizer.h"
 
 namespace nestling {
@@ -51,9 +52,7 @@ class TrainStep {
 
  private:
   void accumulate(const Batch& batch, double weight, LossSum& sum);
-  void count_load(const ModelActs& acts);
   void balance_experts();
-  double worst_imbalance() const;
 
   ModelConfig model_;
   const PretrainConfig& config_;
@@ -63,7 +62,7 @@ class TrainStep {
   Weights weights_;
   WeightsOptimizer optimizer_;
   std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
-  Tensor load_;                     // [MoE layers, E] f64 pairs of this step
+  ExpertLoad load_;
 };
 
 }  // namespace nestling

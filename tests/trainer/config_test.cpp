@@ -127,7 +127,8 @@ TEST(ConfigValue, Numbers) {
   EXPECT_EQ(parse_number("1e-8"), 1e-8);
   EXPECT_EQ(parse_number("+.5"), 0.5);
   EXPECT_EQ(parse_number("1_0.25"), 10.25);
-  for (const char* bad : {"", "nan", "inf", "1e400", "1.2.3", "0x1p3", "1,5", "+-1"})
+  EXPECT_EQ(parse_number("2%"), 0.02);
+  for (const char* bad : {"", "%", "2%%", "nan", "inf", "1e400", "1.2.3", "0x1p3", "1,5", "+-1"})
     EXPECT_FALSE(parse_number(bad)) << bad;
   std::mt19937_64 random(7);
   for (int i = 0; i < 1000; ++i) {

@@ -39,6 +39,7 @@ ModelConfig parent() {
 
 RunConfig settings(int64_t sizes_per_micro_batch, int64_t freeze_at) {
   RunConfig c;
+  c.precision.compute = "fp32";
   c.elastic.choices.hidden = {"100%", "50%"};
   c.elastic.choices.mamba_heads = {"100%", "50%"};
   c.elastic.choices.experts = {"100%", "50%"};

@@ -17,7 +17,7 @@ using testing::world;
 
 PretrainConfig small_run() {
   PretrainConfig c;
-  c.compute = "fp32";
+  c.precision.compute = "fp32";
   c.model = {.pattern = "ME*E", .hidden = 32};
   c.model.query_heads = 4;
   c.model.kv_heads = 2;

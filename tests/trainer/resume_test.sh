@@ -22,7 +22,7 @@ micro_batch: 4
 global_batch_tokens: 512
 tokens: 30720
 optimizer: {lr: 1.0e-3, warmup_tokens: 2048}
-compute: fp32
+precision: {compute: fp32}
 checkpoint: {every_tokens: 2048, keep: 2}
 log: {every_steps: 1, validate_every_steps: 1000, tensorboard: false}
 threads: 1

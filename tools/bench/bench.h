@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "kernels/core/context.h"
+#include "kernels/core/peaks.h"
 #include "kernels/core/rng.h"
 #include "kernels/core/tensor.h"
-#include "tools/bench/peaks.h"
 
 namespace nestling::bench {
 

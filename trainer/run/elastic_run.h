@@ -8,14 +8,68 @@
 //               summary.json, report.html. Nothing anywhere else.
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
-// Ranks         data parallel over `comm`; rank 0 writes and evaluates.
+// Ranks         data parallel over `comm`; rank 0 writes and evaluates. Every rank makes the same calls.
 #pragma once
+#include <limits>
+#include <optional>
+
 #include "kernels/comm/comm.h"
+#include "model/units.h"
+#include "trainer/curriculum.h"
+#include "trainer/distill_step.h"
 #include "trainer/pretrain.h"
+#include "trainer/run/validation.h"
 #include "trainer/run_config.h"
+#include "trainer/training_run.h"
 
 namespace nestling {
 
-int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change);
+class ElasticRun {
+ public:
+  // Reads the parent. kInput where the config does not fit it, the ranks or the build.
+  ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change);
+
+  // Scores of every unit, from scores.json if they are there.
+  void measure_importance();
+  // Sorts the parent, then trains from the newest checkpoint to `last_step` or the curriculum's end.
+  // 0, or kInterrupted after a signal.
+  int distill(int64_t last_step = std::numeric_limits<int64_t>::max());
+  // The curriculum must be over.
+  void write_elastic_files();
+  void evaluate();  // and the report
+
+  // Of distillation, once it has begun.
+  std::vector<NamedState> state();
+  const TrainingCounters& at() const { return run_.at; }
+  const Curriculum& curriculum() const { return curriculum_; }
+  const RouterTraining& router() const { return *router_; }
+
+ private:
+  void sort();
+  void begin();
+  void one_step();
+  void validate();
+  void log_choices(const char* what);
+
+  const RunConfig config_;
+  Comm& comm_;
+  TrainingRun run_;
+  Curriculum curriculum_;
+  Context ctx_;
+  ModelConfig model_;
+  Weights teacher_;
+  std::optional<Scores> scores_;
+  Order order_;
+  std::optional<ElasticSpace> space_;
+  std::optional<RouterTraining> router_;
+  std::optional<DistillStep> step_;
+  std::optional<Validation> validation_;
+  std::vector<Batches> phases_;  // training text of every phase
+  double peak_gflops_ = 0;
+};
+
+enum class LastStage : uint8_t { kImportance, kTraining, kReport };
+// All stages up to the last one wanted; the exit code.
+int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastStage last);
 
 }  // namespace nestling

@@ -58,7 +58,7 @@ class Evaluation {
   Json parent() { return measure(parent_); }
 
  private:
-  DType compute() const { return config_.compute == "bf16" ? DType::kBF16 : DType::kF32; }
+  DType compute() const { return config_.precision.compute == "bf16" ? DType::kBF16 : DType::kF32; }
   const RunConfig& config_;
   Context ctx_;
   LoadedModel parent_;

@@ -58,7 +58,7 @@ std::string header(const RunRecord& run) {
   out += fact("Steps skipped", skipped_steps(run));
   if (run.config) {
     const RunConfig& c = *run.config;
-    out += fact("Arithmetic", str(c.compute, " on ", c.device, ", stored as ", c.store));
+    out += fact("Arithmetic", str(c.precision.compute, " on ", c.device, ", stored as ", c.store));
     out += fact("Seed", std::to_string(c.seed));
   }
   if (run.elastic) out += fact("Layers of the parent", run.elastic->model.config.pattern);

@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-namespace nestling::bench {
+namespace nestling {
 
 struct Peaks {
   double f32_gflops = 0;     // register FMAs of the widest vectors cpu_isa() allows
@@ -23,4 +23,4 @@ double product_peak(bool bf16, double longest);
 inline constexpr double kLongestMeasurement = 0.3;
 double best_seconds(const std::function<void()>& call, double longest = kLongestMeasurement);
 
-}  // namespace nestling::bench
+}  // namespace nestling

@@ -1,4 +1,4 @@
-#include "tools/bench/peaks.h"
+#include "kernels/core/peaks.h"
 
 #include <algorithm>
 #include <chrono>
@@ -10,7 +10,7 @@
 #include "kernels/core/simd.h"
 #include "kernels/core/tensor.h"
 
-namespace nestling::bench {
+namespace nestling {
 
 namespace {
 
@@ -175,4 +175,4 @@ Peaks measure_peaks() {
   return peaks;
 }
 
-}  // namespace nestling::bench
+}  // namespace nestling

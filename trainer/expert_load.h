@@ -1,0 +1,34 @@
+// expert_load.h - how evenly the gates of a model's MoE layers deal tokens to experts.
+//
+// Counts        (token, expert) pairs of the forward passes added, a row a layer; all ranks' after
+//               reduce(). A smaller size counts in the columns of the experts it has.
+// Ownership     owns the counts. Threads: one.
+#pragma once
+#include "kernels/comm/comm.h"
+#include "kernels/core/context.h"
+#include "kernels/core/tensor.h"
+#include "model/model.h"
+
+namespace nestling {
+
+class ExpertLoad {
+ public:
+  // Without MoE layers it stays empty and every call does nothing.
+  ExpertLoad(const ModelConfig& config, Device device);
+
+  explicit operator bool() const { return static_cast<bool>(counts_); }
+  void clear();
+  void add(const ModelActs& acts);  // of a forward that saved
+  void reduce(Context& ctx, Comm& comm);
+
+  const double* of_layer(size_t moe_layer) const;  // [experts]
+  // Largest count of an expert over the mean of the first `experts`, worst layer; 0: nothing counted.
+  double worst_imbalance(int64_t experts) const;
+
+ private:
+  int64_t experts_ = 0;
+  std::vector<size_t> layers_;  // that are MoE
+  Tensor counts_;               // [MoE layers, E] f64
+};
+
+}  // namespace nestling

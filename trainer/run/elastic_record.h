@@ -1,0 +1,22 @@
+// elastic_record.h - what the elastic file says beside its weights: sizes, order, scores, tokenizer, and
+// where it comes from.
+//
+// Errors        kInput naming the file of the parent that cannot be read.
+#pragma once
+#include "model/elastic_model.h"
+#include "trainer/router_training.h"
+#include "trainer/training_run.h"
+
+namespace nestling {
+
+struct RecordSources {
+  const RunConfig& config;
+  const ModelConfig& model;
+  const Order& order;
+  const Scores& scores;
+  const RouterTraining& router;  // frozen
+  TrainingCounters at;
+};
+ElasticModel elastic_record(const RecordSources& from);
+
+}  // namespace nestling

@@ -1,0 +1,38 @@
+#include "trainer/run/validation.h"
+
+#include <filesystem>
+
+namespace nestling {
+
+Validation::Validation(const RunConfig& config, TrainingRun& run) : config_(config) {
+  for (const SourceConfig& source : config.data.validation)
+    sources_.push_back(run.batches({source}, config.evaluation.seq_len, config.seed));
+}
+
+std::map<std::string, double> Validation::measure(DistillStep& step, Context& ctx, Comm& comm) {
+  std::map<std::string, double> scalars;
+  const auto& sizes = config_.elastic.sizes;
+  const int64_t per_call = config_.parallel.micro_batch * comm.size();
+  const int64_t wanted = config_.data.validation_tokens / config_.evaluation.seq_len;
+  for (size_t k = 0; k < sources_.size(); ++k) {
+    std::vector<HeldOutLoss> sums(sizes.size());
+    for (int64_t at = 0; at < wanted; at += per_call)
+      step.evaluate(sources_[k].load(at, per_call, comm.rank(), comm.size()), sums);
+    std::vector<double> all;
+    for (const HeldOutLoss& s : sums) all.insert(all.end(), {s.nll, s.targets, s.kl, s.tokens});
+    comm.all_reduce(ctx,
+                    View(reinterpret_cast<std::byte*>(all.data()), DType::kF64, Device::kCpu,
+                         {std::ssize(all)}),
+                    Reduce::kSum);
+    const std::string source = std::filesystem::path(config_.data.validation[k].path).stem();
+    for (size_t s = 0; s < sizes.size(); ++s) {
+      const double* of = all.data() + 4 * s;
+      const std::string tag = str("valid/", source, "/", sizes[s].name);
+      scalars[tag + "/loss"] = of[0] / of[1];
+      scalars[tag + "/kl"] = of[2] / of[3];
+    }
+  }
+  return scalars;
+}
+
+}  // namespace nestling
