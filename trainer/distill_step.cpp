@@ -1,5 +1,6 @@
 #include "trainer/distill_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/rng.h"
@@ -11,6 +12,8 @@ namespace {
 
 // Columns of a size's row in the sums.
 enum Column : uint8_t { kKl, kTokens, kCost, kDraws, kColumns };
+
+constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
@@ -84,8 +87,26 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   return drawn;
 }
 
+// What the losses of `students` sizes read of the teacher. Of one, its logits are made with the loss, a
+// chunk at a time; several share them: T x V floats, where a student's saved activations are some
+// tens of T x D a layer.
+DistillStep::Teacher DistillStep::teach(LayerRun& run, ConstView tokens, int64_t students) {
+  const auto w = teacher_.params();
+  const int64_t count = tokens.dim(0);
+  // First, as it is the largest: the arena then leaves no gap before it.
+  const View logits = students < 2 ? View() : arena_.alloc(DType::kF32, {count, w.head.dim(0)});
+  const ConstView x = model_forward(run, w, tokens).final_norm.normed;
+  if (students < 2) return {.x = x, .w = w.head};
+  // In the loss's chunks, so that equal weights give equal logits bit for bit.
+  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
+    const int64_t n = std::min(kLossChunk, count - begin);
+    model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
+  }
+  return {.logits = logits};
+}
+
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-                        const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                        const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
   const View tokens = ids(batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
@@ -101,11 +122,13 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .x = normed,
                    .w = w.head,
                    .targets = ids(batch.targets),
-                   .teacher_x = teacher_x,
-                   .teacher_w = teacher_.params().head,
+                   .teacher_x = teacher.x,
+                   .teacher_w = teacher.w,
+                   .teacher_logits = teacher.logits,
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
-                   .temperature = static_cast<float>(config_.distill.temperature)});
+                   .temperature = static_cast<float>(config_.distill.temperature),
+                   .chunk = kLossChunk});
   double* row = sums_.data() + drawn.size * kColumns;
   const double divergence = sum(kl);
   row[kKl] += divergence;
@@ -116,7 +139,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
   loads_[static_cast<size_t>(drawn.size)].add(acts);
 }
 
-void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token, double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const RouterDraw draw = router_.draw(drawn.size, key);
@@ -128,7 +151,7 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
                .segments = Segments(batch.cu_seqlens),
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
-  train(run, student_.params(), student_.grads(), batch, teacher_x, drawn, per_token);
+  train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
   Probabilities dp = draw.used;
   for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
   masks_.backward(dp);
@@ -140,7 +163,7 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
   sums_.back() += drawn.weight * share * loss.loss / comm_.size();
 }
 
-void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token) {
   const Arena::Mark mark(arena_);
   LayerRun run{.ctx = ctx_,
@@ -149,7 +172,7 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
                .segments = Segments(batch.cu_seqlens)};
   const Widths widths = router_.widths(drawn.size);
   train(run, prefix_parameters(space_.config, widths, student_.params()),
-        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher_x, drawn,
+        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher, drawn,
         per_token);
   double* row = sums_.data() + drawn.size * kColumns;
   const SizeBudget& budget = router_.budget(drawn.size);
@@ -165,13 +188,12 @@ void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& draw
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const ModelActs teacher = model_forward(run, teacher_.params(), ids(batch.tokens));
-  const ConstView teacher_x = teacher.final_norm.normed;
+  const Teacher teacher = teach(run, ids(batch.tokens), std::ssize(drawn));
   for (const Drawn& size : drawn) {
     if (router_.frozen())
-      train_sliced(batch, teacher_x, size, per_token);
+      train_sliced(batch, teacher, size, per_token);
     else
-      train_masked(batch, teacher_x, size, per_token, share, key);
+      train_masked(batch, teacher, size, per_token, share, key);
   }
 }
 
@@ -193,7 +215,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const View teacher_x = model_forward(run, teacher_.params(), tokens).final_norm.normed;
+  const Teacher teacher = teach(run, tokens, router_.sizes());
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const Arena::Mark inner(arena_);
     const auto w = prefix_parameters(space_.config, router_.widths(s), student_.params());
@@ -204,9 +226,11 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .x = model_forward(run, w, tokens).final_norm.normed,
                      .w = w.head,
                      .targets = ids(batch.targets),
-                     .teacher_x = teacher_x,
-                     .teacher_w = teacher_.params().head,
-                     .temperature = static_cast<float>(config_.distill.temperature)});
+                     .teacher_x = teacher.x,
+                     .teacher_w = teacher.w,
+                     .teacher_logits = teacher.logits,
+                     .temperature = static_cast<float>(config_.distill.temperature),
+                     .chunk = kLossChunk});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum(nll);
     total.targets += static_cast<double>(batch.counted_targets);
