@@ -126,6 +126,7 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
                .arena = arena_,
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.parallel.recompute == "layer",
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
   train(run, student_.params(), student_.grads(), batch, teacher_x, drawn, per_token);
@@ -146,7 +147,8 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,
-               .segments = Segments(batch.cu_seqlens)};
+               .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.parallel.recompute == "layer"};
   const Widths widths = router_.widths(drawn.size);
   train(run, prefix_parameters(space_.config, widths, student_.params()),
         prefix_parameters(space_.config, widths, student_.grads()), batch, teacher_x, drawn,
@@ -160,13 +162,17 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
 void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
                               double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
-  LayerRun run{.ctx = ctx_,
-               .arena = arena_,
-               .config = space_.config,
-               .segments = Segments(batch.cu_seqlens),
-               .save = false};
-  const ModelActs teacher = model_forward(run, teacher_.params(), ids(batch.tokens));
-  const ConstView teacher_x = teacher.final_norm.normed;
+  const View teacher_x =
+      arena_.alloc(DType::kF32, {std::ssize(batch.tokens), space_.config.hidden});
+  {
+    const Arena::Mark teacher(arena_);  // of the teacher only what the loss reads stays
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = space_.config,
+                 .segments = Segments(batch.cu_seqlens),
+                 .save = false};
+    copy(teacher_x, model_forward(run, teacher_.params(), ids(batch.tokens)).final_norm.normed);
+  }
   for (const Drawn& size : drawn) {
     if (router_.frozen())
       train_sliced(batch, teacher_x, size, per_token);

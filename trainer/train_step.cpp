@@ -45,8 +45,11 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
   const Arena::Mark mark(arena_);
   const auto w = weights_.params();
   const auto g = weights_.grads();
-  LayerRun run{
-      .ctx = ctx_, .arena = arena_, .config = model_, .segments = Segments(batch.cu_seqlens)};
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = model_,
+               .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.recompute == "layer"};
   const View tokens = ids(batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
