@@ -76,6 +76,7 @@ struct TeacherConfig {
 struct ParallelConfig {  // data parallel is what is left
   int64_t tensor = 1, expert = 1, context = 1;
   int64_t micro_batch = 1;
+  std::string recompute = "none";  // none or layer
 };
 
 struct EvaluationConfig {
