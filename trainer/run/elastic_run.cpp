@@ -168,7 +168,10 @@ void ElasticRun::one_step() {
                       ", sequences ", place.position, " to ", run_.at.position - 1)});
   } else {
     run_.at.updates += 1;
-    if (router_->settle(run_.at.tokens)) log_choices("choices frozen, slices from here on");
+    if (router_->settle(run_.at.tokens)) {
+      frozen_after_ = run_.at.step;
+      log_choices("choices frozen, slices from here on");
+    }
   }
   if (run_.at.step % config_.log.every_steps != 0 && run_.at.step != curriculum_.steps()) return;
   const StepCost cost{.seconds = seconds_since(start),
