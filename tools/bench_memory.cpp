@@ -58,8 +58,7 @@ Measured measure(const BenchMemoryOptions& o, const RunConfig& config) {
   const ElasticSpace space =
       make_space(read_model_config(config.parent), written_choices(config.elastic.choices),
                  config.elastic.multiple_of, {});
-  Weights teacher(space.config, Device::kCpu,
-                  {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32});
+  Weights teacher(space.config, Device::kCpu, {.compute = teacher_precision(config)});
   import_weights(config.parent, space.config, teacher);
   RouterTraining router(space, config);
   if (o.mode == "slice") router.freeze_evenly();
