@@ -23,7 +23,7 @@ def read(path):
             continue
         run = json.loads(text)
         runs[name].append(run | run["variants"][0] if "variants" in run else run)   # of ours one variant
-    return runs, without
+    return dict(runs), without
 
 
 def seconds(runs):
@@ -52,7 +52,7 @@ def main():
     print(sys.argv[2])
     print(f"{'program/size/precision':34s} {'s/step':>7s} {'lowest':>7s} {'highest':>7s} {'ours is':>8s} {'peak MiB':>9s} {'runs':>4s} {'steps':>5s} {'first KL':>11s} {'grad norm':>10s}")
     for name in sorted(runs.keys() | without.keys(), key=lambda n: n.split("/")[::-1]):
-        if not runs[name]:
+        if name not in runs:
             print(f"{name:34s} {without[name]}")
             continue
         found, ours = runs[name], runs.get("nestling/" + name.split("/", 1)[1])

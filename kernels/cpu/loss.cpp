@@ -113,9 +113,10 @@ template <class V>
 NESTLING_INLINE V kl_terms(V log_p, V log_q, V p, V q, V& difference) {
   const V d = log_p - log_q;
   const V near = excess(d);
-  const simd::Int<V> close = (d <= 1.0f) & (d >= -1.0f);
-  difference = simd::select<V>(close, p * (near - d), q - p);
-  const V terms = simd::select<V>(close, p * near, p * d + (q - p));
+  // One comparison a select: GCC takes masks that are combined apart, lane by lane.
+  const V size = simd::max(d, -d);
+  difference = simd::select<V>(size <= 1.0f, p * (near - d), q - p);
+  const V terms = simd::select<V>(size <= 1.0f, p * near, p * d + (q - p));
   return simd::select<V>(p == 0.0f, q, terms);  // p log p is 0 at p = 0
 }
 
