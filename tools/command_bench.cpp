@@ -2,6 +2,7 @@
 
 #include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
+#include "tools/bench_memory.h"
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
 #include "tools/commands.h"
@@ -59,6 +60,21 @@ void add_importance(CLI::App& bench, int& exit_code) {
   command->callback([o, &exit_code] { exit_code = bench_importance(*o); });
 }
 
+void add_memory(CLI::App& bench, int& exit_code) {
+  auto* command = bench.add_subcommand(
+      "memory", "Peak memory of one optimizer step of an elastic run, on random tokens");
+  auto o = std::make_shared<BenchMemoryOptions>();
+  command->add_option("CONFIG", o->config, "YAML file of the run")->required();
+  command->add_option("--set", o->set, "Override: a.b=value");
+  command->add_option("--seq-len", o->seq_len, "Tokens of the one sequence")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--mode", o->mode, "mask, or slice: as with choices frozen")
+      ->check(CLI::IsMember({"mask", "slice"}));
+  command->add_option("--size", o->size, "The size trained (default: the parent's)");
+  command->add_flag("--json", o->json, "Print one JSON object as the last line");
+  command->callback([o, &exit_code] { exit_code = bench_memory(*o); });
+}
+
 void add_elastic(CLI::App& bench, int& exit_code) {
   auto* elastic = bench.add_subcommand("elastic", "What a step of elastic distillation costs");
   auto o = std::make_shared<BenchElasticOptions>();
@@ -90,6 +106,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   add_train(*bench, exit_code);
   add_elastic(*bench, exit_code);
   add_importance(*bench, exit_code);
+  add_memory(*bench, exit_code);
 }
 
 }  // namespace nestling

@@ -21,6 +21,7 @@
 #include "model/model.h"
 #include "model/soft_masks.h"
 #include "trainer/expert_load.h"
+#include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
 #include "trainer/router_training.h"
 
@@ -65,6 +66,7 @@ class DistillStep {
   // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size.
   void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
   Weights& student() { return student_; }
+  std::vector<MemoryPool> memory() const;  // of this rank, so far
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
@@ -75,7 +77,7 @@ class DistillStep {
   struct Teacher {  // as in HeadLoss: x and w, or logits
     ConstView x = {}, w = {}, logits = {};
   };
-  Teacher teach(LayerRun& run, ConstView tokens, int64_t students);
+  Teacher teach(const Batch& batch, int64_t students);
   std::vector<Drawn> draw_sizes(const std::vector<double>& sampling, const DistillMoment& at,
                                 int64_t micro_step) const;
   void micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
