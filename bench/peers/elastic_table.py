@@ -66,7 +66,8 @@ def main():
         bad += wrong
         if not wrong:
             print(f"{dtype}: same KL and gradient norm, within {BOUND[dtype]:.0e} of the small size's")
-    print(*bad, sep="\n" if bad else "")
+    for line in bad:
+        print(line)
     return 1 if bad else 0
 
 
