@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
 #include "tools/bench_memory.h"
 #include "tools/bench_ops.h"
@@ -74,6 +75,28 @@ void add_memory(CLI::App& bench, int& exit_code) {
   command->callback([o, &exit_code] { exit_code = bench_memory(*o); });
 }
 
+void add_elastic(CLI::App& bench, int& exit_code) {
+  auto* elastic = bench.add_subcommand("elastic", "What a step of elastic distillation costs");
+  auto o = std::make_shared<BenchElasticOptions>();
+  elastic->add_option("CONFIG", o->config, "Of an elastic run: sizes, text, optimizer")
+      ->capture_default_str();
+  elastic->add_option("--parent", o->parent, "A Hugging Face directory (default: the config's)");
+  elastic->add_option("--seq-len", o->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
+  elastic->add_option("--batch", o->batch, "Sequences a step")->check(CLI::PositiveNumber);
+  elastic->add_option("--rounds", o->rounds, "Steps timed of every variant")
+      ->check(CLI::PositiveNumber);
+  elastic->add_option("--compute", o->compute, "Precision of the products: fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  elastic->add_option("--only", o->only, "Variants: slice/SIZE, slice/all, mask/SIZE, mask/all")
+      ->delimiter(',');
+  elastic->add_option("--peer-files", o->peer_files,
+                      "Write what another program needs for the same steps to this folder");
+  elastic->add_option("--threads", o->threads, "Threads (default: all)")
+      ->check(CLI::PositiveNumber);
+  elastic->add_flag("--json", o->json, "Print one JSON object");
+  elastic->callback([o, &exit_code] { exit_code = bench_elastic(*o); });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, int& exit_code) {
@@ -81,6 +104,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   bench->require_subcommand(1);
   add_ops(*bench, exit_code);
   add_train(*bench, exit_code);
+  add_elastic(*bench, exit_code);
   add_importance(*bench, exit_code);
   add_memory(*bench, exit_code);
 }

@@ -1,5 +1,6 @@
 #include "trainer/distill_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/rng.h"
@@ -12,6 +13,9 @@ namespace {
 
 // Columns of a size's row in the sums.
 enum Column : uint8_t { kKl, kTokens, kCost, kDraws, kColumns };
+
+constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
+constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
@@ -68,8 +72,35 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   return drawn;
 }
 
+// What the losses of `students` sizes read of the teacher; nothing else of it stays. Its logits are made
+// with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
+// loss's own chunks, so no bit depends on which it was.
+DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const auto w = teacher_.params();
+  const auto count = std::ssize(batch.tokens);
+  const int64_t vocabulary = w.head.dim(0);
+  const bool shared = students > 1 && count * vocabulary <= kMostSharedLogits;
+  const View logits = shared ? arena_.alloc(DType::kF32, {count, vocabulary}) : View();
+  const View x = arena_.alloc(DType::kF32, {count, space_.config.hidden});
+  {
+    const Arena::Mark forward(arena_);
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = space_.config,
+                 .segments = Segments(batch.cu_seqlens),
+                 .save = false};
+    copy(x, model_forward(run, w, host_view(ctx_, batch.tokens)).final_norm.normed);
+  }
+  if (!shared) return {.x = x, .w = w.head};
+  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
+    const int64_t n = std::min(kLossChunk, count - begin);
+    model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
+  }
+  return {.logits = logits};
+}
+
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-                        const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                        const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
   const View tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
@@ -85,11 +116,13 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .x = normed,
                    .w = w.head,
                    .targets = host_view(ctx_, batch.targets),
-                   .teacher_x = teacher_x,
-                   .teacher_w = teacher_.params().head,
+                   .teacher_x = teacher.x,
+                   .teacher_w = teacher.w,
+                   .teacher_logits = teacher.logits,
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
-                   .temperature = static_cast<float>(config_.distill.temperature)});
+                   .temperature = static_cast<float>(config_.distill.temperature),
+                   .chunk = kLossChunk});
   double* row = sums_.data() + drawn.size * kColumns;
   const double divergence = host_sum(kl);
   row[kKl] += divergence;
@@ -100,7 +133,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
   loads_[static_cast<size_t>(drawn.size)].add(acts);
 }
 
-void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token, double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const RouterDraw draw = router_.draw(drawn.size, key);
@@ -113,7 +146,7 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
                .recompute = config_.parallel.recompute == "layer",
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
-  train(run, student_.params(), student_.grads(), batch, teacher_x, drawn, per_token);
+  train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
   Probabilities dp = draw.used;
   for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
   masks_.backward(dp);
@@ -125,7 +158,7 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
   sums_.back() += drawn.weight * share * loss.loss / comm_.size();
 }
 
-void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token) {
   const Arena::Mark mark(arena_);
   LayerRun run{.ctx = ctx_,
@@ -135,7 +168,7 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
                .recompute = config_.parallel.recompute == "layer"};
   const Widths widths = router_.widths(drawn.size);
   train(run, prefix_parameters(space_.config, widths, student_.params()),
-        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher_x, drawn,
+        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher, drawn,
         per_token);
   double* row = sums_.data() + drawn.size * kColumns;
   const SizeBudget& budget = router_.budget(drawn.size);
@@ -146,23 +179,12 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
 void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
                               double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
-  const View teacher_x =
-      arena_.alloc(DType::kF32, {std::ssize(batch.tokens), space_.config.hidden});
-  {
-    const Arena::Mark teacher(arena_);  // of the teacher only what the loss reads stays
-    LayerRun run{.ctx = ctx_,
-                 .arena = arena_,
-                 .config = space_.config,
-                 .segments = Segments(batch.cu_seqlens),
-                 .save = false};
-    copy(teacher_x,
-         model_forward(run, teacher_.params(), host_view(ctx_, batch.tokens)).final_norm.normed);
-  }
+  const Teacher teacher = teach(batch, std::ssize(drawn));
   for (const Drawn& size : drawn) {
     if (router_.frozen())
-      train_sliced(batch, teacher_x, size, per_token);
+      train_sliced(batch, teacher, size, per_token);
     else
-      train_masked(batch, teacher_x, size, per_token, share, key);
+      train_masked(batch, teacher, size, per_token, share, key);
   }
 }
 
@@ -197,7 +219,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const View teacher_x = model_forward(run, teacher_.params(), tokens).final_norm.normed;
+  const Teacher teacher = teach(batch, router_.sizes());
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const Arena::Mark inner(arena_);
     const auto w = prefix_parameters(space_.config, router_.widths(s), student_.params());
@@ -208,9 +230,11 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .x = model_forward(run, w, tokens).final_norm.normed,
                      .w = w.head,
                      .targets = host_view(ctx_, batch.targets),
-                     .teacher_x = teacher_x,
-                     .teacher_w = teacher_.params().head,
-                     .temperature = static_cast<float>(config_.distill.temperature)});
+                     .teacher_x = teacher.x,
+                     .teacher_w = teacher.w,
+                     .teacher_logits = teacher.logits,
+                     .temperature = static_cast<float>(config_.distill.temperature),
+                     .chunk = kLossChunk});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += host_sum(nll);
     total.targets += static_cast<double>(batch.counted_targets);

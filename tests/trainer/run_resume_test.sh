@@ -97,7 +97,7 @@ for line in "^covered: phase short: resumed in it after step 3, 4$" \
   grep -q "$line" out || fail "verify-resume: no line $line"
 done
 prove "$source_dir/launch/mpirun.sh" 2 "$program" >out 2>&1 || fail "verify-resume on 2 ranks failed"
-grep -q "on each of 2 ranks: the same bits" out || fail "verify-resume did not run on 2 ranks"
+grep -q "on each rank of 2: the same bits" out || fail "verify-resume did not run on 2 ranks"
 [ "$(ls runs)" = parent ] || fail "verify-resume left $(ls runs)"
 "$program" verify-resume run.yaml --steps 2 --json >json 2>out || fail "verify-resume --json failed"
 grep -q '"not_covered":\["phase long: no cut.*router frozen (slices): no cut' json || fail "$(cat json)"

@@ -114,7 +114,10 @@ class Proof {
       go_to(run, stops[i]);
       if (i > 0) resumed += str(resumed.empty() ? "resumed after " : ", ", stops[i - 1]);
       if (!compared_.contains(stops[i])) continue;
-      if (!check(run, stops[i], resumed.empty() ? "not resumed yet" : resumed)) return;
+      if (!check(run, stops[i], resumed.empty() ? "not resumed yet" : resumed)) {
+        result_.cuts.resize(i);  // those behind were not come to
+        return;
+      }
       resumed.clear();
     }
   }
@@ -133,12 +136,13 @@ class Proof {
     made.name = str("state after step ", step);
     made.ok = ranks == 0;
     made.detail = str(resumed, "; ", found.tensors, " tensors and the counters, ", found.bytes,
-                      " bytes on each of ", comm_.size(), " ranks: ");
+                      " bytes on each rank of ", comm_.size(), ": ");
     if (made.ok)
       made.detail += "the same bits";
     else
-      made.detail += str(static_cast<int64_t>(sums[1]), " bits differ on ", ranks, " ranks, first ",
-                         found.first.empty() ? "not on this rank" : found.first);
+      made.detail +=
+          str(static_cast<int64_t>(sums[1]), " bits differ, ranks with a difference: ", ranks,
+              ", first ", found.first.empty() ? "not on this rank" : found.first);
     told_(made);
     return made.ok;
   }
