@@ -188,7 +188,7 @@ std::string dry_run_text(const DryRun& run) {
   for (const DryStep& s : run.steps) {
     const Work work = s.total();
     out += line("%-12s %-8s %-10s %18s %12.1f %12.1f %16s %12s\n", s.phase.c_str(), s.mode.c_str(),
-                s.size.empty() ? "drawn" : s.size.c_str(),
+                s.mode == "mask" ? "drawn" : s.size.c_str(),
                 str(s.micro_batches, " x ", s.sequences, " x ", s.seq_len).c_str(),
                 work.flops / 1e9, work.bytes / 1e9, mib(pool(s.pools, "activations")).c_str(),
                 mib(pool(s.pools, "scratch")).c_str());
