@@ -37,6 +37,7 @@ std::vector<std::string> expand_tasks(const std::vector<std::string>& names) {
 Json evaluate_size(Context& ctx, LoadedModel& model, LoadedModel* parent, const EvalOptions& o) {
   const ParameterCost cost = model.cost();
   Json size = {{"name", model.size()},
+               {"trained", model.trained()},
                {"params_total", cost.total},
                {"params_active", cost.active},
                {"tokens", 0},
@@ -92,6 +93,7 @@ int run_eval(EvalOptions& o) {
   for (const std::string& name : names) {
     model.select(name);
     if (all) std::printf("size %s\n", name.c_str());
+    if (!model.trained()) std::printf("size %s: not trained by itself\n", name.c_str());
     sizes.push_back(evaluate_size(ctx, model, parent.get(), o));
   }
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());
