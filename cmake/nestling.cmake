@@ -28,10 +28,10 @@ function(nestling_library name)
   target_link_libraries(nestling_${name} PRIVATE ${ARG_LIBS})
 endfunction()
 
-# Test sources are compiled at -O1 and with the headers of tests/support/precompiled.h compiled once:
+# Test sources are compiled at -Og and with the headers of tests/support/precompiled.h compiled once:
 # half of the time of a build otherwise. The libraries that they test are optimised as ever.
 function(nestling_test_target name)
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-Og>)
   if(name STREQUAL "nestling_test_main")
     target_precompile_headers(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/precompiled.h)
   else()

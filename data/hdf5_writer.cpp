@@ -39,13 +39,22 @@ std::string folder_of(const std::string& name) {
   return name.substr(0, name.find_last_of('/'));
 }
 
+// How an object is made: without times, or the same content would not be the same bytes.
+Hdf5Id creation(hid_t kind) {
+  Hdf5Id properties(H5Pcreate(kind), H5Pclose);
+  NESTLING_CHECK(H5Pset_obj_track_times(properties.get(), false) >= 0,
+                 "HDF5: ", detail::hdf5_reason());
+  return properties;
+}
+
 }  // namespace
 
 Hdf5Writer::Hdf5Writer(const std::filesystem::path& file)
     : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
   detail::silence_hdf5();
   const Hdf5Id access = detail::file_access();
-  file_ = Hdf5Id(H5Fcreate(aside_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
+  const Hdf5Id timeless = creation(H5P_FILE_CREATE);
+  file_ = Hdf5Id(H5Fcreate(aside_.c_str(), H5F_ACC_TRUNC, timeless.get(), access.get()), H5Fclose);
   NESTLING_CHECK(file_.get() >= 0, "cannot create ", aside_.string(), ": ", detail::hdf5_reason());
 }
 
@@ -59,7 +68,8 @@ void Hdf5Writer::group(const std::string& name) {
   if (name.empty() || name == "/") return;
   group(folder_of(name));
   if (H5Lexists(file_.get(), name.c_str(), H5P_DEFAULT) > 0) return;
-  const Hdf5Id made(H5Gcreate2(file_.get(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+  const Hdf5Id timeless = creation(H5P_GROUP_CREATE);
+  const Hdf5Id made(H5Gcreate2(file_.get(), name.c_str(), H5P_DEFAULT, timeless.get(), H5P_DEFAULT),
                     H5Gclose);
   NESTLING_CHECK(made.get() >= 0, aside_.string(), ": ", name, ": ", detail::hdf5_reason());
 }
@@ -105,7 +115,7 @@ void Hdf5Writer::dataset(const std::string& name, DType stored, ConstView view,
   std::vector<hsize_t> extents;
   for (int d = 0; d < rank; ++d) extents.push_back(static_cast<hsize_t>(view.dim(d)));
   const Hdf5Id space = space_of(extents);
-  const Hdf5Id layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  const Hdf5Id layout = creation(H5P_DATASET_CREATE);
   const Hdf5Id type = detail::stored_type_id(stored);
   if (view.size() > 0) {
     NESTLING_CHECK(static_cast<int>(chunk.size()) == rank, name, ": a chunk of ", chunk.size(),

@@ -2,6 +2,7 @@
 //
 // Atomic        bytes go to "<path>.tmp.<pid>"; commit() syncs, renames, syncs the folder. Without it
 //               the destructor removes what was written aside.
+// Determinism   the same calls give the same bytes: no time is stored.
 // Errors        of the system or the library: Error of kind kRuntime naming file and object.
 #pragma once
 #include <filesystem>

@@ -22,7 +22,7 @@ base_commit() {
 
 # A source that clang-tidy can read: it is built, and not one that only GCC compiles (clang takes no
 # 512-bit operands of asm in a function that has a target of its own).
-gcc_only=' tools/bench/peaks.cpp '
+gcc_only=' kernels/core/peaks.cpp '
 readable() {
   [ -n "$1" ] && [[ $gcc_only != *" $1 "* ]] && grep -qF "\"$PWD/$1\"" $build/compile_commands.json
 }

@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include <type_traits>
+
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/mask.h"
@@ -33,6 +35,35 @@ void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerP
                         dh);
   moe_backward(run, std::get<MoeParams<ConstView>>(w), std::get<MoeParams<View>>(g),
                std::get<MoeActs>(acts), dh);
+}
+
+// Runs a layer and keeps what recompute needs: its input, and of experts how many tokens each got.
+LayerActs forward_and_forget(const LayerRun& run, const LayerParams<ConstView>& w, ConstView input,
+                             View output, const LayerCache* cache) {
+  const auto* moe = std::get_if<MoeParams<ConstView>>(&w);
+  const View offsets = moe ? run.arena.alloc(DType::kI32, {moe->gate.dim(0) + 1}) : View();
+  const Arena::Mark mark(run.arena);
+  LayerRun once = run;
+  once.save = false;
+  LayerActs acts = forward_layer(once, w, input, output, cache);
+  std::visit(
+      [&]<class Acts>(Acts& all) {
+        Acts kept;
+        kept.norm.input = input;
+        if constexpr (std::is_same_v<Acts, MoeActs>) {
+          copy(offsets, all.offsets);
+          kept.offsets = offsets;
+        }
+        all = kept;
+      },
+      acts);
+  return acts;
+}
+
+LayerActs forward_again(LayerRun& run, const LayerParams<ConstView>& w, const LayerActs& kept) {
+  const ConstView input = std::visit([](const auto& a) { return a.norm.input; }, kept);
+  const View output = run.arena.alloc(DType::kF32, {input.dim(0), input.dim(1)});
+  return forward_layer(run, w, input, output, nullptr);
 }
 
 void check_masks(const ModelMasks& m, size_t layers) {
@@ -100,7 +131,8 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
       if (run.save) acts.layers.emplace_back();
     } else if (run.save) {
       const View next = stream();
-      acts.layers.push_back(forward_layer(run, w.layers[l], h, next, cache));
+      acts.layers.push_back(run.recompute ? forward_and_forget(run, w.layers[l], h, next, cache)
+                                          : forward_layer(run, w.layers[l], h, next, cache));
       h = next;
     } else {
       const Arena::Mark mark(run.arena);
@@ -118,8 +150,11 @@ void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelP
   norm_backward(run, w.final_norm, g.final_norm, acts.final_norm, dnormed, dnormed);
   for (size_t l = w.layers.size(); l-- > 0;) {
     run.layer = l;
-    if (is_kept(w.layers[l]))
-      backward_layer(run, w.layers[l], g.layers[l], acts.layers[l], dnormed);
+    if (!is_kept(w.layers[l])) continue;
+    const Arena::Mark mark(run.arena);
+    backward_layer(run, w.layers[l], g.layers[l],
+                   run.recompute ? forward_again(run, w.layers[l], acts.layers[l]) : acts.layers[l],
+                   dnormed);
   }
   hidden_mask_backward(run, w.embeddings, tokens, dnormed);
   embedding_backward(run.ctx, {.dtable = g.embeddings, .dy = dnormed, .ids = tokens});

@@ -4,6 +4,9 @@
 // Shapes        tokens [T] i32, T the tokens of a micro-batch in segments; hidden states [T, D]
 // Sizes         the widths are those of the parameter views: prefix views run a smaller size. With
 //               run.masks the widths are masks on whole views (model/masks.h); the same layers run.
+// Recompute     with run.recompute, forward keeps of every layer its input [T, D] and backward runs the
+//               layer's forward again before the layer's backward: memory of one layer's activations
+//               in place of all, at the price of a second forward, and no bit differs.
 // Determinism   same inputs, widths, threads and device: same bits.
 #pragma once
 #include "model/layers/attention.h"
@@ -20,8 +23,9 @@ struct ModelActs {
   NormActs final_norm;            // .normed [T, D] is what the output projection reads
 };
 
-// With run.save, activations stay in run.arena until the caller's mark dies. caches, if given, has
-// one entry a layer and receives the state after every segment.
+// With run.save, activations stay in run.arena until the caller's mark dies; with run.recompute too,
+// each layer's entry holds norm.input and, of experts, offsets, and nothing else. caches, if given,
+// has one entry a layer and receives the state after every segment.
 ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstView tokens,
                         const std::vector<LayerCache>* caches = nullptr);
 // dnormed [T, D]: gradient of final_norm.normed; overwritten.

@@ -109,6 +109,12 @@ void Weights::zero_gradients() {
   if (grads_) fill_zero(grads_.view());
 }
 
+Weights::Bytes Weights::allocated() const {
+  return {.masters = master_.allocated_bytes(),
+          .gradients = grads_.allocated_bytes(),
+          .low = low_.allocated_bytes()};
+}
+
 int64_t Weights::parameter_count() const {
   int64_t n = 0;
   for (const ParameterSpec& spec : specs_) n += spec.size();

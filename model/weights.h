@@ -41,6 +41,10 @@ class Weights {
   void refresh_low(Context& ctx);
   void zero_gradients();
   int64_t parameter_count() const;  // trained or not, buffers included
+  struct Bytes {
+    int64_t masters, gradients, low;
+  };
+  Bytes allocated() const;
 
  private:
   View at(Tensor& pool, int64_t i, DType dtype);

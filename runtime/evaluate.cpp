@@ -203,4 +203,15 @@ std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
   return results;
 }
 
+Interval paired_difference(const TaskAccuracy& a, const TaskAccuracy& b) {
+  NESTLING_CHECK(a.task == b.task && a.outcomes.size() == b.outcomes.size(), "a pair of ", a.n, " ",
+                 a.task, " and ", b.n, " ", b.task, " problems");
+  int64_t only_a = 0, only_b = 0;
+  for (size_t i = 0; i < a.outcomes.size(); ++i) {
+    only_a += a.outcomes[i] && !b.outcomes[i];
+    only_b += b.outcomes[i] && !a.outcomes[i];
+  }
+  return paired_interval(only_a, only_b, a.n);
+}
+
 }  // namespace nestling

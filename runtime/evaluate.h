@@ -5,7 +5,7 @@
 // KL            mean KL(parent || model) in nats over the same tokens, where a parent is given.
 // Speed         seconds of the model alone: its forward and its loss, without the parent.
 // Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
-//               Wilson's 95% interval.
+//               Wilson's 95% interval; two models on the same problems are compared by pairs.
 #pragma once
 #include <string>
 #include <vector>
@@ -44,5 +44,7 @@ struct ReasoningOptions {
 // One entry a task, then "reasoning" for all together.
 std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
                                              const ReasoningOptions& options);
+// accuracy(a) - accuracy(b) on the same problems; throws where they are not as many.
+Interval paired_difference(const TaskAccuracy& a, const TaskAccuracy& b);
 
 }  // namespace nestling

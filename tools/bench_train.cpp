@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <sys/resource.h>
 
 #include "data/json.h"
@@ -12,32 +11,12 @@
 #include "kernels/core/parallel.h"
 #include "model/cost.h"
 #include "model/huggingface.h"
+#include "tools/random_batch.h"
 #include "trainer/train_step.h"
 
 namespace nestling {
 
 namespace {
-
-// The tokens of bench/peers/torch_elastic.py: std::minstd_rand is the same everywhere.
-Batch random_batch(const BenchTrainOptions& o, int64_t vocab, int64_t step) {
-  std::minstd_rand rng(static_cast<uint32_t>(step + 1));
-  Batch b;
-  b.sequences = o.batch;
-  b.seq_len = o.seq_len;
-  const auto draw = [&] { return static_cast<int32_t>(rng() % static_cast<uint64_t>(vocab)); };
-  for (int64_t s = 0; s <= o.batch; ++s)
-    b.cu_seqlens.push_back(static_cast<int32_t>(s * o.seq_len));
-  for (int64_t s = 0; s < o.batch; ++s) {
-    b.tokens.push_back(draw());
-    for (int64_t t = 1; t < o.seq_len; ++t) {
-      b.tokens.push_back(draw());
-      b.targets.push_back(b.tokens.back());
-    }
-    b.targets.push_back(draw());
-  }
-  b.counted_targets = o.batch * o.seq_len;
-  return b;
-}
 
 double peak_mib() {
   rusage usage{};
@@ -65,7 +44,7 @@ int bench_train(const BenchTrainOptions& o) {
   StepResult first, result;
   double first_seconds = 0;
   for (int64_t i = 0; i < o.steps + kWarmup; ++i) {
-    const std::vector<Batch> batch = {random_batch(o, model.vocab, i)};
+    const std::vector<Batch> batch = {random_batch(o.batch, o.seq_len, model.vocab, i)};
     ctx.reset_work();
     const auto start = std::chrono::steady_clock::now();
     result = step.run(batch, 1e-4, i + 1);

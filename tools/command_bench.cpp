@@ -1,6 +1,8 @@
 #include <CLI/CLI.hpp>
 
+#include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
+#include "tools/bench_memory.h"
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
 #include "tools/commands.h"
@@ -58,6 +60,43 @@ void add_importance(CLI::App& bench, int& exit_code) {
   command->callback([o, &exit_code] { exit_code = bench_importance(*o); });
 }
 
+void add_memory(CLI::App& bench, int& exit_code) {
+  auto* command = bench.add_subcommand(
+      "memory", "Peak memory of one optimizer step of an elastic run, on random tokens");
+  auto o = std::make_shared<BenchMemoryOptions>();
+  command->add_option("CONFIG", o->config, "YAML file of the run")->required();
+  command->add_option("--set", o->set, "Override: a.b=value");
+  command->add_option("--seq-len", o->seq_len, "Tokens of the one sequence")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--mode", o->mode, "mask, or slice: as with choices frozen")
+      ->check(CLI::IsMember({"mask", "slice"}));
+  command->add_option("--size", o->size, "The size trained (default: the parent's)");
+  command->add_flag("--json", o->json, "Print one JSON object as the last line");
+  command->callback([o, &exit_code] { exit_code = bench_memory(*o); });
+}
+
+void add_elastic(CLI::App& bench, int& exit_code) {
+  auto* elastic = bench.add_subcommand("elastic", "What a step of elastic distillation costs");
+  auto o = std::make_shared<BenchElasticOptions>();
+  elastic->add_option("CONFIG", o->config, "Of an elastic run: sizes, text, optimizer")
+      ->capture_default_str();
+  elastic->add_option("--parent", o->parent, "A Hugging Face directory (default: the config's)");
+  elastic->add_option("--seq-len", o->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
+  elastic->add_option("--batch", o->batch, "Sequences a step")->check(CLI::PositiveNumber);
+  elastic->add_option("--rounds", o->rounds, "Steps timed of every variant")
+      ->check(CLI::PositiveNumber);
+  elastic->add_option("--compute", o->compute, "Precision of the products: fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  elastic->add_option("--only", o->only, "Variants: slice/SIZE, slice/all, mask/SIZE, mask/all")
+      ->delimiter(',');
+  elastic->add_option("--peer-files", o->peer_files,
+                      "Write what another program needs for the same steps to this folder");
+  elastic->add_option("--threads", o->threads, "Threads (default: all)")
+      ->check(CLI::PositiveNumber);
+  elastic->add_flag("--json", o->json, "Print one JSON object");
+  elastic->callback([o, &exit_code] { exit_code = bench_elastic(*o); });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, int& exit_code) {
@@ -65,7 +104,9 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   bench->require_subcommand(1);
   add_ops(*bench, exit_code);
   add_train(*bench, exit_code);
+  add_elastic(*bench, exit_code);
   add_importance(*bench, exit_code);
+  add_memory(*bench, exit_code);
 }
 
 }  // namespace nestling

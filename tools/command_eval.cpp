@@ -19,6 +19,7 @@ struct EvalOptions : ModelOptions {
   std::vector<std::string> tasks;
   int64_t seq_len = 512;
   int64_t max_tokens = 65536;
+  bool outcomes = false;
   ReasoningOptions reasoning;
 };
 
@@ -33,8 +34,43 @@ std::vector<std::string> expand_tasks(const std::vector<std::string>& names) {
   return tasks;
 }
 
+// A character a problem.
+std::string bits_of(const std::vector<bool>& outcomes) {
+  std::string bits;
+  for (const bool right : outcomes) bits += right ? '1' : '0';
+  return bits;
+}
+
+// What sizes are compared with; both empty without --parent.
+struct Parent {
+  std::unique_ptr<LoadedModel> model;
+  std::vector<TaskAccuracy> tasks;
+};
+
+// The selected size's "tasks"; prints its figures.
+Json evaluate_tasks(Context& ctx, LoadedModel& model, const Parent& parent, const EvalOptions& o) {
+  Json tasks = Json::object();
+  const std::vector<TaskAccuracy> found = evaluate_reasoning(ctx, model, o.reasoning);
+  for (size_t i = 0; i < found.size(); ++i) {
+    const TaskAccuracy& t = found[i];
+    std::printf("%-40s accuracy %5.1f%%  95%% interval %5.1f to %5.1f  n %lld\n", t.task.c_str(),
+                100 * t.accuracy.estimate, 100 * t.accuracy.low, 100 * t.accuracy.high,
+                static_cast<long long>(t.n));
+    Json& json = tasks[t.task];
+    json = {
+        {"accuracy", t.accuracy.estimate}, {"ci95", {t.accuracy.low, t.accuracy.high}}, {"n", t.n}};
+    if (o.outcomes) json["outcomes"] = bits_of(t.outcomes);
+    if (!parent.model) continue;
+    const Interval d = paired_difference(t, parent.tasks[i]);
+    std::printf("%-40s against the parent %+5.1f points  paired 95%% interval %+5.1f to %+5.1f\n",
+                "", 100 * d.estimate, 100 * d.low, 100 * d.high);
+    json["minus_parent"] = {{"estimate", d.estimate}, {"ci95", {d.low, d.high}}};
+  }
+  return tasks;
+}
+
 // The selected size's entry of "sizes"; prints its figures as they come.
-Json evaluate_size(Context& ctx, LoadedModel& model, LoadedModel* parent, const EvalOptions& o) {
+Json evaluate_size(Context& ctx, LoadedModel& model, const Parent& parent, const EvalOptions& o) {
   const ParameterCost cost = model.cost();
   Json size = {{"name", model.size()},
                {"trained", model.trained()},
@@ -49,11 +85,12 @@ Json evaluate_size(Context& ctx, LoadedModel& model, LoadedModel* parent, const 
   double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
-    const TextLoss loss = evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent);
+    const TextLoss loss =
+        evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent.model.get());
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
-    if (parent) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
+    if (parent.model) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
     nll += loss.nll * static_cast<double>(loss.tokens);
     kl += loss.kl * static_cast<double>(loss.tokens);
     tokens += loss.tokens;
@@ -63,19 +100,10 @@ Json evaluate_size(Context& ctx, LoadedModel& model, LoadedModel* parent, const 
     size["tokens"] = tokens;
     size["nll"] = nll / static_cast<double>(tokens);
     size["perplexity"] = std::exp(nll / static_cast<double>(tokens));
-    if (parent) size["kl_to_parent"] = kl / static_cast<double>(tokens);
+    if (parent.model) size["kl_to_parent"] = kl / static_cast<double>(tokens);
     size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
   }
-  if (!o.tasks.empty()) {
-    for (const TaskAccuracy& t : evaluate_reasoning(ctx, model, o.reasoning)) {
-      std::printf("%-40s accuracy %5.1f%%  95%% interval %5.1f to %5.1f  n %lld\n", t.task.c_str(),
-                  100 * t.accuracy.estimate, 100 * t.accuracy.low, 100 * t.accuracy.high,
-                  static_cast<long long>(t.n));
-      size["tasks"][t.task] = {{"accuracy", t.accuracy.estimate},
-                               {"ci95", {t.accuracy.low, t.accuracy.high}},
-                               {"n", t.n}};
-    }
-  }
+  if (!o.tasks.empty()) size["tasks"] = evaluate_tasks(ctx, model, parent, o);
   return size;
 }
 
@@ -85,16 +113,19 @@ int run_eval(EvalOptions& o) {
   o.reasoning.tasks = expand_tasks(o.tasks);
   const bool all = o.size == "all";
   LoadedModel model(o.model, o.compute_type(), all ? "" : o.size);
-  std::unique_ptr<LoadedModel> parent;
-  if (!o.parent.empty()) parent = std::make_unique<LoadedModel>(o.parent, o.compute_type());
   Context ctx(Device::kCpu);
+  Parent parent;
+  if (!o.parent.empty()) {
+    parent.model = std::make_unique<LoadedModel>(o.parent, o.compute_type());
+    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *parent.model, o.reasoning);
+  }
   Json sizes = Json::array();
   const std::vector<std::string> names = all ? model.sizes() : std::vector{model.size()};
   for (const std::string& name : names) {
     model.select(name);
     if (all) std::printf("size %s\n", name.c_str());
     if (!model.trained()) std::printf("size %s: not trained by itself\n", name.c_str());
-    sizes.push_back(evaluate_size(ctx, model, parent.get(), o));
+    sizes.push_back(evaluate_size(ctx, model, parent, o));
   }
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());
   return 0;
@@ -108,12 +139,17 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   o->add_to(*command);
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
   command->add_option("--data", o->data, "Text: files, folders, reasoning:TASKS:LEVELS:BEGIN-END");
-  command->add_option("--parent", o->parent, "Model of the same vocabulary to measure the KL to");
+  command->add_option(
+      "--parent", o->parent,
+      "Model of the same vocabulary to measure the KL to, and to compare by pairs of problems");
   command->add_option("--tasks", o->tasks, "Reasoning tasks, or `reasoning` for all")
       ->delimiter(',');
   command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")
       ->check(CLI::PositiveNumber);
   command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion");
+  command->add_flag(
+      "--outcomes", o->outcomes,
+      "With --json: which problems were solved, 1 or 0 each, to compare models by pairs");
   command->add_option("--batch", o->reasoning.batch, "Completions at once")
       ->check(CLI::PositiveNumber);
   command->add_option("--seed", o->reasoning.seed, "Of the problems drawn");

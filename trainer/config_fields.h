@@ -136,6 +136,9 @@ void visit_fields(V& v, C& c) {
   v.field("seq_len", c.seq_len, "tokens of a sequence", IntegerRule{.low = 1, .high = kMaxWidth});
   v.field("micro_batch", c.micro_batch, "sequences a rank computes at once",
           IntegerRule{.low = 1, .high = 65536});
+  v.field("recompute", c.recompute,
+          "activations that backward computes again: none, or layer: all but every layer's input",
+          TextRule{.one_of = {"none", "layer"}});
   v.field("global_batch_tokens", c.global_batch_tokens,
           "tokens of one optimizer step, over all ranks; a multiple of seq_len",
           IntegerRule{.low = 1, .high = kMaxCount, .required = true});

@@ -1,9 +1,11 @@
 #include "trainer/distill_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/rng.h"
 #include "kernels/ops/loss.h"
+#include "trainer/host_view.h"
 
 namespace nestling {
 
@@ -12,25 +14,11 @@ namespace {
 // Columns of a size's row in the sums.
 enum Column : uint8_t { kKl, kTokens, kCost, kDraws, kColumns };
 
+constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
+constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
+
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
-
-View ids(const std::vector<int32_t>& v) {
-  return {reinterpret_cast<std::byte*>(const_cast<int32_t*>(v.data())),
-          DType::kI32,
-          Device::kCpu,
-          {std::ssize(v)}};
-}
-
-View doubles(std::vector<double>& v) {
-  return {reinterpret_cast<std::byte*>(v.data()), DType::kF64, Device::kCpu, {std::ssize(v)}};
-}
-
-double sum(ConstView x) {
-  double total = 0;
-  for (int64_t i = 0; i < x.size(); ++i) total += x.ptr<float>()[i];
-  return total;
-}
 
 }  // namespace
 
@@ -84,10 +72,37 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   return drawn;
 }
 
+// What the losses of `students` sizes read of the teacher; nothing else of it stays. Its logits are made
+// with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
+// loss's own chunks, so no bit depends on which it was.
+DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const auto w = teacher_.params();
+  const auto count = std::ssize(batch.tokens);
+  const int64_t vocabulary = w.head.dim(0);
+  const bool shared = students > 1 && count * vocabulary <= kMostSharedLogits;
+  const View logits = shared ? arena_.alloc(DType::kF32, {count, vocabulary}) : View();
+  const View x = arena_.alloc(DType::kF32, {count, space_.config.hidden});
+  {
+    const Arena::Mark forward(arena_);
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena_,
+                 .config = space_.config,
+                 .segments = Segments(batch.cu_seqlens),
+                 .save = false};
+    copy(x, model_forward(run, w, host_view(ctx_, batch.tokens)).final_norm.normed);
+  }
+  if (!shared) return {.x = x, .w = w.head};
+  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
+    const int64_t n = std::min(kLossChunk, count - begin);
+    model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
+  }
+  return {.logits = logits};
+}
+
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-                        const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+                        const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
-  const View tokens = ids(batch.tokens);
+  const View tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -100,23 +115,25 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .dw = space_.config.tied ? g.embeddings : g.head,
                    .x = normed,
                    .w = w.head,
-                   .targets = ids(batch.targets),
-                   .teacher_x = teacher_x,
-                   .teacher_w = teacher_.params().head,
+                   .targets = host_view(ctx_, batch.targets),
+                   .teacher_x = teacher.x,
+                   .teacher_w = teacher.w,
+                   .teacher_logits = teacher.logits,
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
-                   .temperature = static_cast<float>(config_.distill.temperature)});
+                   .temperature = static_cast<float>(config_.distill.temperature),
+                   .chunk = kLossChunk});
   double* row = sums_.data() + drawn.size * kColumns;
-  const double divergence = sum(kl);
+  const double divergence = host_sum(kl);
   row[kKl] += divergence;
   row[kTokens] += static_cast<double>(tokens.dim(0));
   sums_[static_cast<size_t>(router_.sizes() * kColumns)] +=
-      weight * (divergence + config_.distill.ce_weight * sum(nll));
+      weight * (divergence + config_.distill.ce_weight * host_sum(nll));
   model_backward(run, w, g, acts, tokens, dx);
   loads_[static_cast<size_t>(drawn.size)].add(acts);
 }
 
-void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token, double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const RouterDraw draw = router_.draw(drawn.size, key);
@@ -126,9 +143,10 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
                .arena = arena_,
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.parallel.recompute == "layer",
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
-  train(run, student_.params(), student_.grads(), batch, teacher_x, drawn, per_token);
+  train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
   Probabilities dp = draw.used;
   for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
   masks_.backward(dp);
@@ -140,16 +158,17 @@ void DistillStep::train_masked(const Batch& batch, ConstView teacher_x, const Dr
   sums_.back() += drawn.weight * share * loss.loss / comm_.size();
 }
 
-void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn,
+void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                                double per_token) {
   const Arena::Mark mark(arena_);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,
-               .segments = Segments(batch.cu_seqlens)};
+               .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.parallel.recompute == "layer"};
   const Widths widths = router_.widths(drawn.size);
   train(run, prefix_parameters(space_.config, widths, student_.params()),
-        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher_x, drawn,
+        prefix_parameters(space_.config, widths, student_.grads()), batch, teacher, drawn,
         per_token);
   double* row = sums_.data() + drawn.size * kColumns;
   const SizeBudget& budget = router_.budget(drawn.size);
@@ -160,19 +179,26 @@ void DistillStep::train_sliced(const Batch& batch, ConstView teacher_x, const Dr
 void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
                               double share, const DrawKey& key) {
   const Arena::Mark mark(arena_);
-  LayerRun run{.ctx = ctx_,
-               .arena = arena_,
-               .config = space_.config,
-               .segments = Segments(batch.cu_seqlens),
-               .save = false};
-  const ModelActs teacher = model_forward(run, teacher_.params(), ids(batch.tokens));
-  const ConstView teacher_x = teacher.final_norm.normed;
+  const Teacher teacher = teach(batch, std::ssize(drawn));
   for (const Drawn& size : drawn) {
     if (router_.frozen())
-      train_sliced(batch, teacher_x, size, per_token);
+      train_sliced(batch, teacher, size, per_token);
     else
-      train_masked(batch, teacher_x, size, per_token, share, key);
+      train_masked(batch, teacher, size, per_token, share, key);
   }
+}
+
+std::vector<MemoryPool> DistillStep::memory() const {
+  const Weights::Bytes teacher = teacher_.allocated(), student = student_.allocated();
+  return {{"teacher weights", teacher.masters},
+          {"teacher low copies", teacher.low},
+          {"masters", student.masters},
+          {"low copies", student.low},
+          {"gradients", student.gradients},
+          {"moments", optimizer_.moment_bytes()},
+          {"router", router_.allocated_bytes()},
+          {"activations", arena_.peak_bytes()},
+          {"scratch", ctx_.scratch().peak_bytes()}};
 }
 
 // The experts of a size: all of them while masks choose.
@@ -187,13 +213,13 @@ int64_t DistillStep::experts_of(int64_t size) const {
 
 void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
   const Arena::Mark mark(arena_);
-  const View tokens = ids(batch.tokens);
+  const View tokens = host_view(ctx_, batch.tokens);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const View teacher_x = model_forward(run, teacher_.params(), tokens).final_norm.normed;
+  const Teacher teacher = teach(batch, router_.sizes());
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const Arena::Mark inner(arena_);
     const auto w = prefix_parameters(space_.config, router_.widths(s), student_.params());
@@ -203,14 +229,16 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .kl = kl,
                      .x = model_forward(run, w, tokens).final_norm.normed,
                      .w = w.head,
-                     .targets = ids(batch.targets),
-                     .teacher_x = teacher_x,
-                     .teacher_w = teacher_.params().head,
-                     .temperature = static_cast<float>(config_.distill.temperature)});
+                     .targets = host_view(ctx_, batch.targets),
+                     .teacher_x = teacher.x,
+                     .teacher_w = teacher.w,
+                     .teacher_logits = teacher.logits,
+                     .temperature = static_cast<float>(config_.distill.temperature),
+                     .chunk = kLossChunk});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
-    total.nll += sum(nll);
+    total.nll += host_sum(nll);
     total.targets += static_cast<double>(batch.counted_targets);
-    total.kl += sum(kl);
+    total.kl += host_sum(kl);
     total.tokens += static_cast<double>(tokens.dim(0));
   }
 }
@@ -219,7 +247,7 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                                const std::vector<double>& sampling, const DistillMoment& at) {
   std::vector<double> counted(1, 0.0);
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
-  comm_.all_reduce(ctx_, doubles(counted), Reduce::kSum);
+  comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
 
   student_.zero_gradients();
   router_.zero_gradients();
@@ -229,7 +257,7 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   for (int64_t i = 0; i < std::ssize(micro_batches); ++i)
     micro_batch(micro_batches[static_cast<size_t>(i)], draw_sizes(sampling, at, i),
                 1.0 / counted[0], share, {.tokens = at.tokens, .step = at.step, .micro_step = i});
-  comm_.all_reduce(ctx_, doubles(sums_), Reduce::kSum);
+  comm_.all_reduce(ctx_, host_view(ctx_, sums_), Reduce::kSum);
   for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
 
   DistillResult result{.loss = sums_[sums_.size() - 2],

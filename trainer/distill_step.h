@@ -4,7 +4,7 @@
 //   loss = sum over micro-batches and the sizes drawn of w_size (KL(teacher || student) + ce_weight CE)
 //          + router.loss_weight * budget loss;   means over the tokens of the global batch
 //
-// Sizes         k = sizes_per_micro_batch of them share one teacher forward. k < all: drawn without
+// Sizes         k = sizes_per_micro_batch of them share one teacher forward, its logits too. k < all: drawn without
 //               replacement by the phase's sampling weights, each with weight 1/k. k = all: every size,
 //               the sampling weights become loss weights.
 // Modes         while the router learns, every size runs at full width under soft masks; once its
@@ -21,6 +21,7 @@
 #include "model/model.h"
 #include "model/soft_masks.h"
 #include "trainer/expert_load.h"
+#include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
 #include "trainer/router_training.h"
 
@@ -65,6 +66,7 @@ class DistillStep {
   // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size.
   void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
   Weights& student() { return student_; }
+  std::vector<MemoryPool> memory() const;  // of this rank, so far
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
@@ -72,17 +74,22 @@ class DistillStep {
     int64_t size;
     double weight;
   };
+  struct Teacher {  // as in HeadLoss: x and w, or logits
+    ConstView x = {}, w = {}, logits = {};
+  };
+  Teacher teach(const Batch& batch, int64_t students);
   std::vector<Drawn> draw_sizes(const std::vector<double>& sampling, const DistillMoment& at,
                                 int64_t micro_step) const;
   void micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
                    double share, const DrawKey& key);
-  void train_masked(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token,
-                    double share, const DrawKey& key);
-  void train_sliced(const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
+  void train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+                    double per_token, double share, const DrawKey& key);
+  void train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+                    double per_token);
   int64_t experts_of(int64_t size) const;
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-             const Batch& batch, ConstView teacher_x, const Drawn& drawn, double per_token);
+             const Batch& batch, const Teacher& teacher, const Drawn& drawn, double per_token);
 
   const ElasticSpace& space_;
   RunConfig config_;

@@ -17,6 +17,7 @@ void ExpertLoad::clear() {
 }
 
 void ExpertLoad::add(const ModelActs& acts) {
+  if (!counted()) return;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto* moe = std::get_if<MoeActs>(&acts.layers.at(layers_[i]));
     if (moe == nullptr) continue;  // a layer that this size leaves out
@@ -37,6 +38,7 @@ const double* ExpertLoad::of_layer(size_t moe_layer) const {
 
 double ExpertLoad::worst_imbalance(int64_t experts) const {
   double worst = 0;
+  if (!counted()) return worst;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const double* load = of_layer(layer);
     double total = 0;

@@ -13,10 +13,11 @@ namespace nestling {
 
 class ExpertLoad {
  public:
-  // Without MoE layers it stays empty and every call does nothing.
+  // Without MoE layers it stays empty and every call does nothing. On the null device there is
+  // nothing to count, and reduce() alone has work: its collective.
   ExpertLoad(const ModelConfig& config, Device device);
 
-  explicit operator bool() const { return static_cast<bool>(counts_); }
+  bool counted() const { return counts_ && counts_.view().device() != Device::kNull; }
   void clear();
   void add(const ModelActs& acts);  // of a forward that saved
   void reduce(Context& ctx, Comm& comm);

@@ -49,6 +49,13 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
                    .grad_scale = static_cast<float>(scale)});
 }
 
+int64_t WeightsOptimizer::moment_bytes() const {
+  int64_t bytes = 0;
+  for (const std::vector<Tensor>* moments : {&m_, &v_})
+    for (const Tensor& t : *moments) bytes += t.allocated_bytes();
+  return bytes;
+}
+
 std::vector<NamedState> WeightsOptimizer::state() {
   std::vector<NamedState> all;
   for (int64_t i = 0; i < weights_.count(); ++i) {

@@ -24,6 +24,7 @@ class WeightsOptimizer {
   // `update` is AdamW's t, from 1. Gradients are scaled down to config.clip where their norm exceeds it.
   void step(Context& ctx, double lr, int64_t update, double grad_norm);
   std::vector<NamedState> state();  // masters and moments, for checkpoints
+  int64_t moment_bytes() const;
 
  private:
   Weights& weights_;

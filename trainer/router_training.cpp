@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/ops/adamw.h"
+#include "trainer/host_view.h"
 
 namespace nestling {
 namespace {
@@ -112,11 +113,11 @@ void RouterTraining::step(Context& ctx, Comm& comm, int64_t update) {
   std::vector<AdamWTensor> tensors;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Router::Parameter& p = parameters[i];
-    comm.all_reduce(ctx, p.grad, Reduce::kSum);
-    tensors.push_back({.master = p.weight,
-                       .m = m_[i].view(),
-                       .v = v_[i].view(),
-                       .grad = p.grad,
+    comm.all_reduce(ctx, seen_by(ctx, p.grad), Reduce::kSum);
+    tensors.push_back({.master = seen_by(ctx, p.weight),
+                       .m = seen_by(ctx, m_[i].view()),
+                       .v = seen_by(ctx, v_[i].view()),
+                       .grad = seen_by(ctx, p.grad),
                        .lr = static_cast<float>(config_.router.lr),
                        .decay = 0.0f});
   }
@@ -162,11 +163,19 @@ bool RouterTraining::settle(int64_t tokens) {
 }
 
 void RouterTraining::freeze_now(int64_t tokens) {
+  freeze([&](int64_t size) { return plain(size, tokens).soft; });
+}
+
+void RouterTraining::freeze_evenly() {
+  freeze([&](int64_t) { return uniform(space_); });
+}
+
+void RouterTraining::freeze(const std::function<Probabilities(int64_t)>& probabilities) {
   std::vector<Selection> taken{Selection(space_.axes.size(), 0)};  // the parent's size is whole
   for (int64_t s = 1; s < sizes(); ++s) {
     const SizeBudget& b = budget(s);
-    const Feasible found = nearest_feasible(space_, *b.cost, b.allowed, config_.router.dead_zone,
-                                            plain(s, tokens).soft);
+    const Feasible found =
+        nearest_feasible(space_, *b.cost, b.allowed, config_.router.dead_zone, probabilities(s));
     NESTLING_CHECK_INPUT(found.found, budget_text(config_.elastic.sizes[static_cast<size_t>(s)],
                                                   *b.cost, b.allowed, found));
     taken.push_back(found.selection);
@@ -192,6 +201,12 @@ std::vector<Selection> RouterTraining::stored_selections() const {
   for (Selection& s : all)
     for (size_t a = 0; a < space_.axes.size(); ++a) s.push_back(*from++);
   return all;
+}
+
+int64_t RouterTraining::allocated_bytes() const {
+  int64_t weights = 0;
+  for (const Tensor& m : m_) weights += m.allocated_bytes();
+  return 4 * weights;
 }
 
 std::vector<NamedState> RouterTraining::state() {

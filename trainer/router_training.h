@@ -13,6 +13,7 @@
 // State         weights, moments and the counters of agreement are in state(): a resumed run freezes
 //               at the same step.
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "kernels/comm/comm.h"
@@ -44,6 +45,8 @@ class RouterTraining {
   // To be called after every step that was not skipped; true when this one froze the choices.
   bool settle(int64_t tokens);
   void freeze_now(int64_t tokens);
+  // The same with every choice as probable as the next: what a run that has learned nothing takes.
+  void freeze_evenly();
   bool frozen() const { return counters_.ptr<int32_t>()[0] != 0; }
   const std::vector<Selection>& selections() const { return selections_; }
   Widths widths(int64_t size) const;  // frozen, or the most probable now (feasible or not)
@@ -54,11 +57,13 @@ class RouterTraining {
   const Router& router() const { return router_; }
 
   std::vector<NamedState> state();
+  int64_t allocated_bytes() const;                        // weights, gradients and moments
   void restored() { selections_ = stored_selections(); }  // after state() was filled
 
  private:
   double progress(int64_t tokens) const;
   std::vector<double> input(int64_t size) const;
+  void freeze(const std::function<Probabilities(int64_t)>& probabilities);
   std::vector<Selection> stored_selections() const;
   void store(const std::vector<Selection>& selections);
 

@@ -143,6 +143,19 @@ std::vector<double> sampling_weights(const PhaseConfig& phase,
   return weights;
 }
 
+DType teacher_precision(const RunConfig& c) {
+  const std::string& text = c.teacher.precision.empty() ? c.precision.compute : c.teacher.precision;
+  return text == "bf16" ? DType::kBF16 : DType::kF32;
+}
+
+void check_ranks(const RunConfig& config, int ranks) {
+  for (const PhaseConfig& phase : config.curriculum)
+    NESTLING_CHECK_INPUT((phase.global_batch_tokens / phase.seq_len) % ranks == 0, "curriculum '",
+                         phase.name, "': global_batch_tokens ", phase.global_batch_tokens, " is ",
+                         phase.global_batch_tokens / phase.seq_len, " sequences of ", phase.seq_len,
+                         ", which ", ranks, " ranks cannot share equally");
+}
+
 int64_t micro_batch_of(const RunConfig& config, const PhaseConfig& phase) {
   return phase.micro_batch > 0 ? phase.micro_batch : config.parallel.micro_batch;
 }

@@ -76,6 +76,7 @@ struct TeacherConfig {
 struct ParallelConfig {  // data parallel is what is left
   int64_t tensor = 1, expert = 1, context = 1;
   int64_t micro_batch = 1;
+  std::string recompute = "none";  // none or layer
 };
 
 struct EvaluationConfig {
@@ -125,6 +126,9 @@ WrittenTarget parse_target(const SizeConfig& size);
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);
 int64_t total_tokens(const RunConfig& config);
+DType teacher_precision(const RunConfig& config);
+// Throws kInput where `ranks` cannot share every phase's global batch equally.
+void check_ranks(const RunConfig& config, int ranks);
 // Sequences of one forward in a phase.
 int64_t micro_batch_of(const RunConfig& config, const PhaseConfig& phase);
 

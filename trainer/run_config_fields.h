@@ -116,6 +116,9 @@ void visit_fields(V& v, C& c) {
   v.field("context", c.context, "ranks that share a sequence; only 1 so far", one);
   v.field("micro_batch", c.micro_batch, "sequences a rank computes at once",
           IntegerRule{.low = 1, .high = 65536});
+  v.field("recompute", c.recompute,
+          "activations that backward computes again: none, or layer: all but every layer's input",
+          TextRule{.one_of = {"none", "layer"}});
 }
 
 template <class V, FieldsOf<DistillConfig> C>

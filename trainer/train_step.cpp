@@ -4,26 +4,9 @@
 #include <cmath>
 
 #include "kernels/ops/loss.h"
+#include "trainer/host_view.h"
 
 namespace nestling {
-
-namespace {
-
-// Borrowed views on a batch's arrays.
-View ids(const std::vector<int32_t>& v) {
-  return {reinterpret_cast<std::byte*>(const_cast<int32_t*>(v.data())),
-          DType::kI32,
-          Device::kCpu,
-          {static_cast<int64_t>(v.size())}};
-}
-
-double sum(ConstView x) {
-  double total = 0;
-  for (int64_t i = 0; i < x.size(); ++i) total += x.ptr<float>()[i];
-  return total;
-}
-
-}  // namespace
 
 TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Context& ctx,
                      Comm& comm)
@@ -45,9 +28,12 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
   const Arena::Mark mark(arena_);
   const auto w = weights_.params();
   const auto g = weights_.grads();
-  LayerRun run{
-      .ctx = ctx_, .arena = arena_, .config = model_, .segments = Segments(batch.cu_seqlens)};
-  const View tokens = ids(batch.tokens);
+  LayerRun run{.ctx = ctx_,
+               .arena = arena_,
+               .config = model_,
+               .segments = Segments(batch.cu_seqlens),
+               .recompute = config_.recompute == "layer"};
+  const View tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -57,11 +43,18 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
                    .dw = model_.tied ? g.embeddings : g.head,
                    .x = normed,
                    .w = w.head,
-                   .targets = ids(batch.targets),
+                   .targets = host_view(ctx_, batch.targets),
                    .ce_weight = static_cast<float>(weight)});
-  total.nll += sum(nll);
+  total.nll += host_sum(nll);
   model_backward(run, w, g, acts, tokens, dx);
   load_.add(acts);
+}
+
+std::vector<MemoryPool> TrainStep::memory() const {
+  const Weights::Bytes bytes = weights_.allocated();
+  return {{"masters", bytes.masters},           {"low copies", bytes.low},
+          {"gradients", bytes.gradients},       {"moments", optimizer_.moment_bytes()},
+          {"activations", arena_.peak_bytes()}, {"scratch", ctx_.scratch().peak_bytes()}};
 }
 
 LossSum TrainStep::evaluate(const Batch& batch) {
@@ -72,7 +65,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const View tokens = ids(batch.tokens);
+  const View tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
   const View correct = arena_.alloc(DType::kI32, {tokens.dim(0)});
@@ -80,10 +73,12 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                    .correct = correct,
                    .x = acts.final_norm.normed,
                    .w = w.head,
-                   .targets = ids(batch.targets)});
+                   .targets = host_view(ctx_, batch.targets)});
   double right = 0;
   for (int64_t t = 0; t < tokens.dim(0); ++t) right += correct.ptr<int32_t>()[t];
-  return {.nll = sum(nll), .targets = static_cast<double>(batch.counted_targets), .correct = right};
+  return {.nll = host_sum(nll),
+          .targets = static_cast<double>(batch.counted_targets),
+          .correct = right};
 }
 
 void TrainStep::balance_experts() {
@@ -101,10 +96,9 @@ void TrainStep::balance_experts() {
 }
 
 StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, int64_t update) {
-  double counted[1] = {0};
-  const View count_view(reinterpret_cast<std::byte*>(counted), DType::kF64, Device::kCpu, {1});
+  std::vector<double> counted(1, 0.0);
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.counted_targets);
-  comm_.all_reduce(ctx_, count_view, Reduce::kSum);
+  comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
   const double targets = std::max(1.0, counted[0]);
 
   weights_.zero_gradients();
@@ -112,9 +106,8 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   LossSum total;
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, total);
 
-  double nll[1] = {total.nll};
-  comm_.all_reduce(ctx_, View(reinterpret_cast<std::byte*>(nll), DType::kF64, Device::kCpu, {1}),
-                   Reduce::kSum);
+  std::vector<double> nll(1, total.nll);
+  comm_.all_reduce(ctx_, host_view(ctx_, nll), Reduce::kSum);
   load_.reduce(ctx_, comm_);
 
   StepResult result{.loss = nll[0] / targets,
@@ -123,7 +116,7 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (result.skipped) return result;
   optimizer_.step(ctx_, lr, update, result.grad_norm);
-  if (load_) balance_experts();
+  if (load_.counted()) balance_experts();
   return result;
 }
 

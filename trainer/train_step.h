@@ -20,6 +20,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
 #include "trainer/expert_load.h"
+#include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
 
 namespace nestling {
@@ -48,6 +49,7 @@ class TrainStep {
   LossSum evaluate(const Batch& batch);
 
   Weights& weights() { return weights_; }
+  std::vector<MemoryPool> memory() const;  // of this rank, so far
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:

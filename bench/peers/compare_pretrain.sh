@@ -26,30 +26,7 @@ shape=(--seq-len "$seq_len" --batch "$batch" --steps "$steps" --threads "$thread
 if compgen -G "$config/model*.safetensors" >/dev/null; then shape+=(--weights); fi
 peer=("${shape[@]}" --config "$config/config.json" --max-seconds "$step_seconds")
 
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
-declare -A took failed
-
-run() {  # NAME COMMAND...: NAME, TAB, the last line of its output, or why there is none
-  local name=$1 start=$SECONDS left=$((total - SECONDS)) line status=0
-  shift
-  if [ -n "${failed[$name]:-}" ] || [ "${took[$name]:-0}" -gt 60 ] || [ "${took[$name]:-0}" -ge "$left" ]; then return; fi
-  [ "$left" -le "$limit" ] || left=$limit
-  if [ "$left" -le 0 ]; then
-    line="not started: $total s were over"
-  else
-    echo "$SECONDS s: $name" >&2
-    line=$(timeout -k 10 "$left" "$@" 2>"$results.err" | tail -n 1) || status=$?
-    if [ "${line:0:1}" != "{" ]; then  # a peer that is ended reports the steps it has timed
-      line="not finished in $left s"
-      [ "$status" = 124 ] || [ "$status" = 137 ] || line="exit $status: $(tail -n 1 "$results.err")"
-    fi
-    rm -f "$results.err"
-  fi
-  [ "$status" = 0 ] && [ "${line:0:1}" = "{" ] || failed[$name]=1
-  took[$name]=$((SECONDS - start))
-  printf '%s\t%s\n' "$name" "$line" >>"$results"
-}
+. bench/peers/turns.sh
 
 # The scan's chunk length changes nothing but rounding; the fastest is found once, in float32 as the scan is.
 fair=("$python" bench/peers/torch_elastic.py --mode pretrain "${peer[@]}")

@@ -338,6 +338,7 @@ int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds) 
   try {
     return body(world.comm());
   } catch (const Error& e) {
+    if (world.comm().size() == 1) throw;  // nobody else to end
     kind = e.kind();
     reason = e.what();
   } catch (const std::exception& e) {

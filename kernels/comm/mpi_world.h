@@ -35,8 +35,8 @@ class MpiWorld {
 // Whether a launcher (mpirun, srun with PMI) started this process as one of several.
 bool launched_as_rank();
 
-// Runs body(world) and returns what it returns. Whatever it throws ends all ranks with the message;
-// the exit code is the error's kind.
+// Runs body(world) and returns what it returns. What it throws goes on to the caller where there is one
+// rank; else it ends all ranks with the message, and the exit code is the error's kind.
 int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds = 1800);
 
 }  // namespace nestling

@@ -57,9 +57,13 @@ std::byte* allocate_bytes(Device device, int64_t bytes) {
   auto* data = static_cast<std::byte*>(
       std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded)));
   NESTLING_CHECK(data != nullptr, "out of memory: ", bytes, " bytes asked for");
-  // Advice only: where the kernel does not take it, the pages stay small.
-  if (alignment == kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
-  std::memset(data, 0, static_cast<size_t>(rounded));
+  // Large: given back to the system, which hands out zeros page by page as they are touched, so that
+  // what an arena holds in reserve is not resident. Huge pages are advice only: where the kernel does
+  // not take it, pages stay small.
+  const bool lazy =
+      alignment == kHugePage && madvise(data, static_cast<size_t>(rounded), MADV_DONTNEED) == 0;
+  if (lazy) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+  if (!lazy) std::memset(data, 0, static_cast<size_t>(rounded));
   detail::fence(data + bytes, rounded - bytes);
   return data;
 }

@@ -23,9 +23,9 @@ NESTLING_INLINE V load_logits(const float* p, int64_t n) {
   return v;
 }
 
-// log sum e^(scale (x - top))
+// e = e^(scale (x - top)), to whole vectors; returns its sum.
 template <class V>
-NESTLING_INLINE double log_sum(const float* x, int64_t n, float top, float scale) {
+NESTLING_INLINE double exp_sum(const float* x, int64_t n, float top, float scale, float* e) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   double total = 0;
   for (int64_t b = 0; b < n; b += kBlock) {
@@ -33,37 +33,56 @@ NESTLING_INLINE double log_sum(const float* x, int64_t n, float top, float scale
     V sum[2] = {};
     int64_t i = b;
     for (; i + 2 * kN <= end; i += 2 * kN)
-      for (int64_t u = 0; u < 2; ++u)
-        sum[u] += simd::exp((simd::load<V>(x + i + u * kN) - top) * scale);
-    for (; i < end; i += kN)
-      sum[0] += simd::exp((load_logits<V>(x + i, std::min(kN, end - i)) - top) * scale);
+      for (int64_t u = 0; u < 2; ++u) {
+        const V v = simd::exp((simd::load<V>(x + i + u * kN) - top) * scale);
+        simd::store(e + i + u * kN, v);
+        sum[u] += v;
+      }
+    for (; i < end; i += kN) {
+      const V v = simd::exp((load_logits<V>(x + i, std::min(kN, end - i)) - top) * scale);
+      simd::store(e + i, v);
+      sum[0] += v;
+    }
     total += static_cast<double>(simd::sum(sum[0] + sum[1]));
   }
-  return std::log(total);
+  return total;
 }
-double log_sum_avx2(const float* x, int64_t n, float top, float scale) {
-  return log_sum<simd::F8>(x, n, top, scale);
+double exp_sum_avx2(const float* x, int64_t n, float top, float scale, float* e) {
+  return exp_sum<simd::F8>(x, n, top, scale, e);
 }
-NESTLING_TARGET_AVX512 double log_sum_avx512(const float* x, int64_t n, float top, float scale) {
-  return log_sum<simd::F16>(x, n, top, scale);
+NESTLING_TARGET_AVX512 double exp_sum_avx512(const float* x, int64_t n, float top, float scale,
+                                             float* e) {
+  return exp_sum<simd::F16>(x, n, top, scale, e);
 }
 
-// A row of logits softened: log p = (x - top) scale - log_z.
+// A row of logits softened: log p = (x - top) scale - log_z, p = e share.
 struct Softmax {
   const float* x;
   float top;
   float scale;
   double log_z;
+  const float* e;
+  float share;
 };
 
-Softmax soften(const float* x, int64_t n, float top, float scale) {
-  auto* sum = cpu_isa() >= CpuIsa::kAvx512 ? log_sum_avx512 : log_sum_avx2;
-  return {.x = x, .top = top, .scale = scale, .log_z = sum(x, n, top, scale)};
+Softmax soften(const float* x, int64_t n, float top, float scale, float* e) {
+  auto* sum = cpu_isa() >= CpuIsa::kAvx512 ? exp_sum_avx512 : exp_sum_avx2;
+  const double z = sum(x, n, top, scale, e);
+  return {.x = x,
+          .top = top,
+          .scale = scale,
+          .log_z = std::log(z),
+          .e = e,
+          .share = static_cast<float>(1.0 / z)};
 }
 
 template <class V>
 NESTLING_INLINE V log_probability(const Softmax& s, int64_t i, int64_t n) {
   return (load_logits<V>(s.x + i, n) - s.top) * s.scale - static_cast<float>(s.log_z);
+}
+template <class V>
+NESTLING_INLINE V probability(const Softmax& s, int64_t i) {
+  return simd::load<V>(s.e + i) * s.share;
 }
 
 // d + e^-d - 1 by its series, |d| <= 1: the first term left out is below 2^-25 of the first.
@@ -91,13 +110,13 @@ struct Gradient {
 
 // One vector: returns the kl's terms, sum p (d + e^-d - 1), and leaves q - p in `difference`.
 template <class V>
-NESTLING_INLINE V kl_terms(V log_p, V log_q, V q, V& difference) {
-  const V p = simd::exp(log_p);
+NESTLING_INLINE V kl_terms(V log_p, V log_q, V p, V q, V& difference) {
   const V d = log_p - log_q;
   const V near = excess(d);
-  const simd::Int<V> close = (d <= 1.0f) & (d >= -1.0f);
-  difference = simd::select<V>(close, p * (near - d), q - p);
-  const V terms = simd::select<V>(close, p * near, p * d + (q - p));
+  // One comparison a select: GCC takes masks that are combined apart, lane by lane.
+  const V size = simd::max(d, -d);
+  difference = simd::select<V>(size <= 1.0f, p * (near - d), q - p);
+  const V terms = simd::select<V>(size <= 1.0f, p * near, p * d + (q - p));
   return simd::select<V>(p == 0.0f, q, terms);  // p log p is 0 at p = 0
 }
 
@@ -117,14 +136,15 @@ NESTLING_INLINE double row_loss(const Softmax& plain, const Softmax& q, const So
       V soft = V{};
       if (p.x != nullptr) {
         const V log_q = log_probability<V>(q, i, n);
-        soft = simd::exp(log_q);
+        soft = probability<V>(q, i);
         V difference;
-        sum += kl_terms<V>(log_probability<V>(p, i, n), log_q, soft, difference);
+        sum +=
+            kl_terms<V>(log_probability<V>(p, i, n), log_q, probability<V>(p, i), soft, difference);
         slope = difference * g.kl;
       }
       if (g.to == nullptr) continue;
       if (g.ce != 0.0f) {
-        if (p.x == nullptr || !g.one_softmax) soft = simd::exp(log_probability<V>(plain, i, n));
+        if (p.x == nullptr || !g.one_softmax) soft = probability<V>(plain, i);
         slope += soft * g.ce;
       }
       if (n == kN) {
@@ -154,7 +174,10 @@ struct Chunk {
   int64_t width, logits_pitch, teacher_pitch;
   const int32_t* targets;
   const int32_t* kl_tokens;
+  float* exponentials;  // [threads, kSoftmaxes, row]
+  int64_t row;          // width in whole vectors
 };
+constexpr int64_t kSoftmaxes = 3;  // the logits', and both at the temperature
 
 template <class T>
 const T* pointer(ConstView v) {
@@ -171,12 +194,13 @@ void run_token(const Chunk& c, int64_t t) {
   const int32_t target = c.targets != nullptr ? c.targets[t] : -1;
   const bool distil = c.teacher != nullptr && (c.kl_tokens == nullptr || c.kl_tokens[t] != 0);
   const float top = row_max(x, c.width);
+  float* e = c.exponentials + thread_index() * kSoftmaxes * c.row;
   if (a.correct) a.correct.ptr<int32_t>()[t] = target >= 0 && is_arg_max(x, target, top) ? 1 : 0;
 
   Softmax plain{};
   double nll = 0;
   if (target >= 0) {
-    plain = soften(x, c.width, top, a.logit_scale);
+    plain = soften(x, c.width, top, a.logit_scale, e);
     nll = plain.log_z + (static_cast<double>(top) - static_cast<double>(x[target])) *
                             static_cast<double>(a.logit_scale);
   }
@@ -186,9 +210,10 @@ void run_token(const Chunk& c, int64_t t) {
   Softmax p{};
   if (distil) {
     const bool done = target >= 0 && a.temperature == 1.0f;
-    q = done ? plain : soften(x, c.width, top, a.logit_scale / a.temperature);
+    q = done ? plain : soften(x, c.width, top, a.logit_scale / a.temperature, e + c.row);
     const float* teacher = c.teacher + t * c.teacher_pitch;
-    p = soften(teacher, c.width, row_max(teacher, c.width), a.teacher_logit_scale / a.temperature);
+    p = soften(teacher, c.width, row_max(teacher, c.width), a.teacher_logit_scale / a.temperature,
+               e + 2 * c.row);
   }
   const Gradient g{.to = a.gradient ? x : nullptr,
                    .ce = target >= 0 ? a.ce_weight * a.logit_scale : 0.0f,
@@ -202,7 +227,10 @@ void run_token(const Chunk& c, int64_t t) {
 
 }  // namespace
 
-void run(Context&, const LossRows& a) {
+void run(Context& ctx, const LossRows& a) {
+  const Arena::Mark mark(ctx.scratch());
+  constexpr int64_t kLanes = simd::kLanesOf<simd::F16>;
+  const int64_t row = (a.logits.dim(1) + kLanes - 1) / kLanes * kLanes;
   const Chunk c{.a = a,
                 .logits = a.logits.ptr<float>(),
                 .teacher = pointer<float>(a.teacher),
@@ -210,7 +238,9 @@ void run(Context&, const LossRows& a) {
                 .logits_pitch = a.logits.pitch(),
                 .teacher_pitch = a.teacher ? a.teacher.pitch() : 0,
                 .targets = pointer<int32_t>(a.targets),
-                .kl_tokens = pointer<int32_t>(a.kl_tokens)};
+                .kl_tokens = pointer<int32_t>(a.kl_tokens),
+                .exponentials = ctx.scratch().floats(thread_count() * kSoftmaxes * row),
+                .row = row};
   const int64_t rows = a.logits.dim(0);
   for (int64_t t = 0; c.targets != nullptr && t < rows; ++t)
     NESTLING_CHECK(c.targets[t] >= -1 && c.targets[t] < c.width, "head_loss: target ", c.targets[t],

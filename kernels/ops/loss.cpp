@@ -45,9 +45,14 @@ void check_operands(Context& ctx, const HeadLoss& a) {
                    kOp, ": teacher_x is ", a.teacher_x.describe(), ", teacher_w is ",
                    a.teacher_w.describe(), ", needs [", tokens, ", Dt] and [", a.w.dim(0), ", Dt]");
   }
+  check_shape(kOp, "teacher_logits", a.teacher_logits, {tokens, a.w.dim(0)});
+  check_dtype(kOp, "teacher_logits", a.teacher_logits, DType::kF32);
+  check_device(ctx, kOp, {a.teacher_logits});
+  NESTLING_CHECK(!a.teacher_x || !a.teacher_logits, kOp,
+                 ": teacher_x and teacher_logits are two teachers");
   NESTLING_CHECK(a.targets || !(a.nll || a.correct || a.ce_weight != 0), kOp,
                  ": nll, correct and ce_weight need targets");
-  NESTLING_CHECK(a.teacher_x || !(a.kl || a.kl_weight != 0), kOp,
+  NESTLING_CHECK(a.teacher_x || a.teacher_logits || !(a.kl || a.kl_weight != 0), kOp,
                  ": kl and kl_weight need a teacher");
   for (const float positive : {a.temperature, a.logit_scale, a.teacher_logit_scale})
     NESTLING_CHECK(positive > 0 && std::isfinite(positive), kOp,
@@ -90,15 +95,17 @@ void head_loss(Context& ctx, const HeadLoss& a) {
   const int64_t chunk = std::min(a.chunk, tokens);
   const bool teach = a.kl || a.kl_weight != 0;
   const View all_logits = alloc_logits(ctx, chunk, vocabulary);
-  const View all_teacher = teach ? alloc_logits(ctx, chunk, vocabulary) : View();
+  const bool multiply = teach && !a.teacher_logits;
+  const View all_teacher = multiply ? alloc_logits(ctx, chunk, vocabulary) : View();
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t n = std::min(chunk, tokens - begin);
     const View logits = all_logits.prefix(0, n);
-    const View teacher = teach ? all_teacher.prefix(0, n) : View();
+    const View product = multiply ? all_teacher.prefix(0, n) : View();
+    const ConstView teacher = teach && !multiply ? a.teacher_logits.slice(0, begin, n) : product;
     const ConstView x = a.x.slice(0, begin, n);
     linear_forward(ctx, {.y = logits, .x = x, .w = a.w});
-    if (teach)
-      linear_forward(ctx, {.y = teacher, .x = a.teacher_x.slice(0, begin, n), .w = a.teacher_w});
+    if (multiply)
+      linear_forward(ctx, {.y = product, .x = a.teacher_x.slice(0, begin, n), .w = a.teacher_w});
     run_rows(ctx, {.logits = logits,
                    .teacher = teacher,
                    .targets = tokens_of(a.targets, begin, n),

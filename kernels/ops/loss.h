@@ -7,7 +7,8 @@
 //                  temperature (Hinton et al. 2015; no T^2 factor)
 //
 // Shapes        x, dx [T, D]   w, dw [V, D]   targets [T] i32 (-1: ignored)   nll, kl [T]
-//               kl_tokens [T] i32   teacher_x [T, Dt]   teacher_w [V, Dt]
+//               kl_tokens [T] i32   teacher_x [T, Dt]   teacher_w [V, Dt], or their product
+//               teacher_logits [T, V] f32 where several students share it
 // Dtypes        as in linear.h (w bf16: bf16 products, f32 sums); softmax and sums in f32.
 // Loss          loss = ce_weight * sum(nll) + kl_weight * sum(kl), over tokens that count: nll over
 //               target >= 0, kl over all tokens unless `kl_tokens` says otherwise. The caller
@@ -15,7 +16,8 @@
 // Accuracy      a token's sums are f32 over 1024 logits, f64 over these. KL is summed as
 //               sum p (d + e^-d - 1), d = log p - log q: no term is negative and nothing cancels,
 //               so a small divergence keeps its digits and equal logits give exactly 0.
-// Scratch       chunk x V f32 for the logits, twice with a teacher, and what linear.h takes.
+// Scratch       chunk x V f32 for the logits, twice with a teacher of its own, and what linear.h
+//               takes; on the CPU three rows of V a thread.
 // Errors        a target outside [-1, V) throws, naming its position in the chunk (CPU).
 // Gradient      computed in the same pass; parameter gradients accumulate. Leave dx and dw out to
 //               evaluate only.
@@ -26,17 +28,18 @@
 namespace nestling {
 
 struct HeadLoss {
-  View nll = {};             // [T] overwritten: 0 where ignored
-  View kl = {};              // [T] overwritten; needs the teacher
-  View correct = {};         // [T] i32 overwritten: 1 where the arg max is the target
-  View dx = {};              // [T, D] overwritten: gradient of the weighted loss
-  View dw = {};              // [V, D] accumulated; needs dx
-  ConstView x;               // [T, D] output of the final norm
-  ConstView w;               // [V, D]
-  ConstView targets = {};    // [T] i32
-  ConstView kl_tokens = {};  // [T] i32: 0 leaves the token out of kl
-  ConstView teacher_x = {};  // [T, Dt]
-  ConstView teacher_w = {};  // [V, Dt]
+  View nll = {};                  // [T] overwritten: 0 where ignored
+  View kl = {};                   // [T] overwritten; needs the teacher
+  View correct = {};              // [T] i32 overwritten: 1 where the arg max is the target
+  View dx = {};                   // [T, D] overwritten: gradient of the weighted loss
+  View dw = {};                   // [V, D] accumulated; needs dx
+  ConstView x;                    // [T, D] output of the final norm
+  ConstView w;                    // [V, D]
+  ConstView targets = {};         // [T] i32
+  ConstView kl_tokens = {};       // [T] i32: 0 leaves the token out of kl
+  ConstView teacher_x = {};       // [T, Dt]
+  ConstView teacher_w = {};       // [V, Dt]
+  ConstView teacher_logits = {};  // [T, V] instead of teacher_x and teacher_w
   float ce_weight = 0.0f;
   float kl_weight = 0.0f;
   float temperature = 1.0f;

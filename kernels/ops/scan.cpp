@@ -112,11 +112,10 @@ void scan_forward(Context& ctx, const ScanForward& a) {
             bytes_of({a.y, a.x, a.dt_raw, a.B, a.C, a.chunk_states, a.initial, a.final_state}));
   switch (ctx.device()) {
     case Device::kCpu:
+    case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
       return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
   }
 }
 
@@ -151,11 +150,10 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
             bytes_of({a.dx, a.ddt_raw, a.dB, a.dC, a.dy, a.x, a.dt_raw, a.B, a.C, a.chunk_states}));
   switch (ctx.device()) {
     case Device::kCpu:
+    case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
       throw_no_cuda_kernel(kOp);
-    case Device::kNull:
-      return;
   }
 }
 

@@ -29,6 +29,7 @@ struct LayerRun {
   const ModelConfig& config;
   Segments segments;
   bool save = true;                            // keep what backward needs
+  bool recompute = false;                      // of it every layer's input only (model/model.h)
   const ModelMasks* masks = nullptr;           // mask mode
   const ModelMaskGrads* mask_grads = nullptr;  // backward accumulates here
   size_t layer = 0;                            // the one in hand, set by the model

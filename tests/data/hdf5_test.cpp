@@ -1,8 +1,10 @@
 // HDF5 files: what was written comes back bit for bit, prefixes read only their chunks, and no damage
 // to the file gives another value or a crash.
+#include <chrono>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <hdf5.h>
+#include <thread>
 #include <unistd.h>
 
 #include "data/hdf5_file.h"
@@ -65,6 +67,13 @@ TEST(Hdf5, WhatWasWrittenComesBack) {
   file.dataset("/weights/layer.0/half").read(read);
   for (int64_t i = 0; i < cube.size(); ++i)
     EXPECT_EQ(read.ptr<float>()[i], static_cast<float>(bf16(cube.ptr<float>()[i])));
+}
+
+TEST(Hdf5, TheSameContentIsTheSameBytes) {
+  const TempDir dir, later;
+  const std::string bytes = testing::read_bytes(write_sample(dir));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5 would store whole seconds
+  EXPECT_TRUE(testing::read_bytes(write_sample(later)) == bytes);
 }
 
 TEST(Hdf5, APrefixReadsItsChunksAlone) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/core/parallel.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/ops/linear.h"
 #include "kernels/reference/loss.h"
 #include "tests/support/complex_step.h"
 #include "tests/support/ints.h"
@@ -355,7 +357,42 @@ TEST(HeadLoss, ScratchIsTheChunkNotTheBatch) {
   EXPECT_EQ(run_loss(Device::kCpu, large, Problem(large)).scratch, peak);
   // Beside the logits: padding, and what the products take to read x and w.
   const int64_t operands = 4 * (small.vocabulary * 8 + small.chunk * 8) * 2;
-  EXPECT_LE(peak, logits + operands + (int64_t{1} << 16));
+  const int64_t exponentials = 4 * 3 * (small.vocabulary + 15) * thread_count();
+  EXPECT_LE(peak, logits + operands + exponentials + (int64_t{1} << 16));
+}
+
+// A teacher's logits made beforehand, in the same chunks: the same bits.
+TEST(HeadLoss, TakesTheTeachersLogits) {
+  const Case c{30, 200, 16, 12, {0.5, 1, 2, 1, 1.5}, 8};
+  const Problem p(c);
+  Guarded x(Device::kCpu, p.x), w(Device::kCpu, p.w), tx(Device::kCpu, p.teacher_x);
+  Guarded tw(Device::kCpu, p.teacher_w), logits(Device::kCpu, c.tokens, c.vocabulary);
+  Context ctx(Device::kCpu);
+  for (int64_t begin = 0; begin < c.tokens; begin += c.chunk) {
+    const int64_t n = std::min(c.chunk, c.tokens - begin);
+    linear_forward(
+        ctx,
+        {.y = logits.view().slice(0, begin, n), .x = tx.view().slice(0, begin, n), .w = tw.view()});
+  }
+  Guarded kl(Device::kCpu, 1, c.tokens), dx(Device::kCpu, c.tokens, c.width);
+  HeadLoss a{.kl = kl.row(),
+             .dx = dx.view(),
+             .x = x.view(),
+             .w = w.view(),
+             .teacher_x = tx.view(),
+             .teacher_w = tw.view(),
+             .kl_weight = static_cast<float>(c.rule.kl_weight),
+             .temperature = static_cast<float>(c.rule.temperature),
+             .teacher_logit_scale = static_cast<float>(c.rule.teacher_logit_scale),
+             .chunk = c.chunk};
+  head_loss(ctx, a);
+  const Mat<double> want_kl = kl.read(), want_dx = dx.read();
+  a.teacher_x = a.teacher_w = ConstView();
+  a.teacher_logits = logits.view();
+  head_loss(ctx, a);
+  EXPECT_GT(norm(want_kl), 0.0);
+  EXPECT_EQ(kl.read().v, want_kl.v);
+  EXPECT_EQ(dx.read().v, want_dx.v);
 }
 
 TEST(HeadLoss, EvaluatesWithoutGradients) {
@@ -398,6 +435,12 @@ TEST(HeadLossContract, NamesWhatDoesNotFit) {
   refused([&](HeadLoss& b) { b.kl_weight = 1; });
   refused([&](HeadLoss& b) { b.dw = view({9, 4}); });
   refused([&](HeadLoss& b) { b.teacher_x = view({5, 3}); });
+  refused([&](HeadLoss& b) { b.teacher_logits = view({5, 8}); });
+  refused([&](HeadLoss& b) {
+    b.teacher_logits = view({5, 9});
+    b.teacher_x = view({5, 3});
+    b.teacher_w = view({9, 3});
+  });
   refused([&](HeadLoss& b) { b.temperature = 0; });
   refused([&](HeadLoss& b) { b.w = view({9, 3}); });
   refused([&](HeadLoss& b) { b.chunk = 0; });

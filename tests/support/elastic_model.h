@@ -61,6 +61,7 @@ inline constexpr int64_t kBatchTokens = 21;  // in two segments
 
 struct BatchLoss {
   double loss = 0;                // mean over the tokens
+  int64_t peak_bytes = 0;         // of the activations
   std::vector<int32_t> selected;  // experts of every token, layer by layer
 };
 
@@ -68,7 +69,7 @@ struct BatchLoss {
 // mask_grads. Without g forward only.
 inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
                             const ModelParams<View>* g = nullptr, const ModelMasks* masks = nullptr,
-                            const ModelMaskGrads* mask_grads = nullptr) {
+                            const ModelMaskGrads* mask_grads = nullptr, bool recompute = false) {
   constexpr int64_t kTokens = kBatchTokens;
   Tensor ids = random_ids(kTokens, config.vocab, 5);
   Tensor targets = random_ids(kTokens, config.vocab, 6);
@@ -81,6 +82,7 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
                .arena = arena,
                .config = config,
                .segments = Segments(offsets),
+               .recompute = recompute,
                .masks = masks,
                .mask_grads = mask_grads};
   const ModelActs acts = model_forward(run, w, ids.view());
@@ -100,6 +102,7 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
       for (int64_t i = 0; i < moe->index.size(); ++i)
         result.selected.push_back(moe->index.ptr<int32_t>()[i]);
   if (g) model_backward(run, w, *g, acts, ids.view(), dx);
+  result.peak_bytes = arena.peak_bytes();
   return result;
 }
 

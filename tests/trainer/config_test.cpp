@@ -196,7 +196,7 @@ struct Change {
   void set(std::string& x, const TextRule& rule) {
     if (rule.letters != nullptr) return void(x = "*-");
     if (!rule.one_of.empty())
-      return void(x = x == rule.one_of[0] ? rule.one_of[1] : rule.one_of[0]);
+      return void(x = x == rule.one_of.front() ? rule.one_of.back() : rule.one_of.front());
     static const char* kAwkward[] = {"null", "a: b # c", " lead and \"quote\" \\ ",
                                      "true", "-x",       "gr\xc3\xbc\xc3\x9f",
                                      "{a}",  "*a",       "12",
@@ -246,8 +246,8 @@ TEST(ConfigFields, ListIsWholeAndUnique) {
     leaves += f.leaf ? 1 : 0;
   }
   // 19 of the shape, 2 of a source in 2 lists and validation_tokens, 10 of the optimizer, 1 of the
-  // experts, 2 of checkpoints, 3 of the log, 13 of the run itself.
-  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 2 + 3 + 13);
+  // experts, 2 of the precision, 2 of checkpoints, 3 of the log, 13 of the run itself.
+  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 2 + 2 + 3 + 13);
 }
 
 TEST(ConfigFields, Reference) {

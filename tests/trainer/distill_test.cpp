@@ -183,6 +183,22 @@ TEST_P(DistillResume, GoesOnBitForBit) {
 }
 INSTANTIATE_TEST_SUITE_P(Steps, DistillResume, ::testing::Values(2, 5, 7));
 
+// Masked steps, the freeze at step 3, then slices.
+TEST(Distill, RecomputeChangesNoBit) {
+  const RunConfig c = settings(1, 3 * 96);
+  RunConfig recomputed = c;
+  recomputed.parallel.recompute = "layer";
+  SmallRun keeps(c, world()), forgets(recomputed, world());
+  for (int i = 0; i < 6; ++i) {
+    const DistillResult a = keeps.advance(), b = forgets.advance();
+    EXPECT_EQ(a.loss, b.loss) << i;
+    for (size_t s = 0; s < a.sizes.size(); ++s)
+      EXPECT_EQ(a.sizes[s].imbalance, b.sizes[s].imbalance) << i;
+  }
+  EXPECT_TRUE(keeps.router.frozen());
+  EXPECT_TRUE(bytes_of(keeps.state()) == bytes_of(forgets.state()));
+}
+
 TEST(Distill, ANanSkipsTheStep) {
   SmallRun run(settings(2, 0), world());
   const auto before = bytes_of(run.state());

@@ -2,6 +2,7 @@
 #include "tests/support/ranks.h"
 
 #include <cmath>
+#include <cstring>
 #include <gtest/gtest.h>
 
 #include "tests/support/training_batch.h"
@@ -98,6 +99,31 @@ TEST(Ranks, ANanSkipsTheStepOnEveryRank) {
   for (int64_t i = 0; i < before.count(); ++i)
     for (int64_t k = 0; k < before.master(i).size(); ++k)
       EXPECT_EQ(step.weights().master(i).ptr<float>()[k], before.master(i).ptr<float>()[k]);
+}
+
+TEST(Ranks, RecomputeChangesNoBit) {
+  const PretrainConfig keep = small_run();
+  PretrainConfig recompute = keep;
+  recompute.recompute = "layer";
+  const ModelConfig model = model_config_of(keep.model, kVocab);
+  Context ctx(Device::kCpu);
+  TrainStep keeps(model, keep, ctx, world()), forgets(model, recompute, ctx, world());
+  keeps.weights().initialize(3);
+  forgets.weights().initialize(3);
+  const int64_t share = kSequences / world().size();
+  for (int64_t step = 0; step < 3; ++step) {
+    const Batch batch = sequences(step, world().rank() * share, share);
+    const StepResult a = keeps.run({batch}, 1e-3, step + 1);
+    const StepResult b = forgets.run({batch}, 1e-3, step + 1);
+    EXPECT_EQ(a.loss, b.loss);
+    EXPECT_EQ(a.grad_norm, b.grad_norm);
+    EXPECT_EQ(a.expert_imbalance, b.expert_imbalance);
+  }
+  for (int64_t i = 0; i < keeps.weights().count(); ++i) {
+    const ConstView a = keeps.weights().master(i), b = forgets.weights().master(i);
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())), 0)
+        << keeps.weights().specs()[static_cast<size_t>(i)].name;
+  }
 }
 
 }  // namespace

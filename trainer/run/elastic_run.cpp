@@ -28,11 +28,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-DType teacher_precision(const RunConfig& c) {
-  const std::string& text = c.teacher.precision.empty() ? c.precision.compute : c.teacher.precision;
-  return text == "bf16" ? DType::kBF16 : DType::kF32;
-}
-
 RunSettings settings_of(const RunConfig& c) {
   return {.name = c.name,
           .output = c.output,
@@ -45,12 +40,7 @@ RunSettings settings_of(const RunConfig& c) {
 
 // Before anything is read or written.
 const RunConfig& checked(const RunConfig& config, const Comm& comm) {
-  for (const PhaseConfig& phase : config.curriculum)
-    NESTLING_CHECK_INPUT((phase.global_batch_tokens / phase.seq_len) % comm.size() == 0,
-                         "curriculum '", phase.name, "': global_batch_tokens ",
-                         phase.global_batch_tokens, " is ",
-                         phase.global_batch_tokens / phase.seq_len, " sequences of ", phase.seq_len,
-                         ", which ", comm.size(), " ranks cannot share equally");
+  check_ranks(config, comm.size());
   NESTLING_CHECK_INPUT(config.device == "cpu", "device: '", config.device,
                        "': elastic runs are on cpu in this build");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
@@ -178,7 +168,10 @@ void ElasticRun::one_step() {
                       ", sequences ", place.position, " to ", run_.at.position - 1)});
   } else {
     run_.at.updates += 1;
-    if (router_->settle(run_.at.tokens)) log_choices("choices frozen, slices from here on");
+    if (router_->settle(run_.at.tokens)) {
+      frozen_after_ = run_.at.step;
+      log_choices("choices frozen, slices from here on");
+    }
   }
   if (run_.at.step % config_.log.every_steps != 0 && run_.at.step != curriculum_.steps()) return;
   const StepCost cost{.seconds = seconds_since(start),

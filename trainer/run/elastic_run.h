@@ -43,6 +43,8 @@ class ElasticRun {
   const TrainingCounters& at() const { return run_.at; }
   const Curriculum& curriculum() const { return curriculum_; }
   const RouterTraining& router() const { return *router_; }
+  // Steps after which choices settled, if that happened in this object's lifetime.
+  std::optional<int64_t> frozen_after() const { return frozen_after_; }
 
  private:
   void sort();
@@ -66,6 +68,7 @@ class ElasticRun {
   std::optional<Validation> validation_;
   std::vector<Batches> phases_;  // training text of every phase
   double peak_gflops_ = 0;
+  std::optional<int64_t> frozen_after_;
 };
 
 enum class LastStage : uint8_t { kImportance, kTraining, kReport };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/json.h"
 #include "data/reasoning.h"
@@ -21,7 +22,7 @@ class Evaluation {
   explicit Evaluation(const RunConfig& config)
       : config_(config), ctx_(Device::kCpu), parent_(config.parent, compute()) {}
 
-  // Loss, KL and accuracy of one model.
+  // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
     const EvaluationConfig& e = config_.evaluation;
     double nll = 0, kl = 0, tokens = 0, seconds = 0;
@@ -33,9 +34,10 @@ class Evaluation {
       tokens += n;
       seconds += loss.seconds;
     }
-    Json result = {{"perplexity", nullptr}, {"kl_to_parent", nullptr},
-                   {"accuracy", nullptr},   {"ci95", nullptr},
-                   {"n", e.problems},       {"tokens_per_second", nullptr}};
+    Json result = {{"perplexity", nullptr},       {"kl_to_parent", nullptr},
+                   {"accuracy", nullptr},         {"ci95", nullptr},
+                   {"minus_parent", nullptr},     {"n", e.problems},
+                   {"tokens_per_second", nullptr}};
     if (tokens > 0) {
       result["perplexity"] = std::exp(nll / tokens);
       result["kl_to_parent"] = kl / tokens;
@@ -48,6 +50,9 @@ class Evaluation {
       const TaskAccuracy all = evaluate_reasoning(ctx_, model, options).back();
       result["accuracy"] = all.accuracy.estimate;
       result["ci95"] = {all.accuracy.low, all.accuracy.high};
+      if (!parent_accuracy_) parent_accuracy_ = all;
+      const Interval d = paired_difference(all, *parent_accuracy_);
+      result["minus_parent"] = {{"estimate", d.estimate}, {"ci95", {d.low, d.high}}};
     }
     return result;
   }
@@ -62,6 +67,7 @@ class Evaluation {
   const RunConfig& config_;
   Context ctx_;
   LoadedModel parent_;
+  std::optional<TaskAccuracy> parent_accuracy_;
 };
 
 Json widths_json(const ModelConfig& config, const Widths& widths) {
