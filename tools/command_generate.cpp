@@ -43,11 +43,7 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");
   command->add_option("--max-new-tokens", o->generate.max_new_tokens, "Limit")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--temperature", o->generate.rule.temperature, "0: the most likely token")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", o->generate.rule.top_k, "0: all");
-  command->add_option("--top-p", o->generate.rule.top_p, "Nucleus");
-  command->add_option("--seed", o->generate.seed, "Of the draws");
+  add_sampling(*command, o->generate.rule, o->generate.seed);
   command->callback([o, &exit_code] { exit_code = run_generate(*o); });
 }
 

@@ -6,8 +6,10 @@ namespace nestling {
 
 void ModelOptions::add_to(CLI::App& command) {
   command.add_option("MODEL", model, "A Hugging Face directory or an elastic .h5")->required();
-  command.add_option("--size", size,
-                     "Size of an elastic model (default: the largest; eval: or all)");
+  command.add_option(
+      "--size", size,
+      "Size of an elastic model: its name, or a budget as 65% or 1.8e6 (default: the "
+      "largest; eval: or all)");
   command.add_option("--compute", compute, "Precision of the products: fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--threads", threads, "Threads (default: all)")->check(CLI::PositiveNumber);
@@ -15,6 +17,14 @@ void ModelOptions::add_to(CLI::App& command) {
 
 void ModelOptions::apply() const {
   if (threads > 0) set_thread_count(threads);
+}
+
+void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
+  command.add_option("--temperature", rule.temperature, "0: the most likely token")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--top-k", rule.top_k, "0: all");
+  command.add_option("--top-p", rule.top_p, "Nucleus");
+  command.add_option("--seed", seed, "Of the draws");
 }
 
 }  // namespace nestling

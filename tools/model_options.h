@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/core/dtype.h"
+#include "kernels/ops/sample.h"
 
 namespace nestling {
 
@@ -18,5 +19,8 @@ struct ModelOptions {
   DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
   void apply() const;  // the thread count
 };
+
+// How the next token is drawn.
+void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed);
 
 }  // namespace nestling

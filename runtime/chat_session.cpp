@@ -1,0 +1,118 @@
+#include "runtime/chat_session.h"
+
+#include <algorithm>
+
+#include "runtime/think_splitter.h"
+
+namespace nestling {
+
+namespace {
+
+// Without one newline at that end: templates put one between tag and text.
+std::string without_first_newline(const std::string& s) {
+  return s.starts_with('\n') ? s.substr(1) : s;
+}
+std::string without_last_newline(const std::string& s) {
+  return s.ends_with('\n') ? s.substr(0, s.size() - 1) : s;
+}
+
+// Whether the text ends within thinking: with <think> and nothing but blanks after it.
+bool opens_thinking(const std::string& text) {
+  const size_t end = text.find_last_not_of(" \n");
+  return end != std::string::npos && text.substr(0, end + 1).ends_with("<think>");
+}
+
+}  // namespace
+
+ChatSession::ChatSession(Context& ctx, LoadedModel& model, ChatOptions options)
+    : ctx_(ctx),
+      model_(model),
+      options_(std::move(options)),
+      template_(model.tokenizer_files(), model.name()) {
+  reset();
+}
+
+void ChatSession::reset() {
+  messages_.clear();
+  if (!options_.system.empty()) messages_.push_back({.role = "system", .content = options_.system});
+  tokens_.clear();
+  text_.clear();
+  decoder_.reset();
+}
+
+// tokens_ and text_ up to the opening of the answer.
+void ChatSession::take_turn(ChatReply& reply) {
+  const std::string text = template_.render(messages_, options_.thinking);
+  const bool goes_on = decoder_.has_value() && text.starts_with(text_);
+  std::vector<int32_t> tokens = goes_on ? tokens_ : std::vector<int32_t>();
+  const std::vector<int32_t> more =
+      model_.tokenizer().encode(goes_on ? text.substr(text_.size()) : text, false);
+  tokens.insert(tokens.end(), more.begin(), more.end());
+  NESTLING_CHECK_INPUT(std::ssize(tokens) < options_.context, "the conversation has ",
+                       tokens.size(), " tokens with this turn, the context is ", options_.context);
+  reply.again = decoder_.has_value() && !goes_on;
+  reply.tokens_run = std::ssize(tokens) - (goes_on ? decoder_->length(0) : 0);
+  tokens_ = std::move(tokens);
+  text_ = text;
+  if (!goes_on) decoder_.reset();
+}
+
+void ChatSession::run_pending() {
+  if (!decoder_) {
+    decoder_.emplace(ctx_, model_, 1, options_.context);
+    return decoder_->prefill({tokens_});
+  }
+  for (auto t = static_cast<size_t>(decoder_->length(0)); t < tokens_.size(); ++t)
+    decoder_->step({&tokens_[t], 1});
+}
+
+void ChatSession::generate(ChatReply& reply, const OnText& on_text) {
+  const std::vector<int64_t>& stops = model_.config().eos;
+  ThinkSplitter splitter(opens_thinking(text_), [&](bool thinking, const std::string& piece) {
+    (thinking ? reply.thinking : reply.content) += piece;
+    if (on_text) on_text(thinking, piece);
+  });
+  TokenStream stream(model_.tokenizer());
+  const auto begin = static_cast<std::ptrdiff_t>(tokens_.size());
+  while (!reply.stopped && reply.tokens < options_.max_new_tokens &&
+         std::ssize(tokens_) < options_.context) {
+    run_pending();
+    const uint64_t kStream[] = {0};
+    const int32_t token =
+        decoder_->sample(options_.rule, options_.seed, kStream, tokens_.size())[0];
+    tokens_.push_back(token);
+    ++reply.tokens;
+    reply.stopped = std::find(stops.begin(), stops.end(), token) != stops.end();
+    if (!reply.stopped) splitter.push(stream.push(token));
+  }
+  splitter.push(stream.finish());
+  splitter.finish();
+  text_ += model_.tokenizer().decode({tokens_.begin() + begin, tokens_.end()});
+}
+
+ChatReply ChatSession::answer(const std::string& user, const OnText& on_text) {
+  ChatReply reply;
+  messages_.push_back({.role = "user", .content = user});
+  try {
+    take_turn(reply);
+  } catch (const Error&) {
+    messages_.pop_back();
+    throw;
+  }
+  generate(reply, on_text);
+  reply.thinking = without_last_newline(reply.thinking);
+  reply.content = without_first_newline(reply.content);
+  messages_.push_back({.role = "assistant", .content = reply.content, .reasoning = reply.thinking});
+  return reply;
+}
+
+int64_t ChatSession::select(const std::string& size) {
+  model_.select(size);
+  const bool any = decoder_.has_value();
+  decoder_.reset();
+  if (!any) return 0;
+  run_pending();
+  return decoder_->length(0);
+}
+
+}  // namespace nestling

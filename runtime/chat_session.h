@@ -1,0 +1,68 @@
+// chat_session.h - a conversation with one model: what was said, as messages and as tokens, and caches that
+// hold it from turn to turn.
+//
+// Turns         the conversation is rendered by the model's chat template. Where the new text begins with the
+//               text in the caches, only what comes after it is encoded and run, token by token. Where it
+//               does not (a template that drops old thinking), the caches are
+//               made again from the whole text: scan states cannot go back.
+// Sizes         select() runs the tokens of the conversation through another size.
+// Draws         a function of seed and place in the conversation.
+// Errors        kInput: a turn that does not fit `context`; the conversation stays as it was. An error of
+//               select() leaves the size as it was.
+// Ownership     borrows context and model.
+#pragma once
+#include <functional>
+#include <optional>
+
+#include "runtime/chat_template.h"
+#include "runtime/decoder.h"
+
+namespace nestling {
+
+struct ChatOptions {
+  int64_t max_new_tokens = 1024;  // of an answer
+  int64_t context = 4096;         // tokens of the conversation
+  SamplingRule rule = {};
+  uint64_t seed = 0;
+  bool thinking = true;
+  std::string system = {};  // the system's message; empty: none
+};
+
+struct ChatReply {
+  std::string thinking, content;
+  int64_t tokens = 0;      // generated
+  int64_t tokens_run = 0;  // of the conversation before the answer
+  bool again = false;      // all of it: the caches were made again
+  bool stopped = false;    // by a stop token; else by a limit
+};
+
+class ChatSession {
+ public:
+  ChatSession(Context& ctx, LoadedModel& model, ChatOptions options);
+
+  using OnText = std::function<void(bool thinking, const std::string& text)>;
+  ChatReply answer(const std::string& user, const OnText& on_text = nullptr);
+  // Returns how many tokens were run again.
+  int64_t select(const std::string& size);
+  void reset();
+
+  // All tokens of the conversation; the last one of an answer has not been run yet.
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  const LoadedModel& model() const { return model_; }
+
+ private:
+  void take_turn(ChatReply& reply);
+  void run_pending();
+  void generate(ChatReply& reply, const OnText& on_text);
+
+  Context& ctx_;
+  LoadedModel& model_;
+  ChatOptions options_;
+  ChatTemplate template_;
+  std::vector<ChatMessage> messages_;
+  std::vector<int32_t> tokens_;
+  std::string text_;                // of tokens_
+  std::optional<Decoder> decoder_;  // has run a prefix of tokens_; none: nothing has been run
+};
+
+}  // namespace nestling

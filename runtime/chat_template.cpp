@@ -1,0 +1,60 @@
+#include "runtime/chat_template.h"
+
+namespace nestling {
+
+namespace {
+
+using Files = std::map<std::string, std::string>;
+
+constexpr const char* kConfig = "tokenizer_config.json";
+
+Json config_of(const Files& files, const std::string& where) {
+  const auto at = files.find(kConfig);
+  if (at == files.end()) return Json::object();
+  return parse_json(at->second, where + ": " + kConfig, kHuggingFaceJson).json();
+}
+
+// "bos_token": "<s>", or {"content": "<s>", ...}.
+Json special_tokens(const Json& config) {
+  Json tokens = Json::object();
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
+    const auto at = config.find(key);
+    if (at == config.end()) continue;
+    if (at->is_string()) tokens[key] = *at;
+    if (at->is_object() && at->contains("content")) tokens[key] = at->at("content");
+  }
+  return tokens;
+}
+
+JinjaTemplate template_of(const Files& files, const std::string& where) {
+  if (const auto at = files.find("chat_template.jinja"); at != files.end())
+    return {at->second, where + ": chat_template.jinja"};
+  const Json config = config_of(files, where);
+  const auto at = config.find("chat_template");
+  NESTLING_CHECK_INPUT(
+      at != config.end() && at->is_string(), where,
+      ": no chat template: needs chat_template.jinja, or one text chat_template in ", kConfig);
+  return {at->get<std::string>(), where + ": " + kConfig + ": chat_template"};
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(const Files& files, const std::string& where)
+    : variables_(special_tokens(config_of(files, where))), template_(template_of(files, where)) {}
+
+std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool thinking) const {
+  Json variables = variables_;
+  variables["messages"] = Json::array();
+  for (const ChatMessage& m : messages) {
+    Json message = {{"role", m.role}, {"content", m.content}};
+    if (!m.reasoning.empty()) message["reasoning_content"] = m.reasoning;
+    variables["messages"].push_back(std::move(message));
+  }
+  variables["tools"] = nullptr;
+  variables["documents"] = nullptr;
+  variables["add_generation_prompt"] = true;
+  variables["enable_thinking"] = thinking;
+  return template_.render(variables);
+}
+
+}  // namespace nestling

@@ -1,0 +1,41 @@
+// decoder.h - sequences being decoded: their caches, and the logits behind their last tokens.
+//
+// Use           prefill once, or step from the start; then sample and step in turn. prefill needs empty
+//               caches: tokens that come later are run one by one.
+// Size          the one selected when the decoder is made; another needs another decoder.
+// Ownership     borrows context and model.
+// Determinism   the same tokens in the same calls: same bits; prefill and step differ by rounding.
+#pragma once
+#include <vector>
+
+#include "kernels/ops/sample.h"
+#include "runtime/decode_state.h"
+#include "runtime/loaded_model.h"
+
+namespace nestling {
+
+class Decoder {
+ public:
+  // At most `capacity` tokens a sequence.
+  Decoder(Context& ctx, LoadedModel& model, int64_t batch, int64_t capacity);
+
+  void prefill(const std::vector<std::vector<int32_t>>& prompts);  // one a sequence, none empty
+  void step(std::span<const int32_t> tokens);                      // one more token each
+  // The next token of every sequence; it is not run. Valid until the next call.
+  std::span<const int32_t> sample(const SamplingRule& rule, uint64_t seed,
+                                  std::span<const uint64_t> streams, uint64_t position);
+  int64_t length(int64_t sequence) const { return state_.lengths()[static_cast<size_t>(sequence)]; }
+  int64_t capacity() const { return state_.capacity(); }
+
+ private:
+  Context& ctx_;
+  LoadedModel& model_;
+  ModelParams<ConstView> params_;
+  int64_t batch_;
+  DecodeState state_;
+  Tensor tokens_;  // [B] i32, the newest of each
+  Tensor normed_;  // [B, D]
+  Tensor logits_;  // [B, V]
+};
+
+}  // namespace nestling

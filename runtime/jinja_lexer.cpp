@@ -1,0 +1,185 @@
+#include "runtime/jinja_lexer.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <string_view>
+
+#include "runtime/jinja_parser.h"
+
+namespace nestling::jinja {
+
+namespace {
+
+using Kind = Token::Kind;
+
+bool is_space(char c) {
+  return std::isspace(static_cast<unsigned char>(c)) != 0;
+}
+bool is_digit(char c) {
+  return std::isdigit(static_cast<unsigned char>(c)) != 0;
+}
+bool is_name(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+}
+
+// Newlines as \n, and the last one dropped.
+std::string normalized(const std::string& source) {
+  std::string text;
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (source[i] == '\r') {
+      text += '\n';
+      i += i + 1 < source.size() && source[i + 1] == '\n';
+    } else {
+      text += source[i];
+    }
+  }
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+class Lexer {
+ public:
+  Lexer(const std::string& source, const std::string& name)
+      : text_(normalized(source)), name_(name) {}
+
+  std::vector<Token> run() {
+    while (at_ < text_.size()) {
+      const size_t tag = next_tag();
+      const bool block = tag < text_.size() && text_[tag + 1] != '{';
+      plain(tag, block);
+      if (tag == text_.size()) break;
+      const char kind = text_[tag + 1];
+      advance(tag + 2);
+      if (at_ < text_.size() && (text_[at_] == '-' || text_[at_] == '+')) advance(at_ + 1);
+      kind == '#' ? comment() : code(kind == '%');
+    }
+    tokens_.push_back({Kind::kEnd, "", line_});
+    return std::move(tokens_);
+  }
+
+ private:
+  size_t next_tag() const {
+    for (size_t i = at_; i + 1 < text_.size(); ++i)
+      if (text_[i] == '{' && (text_[i + 1] == '{' || text_[i + 1] == '%' || text_[i + 1] == '#'))
+        return i;
+    return text_.size();
+  }
+  void advance(size_t to) {
+    line_ += static_cast<int>(std::count(text_.begin() + static_cast<std::ptrdiff_t>(at_),
+                                         text_.begin() + static_cast<std::ptrdiff_t>(to), '\n'));
+    at_ = to;
+  }
+  // The text before a tag: `-` takes all whitespace, a block or comment the blanks of its line.
+  void plain(size_t tag, bool block) {
+    std::string text = text_.substr(at_, tag - at_);
+    const char sign = tag + 2 < text_.size() ? text_[tag + 2] : ' ';
+    if (tag < text_.size() && sign == '-') {
+      while (!text.empty() && is_space(text.back())) text.pop_back();
+    } else if (block && sign != '+') {
+      const size_t end = text.find_last_not_of(" \t\v\f");
+      const bool starts_line =
+          end == std::string::npos ? at_ == 0 || text_[at_ - 1] == '\n' : text[end] == '\n';
+      if (starts_line) text.erase(end == std::string::npos ? 0 : end + 1);
+    }
+    if (!text.empty()) tokens_.push_back({Kind::kText, text, line_});
+    advance(tag);
+  }
+  // Behind a tag that ended in `sign`.
+  void after(char sign, bool block) {
+    size_t to = at_;
+    if (sign == '-')
+      while (to < text_.size() && is_space(text_[to])) ++to;
+    else if (block && sign != '+' && to < text_.size() && text_[to] == '\n')
+      ++to;
+    advance(to);
+  }
+  void comment() {
+    const size_t end = text_.find("#}", at_);
+    if (end == std::string::npos) fail(name_, line_, "a comment that is not closed");
+    const char sign = text_[end - 1];
+    advance(end + 2);
+    after(sign, true);
+  }
+  void code(bool block) {
+    tokens_.push_back({block ? Kind::kBlockBegin : Kind::kOutputBegin, "", line_});
+    const int begin = line_;
+    const std::string_view end = block ? "%}" : "}}";
+    for (int open = 0;;) {
+      while (at_ < text_.size() && is_space(text_[at_])) advance(at_ + 1);
+      if (at_ >= text_.size()) fail(name_, begin, "a tag that is not closed");
+      const std::string_view rest = std::string_view(text_).substr(at_);
+      const bool sign = rest[0] == '-' || rest[0] == '+';
+      if (open == 0 && rest.substr(sign ? 1 : 0).starts_with(end)) {
+        const char mark = sign ? rest[0] : ' ';
+        advance(at_ + (sign ? 3 : 2));
+        tokens_.push_back({block ? Kind::kBlockEnd : Kind::kOutputEnd, "", line_});
+        return after(mark, block);
+      }
+      one();
+      const std::string& last = tokens_.back().text;
+      if (tokens_.back().kind != Kind::kOperator) continue;
+      open += last == "(" || last == "[" || last == "{";
+      open -= last == ")" || last == "]" || last == "}";
+    }
+  }
+  // The token at at_.
+  void one() {
+    const char c = text_[at_];
+    size_t end = at_ + 1;
+    if (c == '\'' || c == '"') return string();
+    if (is_digit(c)) {
+      while (end < text_.size() && (is_digit(text_[end]) || text_[end] == '.')) ++end;
+      return push(Kind::kNumber, end);
+    }
+    if (is_name(c)) {
+      while (end < text_.size() && is_name(text_[end])) ++end;
+      return push(Kind::kName, end);
+    }
+    constexpr std::array<std::string_view, 5> kPairs = {"==", "!=", "<=", ">=", "//"};
+    for (const std::string_view pair : kPairs)
+      if (std::string_view(text_).substr(at_).starts_with(pair)) end = at_ + 2;
+    if (end == at_ + 1 && std::string_view("+-*/%~<>=.,:|()[]{}").find(c) == std::string_view::npos)
+      fail(name_, line_, std::string("'") + c + "' in an expression");
+    push(Kind::kOperator, end);
+  }
+  void push(Kind kind, size_t end) {
+    tokens_.push_back({kind, text_.substr(at_, end - at_), line_});
+    advance(end);
+  }
+  void string() {
+    const char quote = text_[at_];
+    const int line = line_;
+    std::string value;
+    size_t i = at_ + 1;
+    for (; i < text_.size() && text_[i] != quote; ++i) {
+      if (text_[i] != '\\') {
+        value += text_[i];
+        continue;
+      }
+      if (++i == text_.size()) break;
+      constexpr std::string_view kFrom = "nrt\\'\"", kTo = "\n\r\t\\'\"";
+      const size_t known = kFrom.find(text_[i]);
+      if (known == std::string_view::npos)
+        fail(name_, line, std::string("the escape \\") + text_[i] + " in a string");
+      value += kTo[known];
+    }
+    if (i >= text_.size()) fail(name_, line, "a string that is not closed");
+    advance(i + 1);
+    tokens_.push_back({Kind::kString, value, line});
+  }
+
+  std::string text_;
+  const std::string& name_;
+  size_t at_ = 0;
+  int line_ = 1;
+  std::vector<Token> tokens_;
+};
+
+}  // namespace
+
+std::vector<Token> tokenize(const std::string& source, const std::string& name) {
+  return Lexer(source, name).run();
+}
+
+}  // namespace nestling::jinja

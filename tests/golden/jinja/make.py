@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""make.py [--check] - cases.json beside it: templates, variables, and what Jinja2 renders of them.
+
+Needs jinja2. The environment is the one transformers uses for chat templates. With --check nothing is
+written; exit 1 if the file is another.
+"""
+import json
+import pathlib
+import sys
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+
+V = {
+    "n": 7, "text": "  a b \n", "word": "Über", "list": ["x", "y", "z"], "empty": [], "none": None,
+    "yes": True, "no": False, "message": {"role": "user", "content": "hi"},
+}
+TEXTS = [
+    # whitespace
+    "a\n{% if yes %}\nb\n{% endif %}\nc\n", "a\n  {% if yes %}  b{% endif %}  \nc\n\n",
+    "a  {%- if yes -%}  b  {%- endif -%}  c", "a\n  {%+ if yes %}b{% endif +%}\nc",
+    "a\n {# note #}\nb {#- note -#} c", "{{ 'x' }}\n{{- 'y' -}}\n z", " {{ n }} \n {{ n }}",
+    "a\r\nb\rc", "x {{ '}}' }} {{ {'a': 1}['a'] }}",
+    # expressions
+    "{{ n + 2 * 3 - 1 }} {{ -n }} {{ n // 2 }} {{ n % 3 }} {{ -7 // 2 }} {{ -7 % 3 }}",
+    "{{ 'a' ~ n ~ none ~ yes ~ missing }}", "{{ 'a' + 'b' 'c' }}", "{{ 'it\\'s' + \"\\t\\\\\" }}",
+    "{{ 'a' + 1 ~ 2 }}", "{{ n == 7 and not n != 7 }} {{ n < 8 }} {{ n >= 8 }} {{ 'a' < 'b' }}",
+    "{{ 'x' in list }} {{ 'q' not in list }} {{ 'b' in text }} {{ 'role' in message }}",
+    "{{ yes or missing.field }} {{ no and missing.field }} {{ none or 'else' }} {{ 0 or empty | length }}",
+    "{{ 'a' if n > 5 else 'b' }}{{ 'c' if no }}{{ ('d' if no else 'e') ~ 'f' }}",
+    "{{ list[0] }}{{ list[-1] }}{{ list[5] }}{{ message['role'] }}{{ message.content }}{{ message.no }}",
+    "{% for x in list[1:] %}{{ x }}{% endfor %}{% for x in list[:-1] %}{{ x }}{% endfor %}",
+    "{{ none == none }} {{ missing == none }} {{ 1 == 1.0 }} {{ '1' == 1 }}", "{{ not missing }} {{ not 'a' == 'a' }}",
+    # filters, tests, methods
+    "[{{ text | trim }}][{{ word | length }}][{{ list | length }}][{{ message | count }}]",
+    "[{{ missing | default('d') }}][{{ '' | default('d') }}][{{ '' | default('d', true) }}][{{ none | default('d') }}]",
+    "{{ 'aB' | upper }}{{ 'aB' | lower }}{{ list | first }}{{ list | last }}{{ n | string ~ 'x' }}{{ none | string }}",
+    "{{ text | trim | length > 2 }} {{ 'a' ~ text | trim }}",
+    "{{ n is defined }} {{ missing is not defined }} {{ none is none }} {{ text is string }} {{ message is mapping }}",
+    "{{ list is iterable }} {{ list is sequence }} {{ n is iterable }} {{ yes is true }} {{ n is number }} {{ no is false }} {{ yes is boolean }}",
+    "[{{ text.strip() }}][{{ text.lstrip() }}][{{ text.rstrip('\\n') }}][{{ 'a-b-c'.split('-')[-1] }}][{{ 'abc'.replace('b', 'x') }}]",
+    "{{ 'abc'.startswith('ab') }} {{ 'abc'.endswith('ab') }} {{ 'aB'.upper() }} {{ 'aB'.lower() }}",
+    # statements
+    "{% for x in list %}{{ loop.index }}{{ loop.index0 }}{{ x }}{{ '.' if loop.last else ',' }}{{ loop.first }}{{ loop.length }}\n{% endfor %}",
+    "{% for x in empty %}{{ x }}{% else %}none{% endfor %}{% for x in missing %}{{ x }}{% endfor %}",
+    "{% set a = 1 %}{% for x in list %}{% set a = x %}{{ a }}{% endfor %}{{ a }}",
+    "{% if yes %}{% set b = 'in' %}{% endif %}{{ b }}",
+    "{% set ns = namespace(last=-1, who='') %}{% for x in list %}{% if x == 'y' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{{ ns.last }}{{ ns.who }}",
+    "{% set block %}<{{ n }}>{% endset %}{{ block }}{{ block | length }}",
+    "{% if n == 1 %}1{% elif n == 7 %}7{% elif yes %}y{% else %}e{% endif %}{% if no %}x{% else %}e{% endif %}",
+    "{% for x in list %}{% for y in list %}{{ loop.index }}{% endfor %}{{ loop.index }}{% endfor %}",
+    "{% macro m(a, b='c') %}{{ a }}{% endmacro %}after",
+    "{% set d = {'a': [1, {'b': 'c'}]} %}{{ d.a[1].b }}{{ d['a'] | length }}",
+    "{%- set enable = enable if enable is defined else True %}{{ enable }}",
+]
+# In the manner of templates that drop the thinking of old turns.
+DROPPING = """{%- set enable_thinking = enable_thinking if enable_thinking is defined else True %}
+{%- set ns = namespace(last_user_idx = -1) %}
+{%- set loop_messages = messages %}
+{%- for m in loop_messages %}
+    {%- if m["role"] == "user" %}
+        {%- set ns.last_user_idx = loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- if messages[0]["role"] == "system" %}
+    {%- set system = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+    {{- "<|im_start|>system\\n" ~ system ~ "<|im_end|>\\n" }}
+{%- endif %}
+{%- for message in loop_messages %}
+    {%- if message.role == "assistant" %}
+        {%- if message.reasoning_content is defined and message.reasoning_content is string and message.reasoning_content | trim | length > 0 %}
+            {%- set content = "<think>\\n" ~ message.reasoning_content ~ "\\n</think>\\n" ~ (message.content | default('', true)) %}
+        {%- else %}
+            {%- set content = "<think></think>" ~ (message.content | default('', true)) %}
+        {%- endif %}
+        {%- if loop.index0 < ns.last_user_idx and '</think>' in content %}
+            {%- set content = "<think></think>" ~ content.split('</think>')[-1] %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\\n' ~ (content | trim) ~ '<|im_end|>\\n' }}
+    {%- elif message.role == "user" or message.role == "system" %}
+        {{- '<|im_start|>' + message.role + '\\n' }}
+        {%- set content = message.content | string %}
+        {{- content }}
+        {{- '<|im_end|>\\n' }}
+    {%- else %}
+        {{- raise_exception('a role') }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {%- if enable_thinking %}
+        {{- '<|im_start|>assistant\\n<think>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>assistant\\n<think></think>' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+
+def conversation(thinking):
+    return {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "What is 2 + 2?\n"},
+            {"role": "assistant", "content": "4", "reasoning_content": "2 + 2 = 4"},
+            {"role": "user", "content": "And 3 + 3?"},
+            {"role": "assistant", "content": "6"},
+            {"role": "user", "content": "<b>Thanks</b> & bye"},
+        ],
+        "add_generation_prompt": True, "enable_thinking": thinking, "tools": None, "bos_token": "<s>",
+    }
+
+
+def case(text, variables=None):
+    rendered = environment.from_string(text).render(**(variables or V))
+    return {"template": text, "text": rendered} | ({"variables": variables} if variables else {})
+
+
+cases = [case(t) for t in TEXTS]
+tiny = (ROOT / "data/parents/tiny-reasoner/chat_template.jinja").read_text()
+for template in (tiny, DROPPING):
+    for thinking in (True, False):
+        cases.append(case(template, conversation(thinking)))
+        cases.append(case(template, conversation(thinking) | {"add_generation_prompt": False}))
+path = pathlib.Path(__file__).with_name("cases.json")
+made = json.dumps({"variables": V, "cases": cases}, indent=1, ensure_ascii=False) + "\n"
+if "--check" in sys.argv:
+    sys.exit(path.read_text() != made)
+path.write_text(made)
+print(f"{path}: {len(cases)} cases, jinja2 {jinja2.__version__}")
