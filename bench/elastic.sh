@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # elastic.sh OUT_DIR - what a step of elastic distillation costs: every size against its share of the FLOPs, all sizes on one teacher forward (`nestling bench
 # elastic`), and the same step in PyTorch (peers/compare_elastic.sh); 8 sequences of 512 tokens and 4 of 256, float32 and bf16. OUT_DIR gets
-# machine.json, output.txt and the comparisons' runs-*.jsonl. For a machine that does nothing else; about 40 minutes.
+# machine.json, output.txt and the comparisons' runs-*.jsonl. For a machine that does nothing else; an hour at most.
 #
 # Environment   those of compare_elastic.sh (ROUNDS, STEPS, TOTAL, ...); SIZE_ROUNDS (15)
 # Exit          1 if a comparison found that programs do not do the same work.

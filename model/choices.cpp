@@ -71,15 +71,20 @@ AxisChoices resolve(const ModelConfig& config, const WrittenChoices& written, in
 
 }  // namespace
 
-WrittenWidth parse_width(const std::string& text, const std::string& where) {
+std::optional<WrittenWidth> read_width(const std::string& text) {
   WrittenWidth w;
   const char* end = text.data() + text.size();
   const auto [rest, status] = std::from_chars(text.data(), end, w.value);
   w.percent = rest + 1 == end && *rest == '%';
   const bool good =
       status == std::errc() && (rest == end || w.percent) && w.value > 0 && std::isfinite(w.value);
-  NESTLING_CHECK_INPUT(good, where, ": '", text, "' is no width; write 48 or 75%");
-  return w;
+  return good ? std::optional(w) : std::nullopt;
+}
+
+WrittenWidth parse_width(const std::string& text, const std::string& where) {
+  const std::optional<WrittenWidth> w = read_width(text);
+  NESTLING_CHECK_INPUT(w, where, ": '", text, "' is no width; write 48 or 75%");
+  return *w;
 }
 
 ElasticSpace make_space(const ModelConfig& config, const std::vector<WrittenChoices>& written,

@@ -6,6 +6,7 @@
 //               most important first.
 // Errors        make_space throws kInput naming axis, width and the nearest good one.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,8 @@ struct WrittenWidth {
   double value = 0;
   bool percent = false;
 };
-WrittenWidth parse_width(const std::string& text, const std::string& where);
+std::optional<WrittenWidth> read_width(const std::string& text);
+WrittenWidth parse_width(const std::string& text, const std::string& where);  // throws kInput
 
 struct WrittenChoices {
   Axis axis;

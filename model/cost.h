@@ -20,6 +20,7 @@ struct MemoryTerms {
   double weight_bytes = 2;
   int64_t context = 0, batch = 1;
   double cache_bytes = 2, state_bytes = 4;
+  bool operator==(const MemoryTerms&) const = default;
 };
 
 enum class CostKind : uint8_t { kTotal, kActive, kMemory };

@@ -5,6 +5,7 @@
 #include "model/elastic_header.h"
 #include "model/elastic_layout.h"
 #include "model/huggingface.h"
+#include "model/router_record.h"
 
 namespace nestling {
 
@@ -31,25 +32,48 @@ std::vector<Hdf5Dataset> open_weights(Hdf5File& in, const std::vector<ParameterS
   return all;
 }
 
-// The widths' weights into those of a model that has no others.
-LoadedSize load(Hdf5File& in, const ModelConfig& parent, const Widths& widths, DType compute) {
-  const StoredType precision = read_elastic_precision(in);
-  const std::vector<ParameterSpec> specs = parameter_list(parent);
-  const std::vector<SizedParameter> sized = sized_parameters(specs, widths);
-  const std::vector<Hdf5Dataset> datasets = open_weights(in, specs, sized, precision);
-  const ModelConfig config = cut_config(parent, widths);
+// A size about to be read: what it is, and where its weights are.
+struct Opening {
+  ModelConfig parent;
+  Size size;
+  StoredType precision;
+  std::vector<SizedParameter> parameters;
+  std::vector<Hdf5Dataset> datasets;  // of each parameter
+};
+Opening open_size(Hdf5File& in, ModelConfig parent, Size size) {
+  Opening o{.parent = std::move(parent),
+            .size = std::move(size),
+            .precision = read_elastic_precision(in),
+            .parameters = {},
+            .datasets = {}};
+  const std::vector<ParameterSpec> specs = parameter_list(o.parent);
+  o.parameters = sized_parameters(specs, o.size.widths);
+  o.datasets = open_weights(in, specs, o.parameters, o.precision);
+  return o;
+}
+Opening open_size(Hdf5File& in, const std::string& text) {
+  ModelConfig parent = read_elastic_config(in);
+  Size size = find_elastic_size(in, parent, text);
+  return open_size(in, std::move(parent), std::move(size));
+}
+
+// Its weights into those of a model that has no others.
+LoadedSize load(Hdf5File& in, Opening o, DType compute) {
+  const ModelConfig config = cut_config(o.parent, o.size.widths);
   LoadedSize out{.config = config,
                  .weights = Weights(config, Device::kCpu, {.compute = compute}),
-                 .weight_bytes = stored_weight_bytes(parent, widths, precision)};
-  NESTLING_CHECK(out.weights.count() == std::ssize(sized), "the cut model has ",
-                 out.weights.count(), " parameters, the size ", sized.size());
+                 .size = std::move(o.size),
+                 .weight_bytes = 0};
+  out.weight_bytes = stored_weight_bytes(o.parent, out.size.widths, o.precision);
+  NESTLING_CHECK(out.weights.count() == std::ssize(o.parameters), "the cut model has ",
+                 out.weights.count(), " parameters, the size ", o.parameters.size());
   for (int64_t i = 0; i < out.weights.count(); ++i) {
     const View master = out.weights.master(i);
-    const std::vector<int64_t>& extents = sized[static_cast<size_t>(i)].extents;
+    const std::vector<int64_t>& extents = o.parameters[static_cast<size_t>(i)].extents;
     for (size_t d = 0; d < extents.size(); ++d)
       NESTLING_CHECK(master.dim(static_cast<int>(d)) == extents[d], "the cut model has ",
                      master.describe());
-    datasets[static_cast<size_t>(i)].read(master);
+    o.datasets[static_cast<size_t>(i)].read(master);
   }
   Context ctx(Device::kCpu);
   out.weights.refresh_low(ctx);
@@ -81,8 +105,10 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
   check_elastic_model(model, file.string());
   const std::vector<ParameterSpec> specs = parameter_list(model.config);
   NESTLING_CHECK(std::ssize(specs) == weights.count(), file.string(), ": weights of another model");
-  std::vector<Widths> sizes;
-  for (const Size& s : model.sizes) sizes.push_back(s.widths);
+  // Chunks end where any size can be cut.
+  std::vector<Widths> edges =
+      choice_edges(model.config, std::ssize(model.sizes), model.router, file.string());
+  for (const Size& s : model.sizes) edges.push_back(s.widths);
   Hdf5Writer out(file);
   write_elastic_parts(out, model, precision);
   for (int64_t i = 0; i < weights.count(); ++i) {
@@ -92,7 +118,7 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    file.string(), ": ", spec.name, ": weights of another model");
     const DType type = stored_as(spec, precision);
     out.dataset(weight_dataset(spec), type, weights.master(i),
-                weight_chunk(spec, sizes, dtype_bytes(type)));
+                weight_chunk(spec, edges, dtype_bytes(type)));
   }
   out.commit();
 }
@@ -119,19 +145,29 @@ ElasticFacts read_elastic_facts(const std::filesystem::path& file) {
 
 LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute) {
   Hdf5File in(file);
-  const ModelConfig parent = read_elastic_config(in);
-  std::string known;
-  for (const std::string& name : read_elastic_size_names(in)) {
-    if (name == size) return load(in, parent, read_elastic_size(in, parent, name).widths, compute);
-    known += (known.empty() ? "" : ", ") + name;
-  }
-  throw Error(str(file.string(), ": no size '", size, "'; there are ", known), ErrorKind::kInput);
+  return load(in, open_size(in, size), compute);
 }
 
 LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute) {
   Hdf5File in(file);
-  const ModelConfig parent = read_elastic_config(in);
-  return load(in, parent, full_widths(parent), compute);
+  ModelConfig parent = read_elastic_config(in);
+  Size whole{.name = {}, .target = {}, .widths = full_widths(parent)};
+  return load(in, open_size(in, std::move(parent), std::move(whole)), compute);
+}
+
+Size find_elastic_size(const std::filesystem::path& file, const std::string& text) {
+  Hdf5File in(file);
+  return find_elastic_size(in, read_elastic_config(in), text);
+}
+
+OpeningBytes opening_bytes(const std::filesystem::path& file, const std::string& size) {
+  Hdf5File in(file);
+  const Opening o = open_size(in, size);
+  OpeningBytes bytes{.weights = stored_weight_bytes(o.parent, o.size.widths, o.precision),
+                     .read = in.bytes_read()};
+  for (size_t i = 0; i < o.datasets.size(); ++i)
+    bytes.read += o.datasets[i].prefix_bytes(o.parameters[i].extents);
+  return bytes;
 }
 
 int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision) {

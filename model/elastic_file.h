@@ -5,7 +5,7 @@
 //               slot-major, the dimensions of the parameter list.
 // Precision     bf16 (rounded to nearest even; what steers a recurrence or a choice stays f32, as in
 //               published directories) or f32.
-// Chunks        divide every width of every size. At least 32 KiB where the widths allow it, a tensor
+// Chunks        divide every width of every size and every choice of the router. At least 32 KiB where the widths allow it, a tensor
 //               below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
 // Damage        every byte is under a checksum (data/hdf5_file.h): a damaged file is an Error of kind
 //               kInput that names file and dataset, never another value.
@@ -40,16 +40,28 @@ struct ElasticFacts {
 };
 ElasticFacts read_elastic_facts(const std::filesystem::path& file);
 
-// Weights of one size alone: a model of its own, whose config is the cut one.
+// Weights of one size alone: a model of its own, whose config is the cut one. A size is named, or asked
+// for by its budget: "65%" (model/asked_size.h).
 struct LoadedSize {
   ModelConfig config;
   Weights weights;           // on the CPU
+  Size size;                 // of the whole file: full widths, no name
   int64_t weight_bytes = 0;  // of the size, as stored
   int64_t bytes_read = 0;    // of all chunks read to open it
 };
 LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute);
 // The parent's widths, whatever the sizes are.
 LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute);
+
+// The size of that name or budget, without its weights.
+Size find_elastic_size(const std::filesystem::path& file, const std::string& text);
+
+// What load_elastic would read, without reading the weights.
+struct OpeningBytes {
+  int64_t weights = 0;  // as stored
+  int64_t read = 0;     // of all chunks
+};
+OpeningBytes opening_bytes(const std::filesystem::path& file, const std::string& size);
 
 // Bytes of the weights of a size as stored.
 int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision);

@@ -3,6 +3,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "model/asked_size.h"
 #include "model/huggingface.h"
 #include "model/order.h"
 
@@ -205,6 +206,27 @@ std::map<std::string, std::string> read_elastic_texts(Hdf5File& in, const std::s
   return all;
 }
 
+namespace {
+
+RouterBlob read_router(Hdf5File& in) {
+  RouterBlob router{.tensors = {}, .json = in.text("/router/config")};
+  for (const std::string& name : in.names("/router/tensors"))
+    router.tensors[name] = read_list<float>(in, "/router/tensors/" + name);
+  return router;
+}
+
+}  // namespace
+
+Size find_elastic_size(Hdf5File& in, const ModelConfig& config, const std::string& text) {
+  std::vector<Size> sizes;
+  for (const std::string& name : read_elastic_size_names(in)) {
+    if (name == text) return read_elastic_size(in, config, name);
+    sizes.push_back(read_elastic_size(in, config, name));
+  }
+  NESTLING_CHECK_INPUT(!sizes.empty(), in.path().string(), ": holds no size");
+  return asked_size(config, sizes, read_router(in), text, in.path().string());
+}
+
 ElasticModel read_elastic_parts(Hdf5File& in) {
   ElasticModel m;
   m.config = read_elastic_config(in);
@@ -212,9 +234,7 @@ ElasticModel read_elastic_parts(Hdf5File& in) {
     m.sizes.push_back(read_elastic_size(in, m.config, name));
   m.order = read_units<int64_t>(in, "/elastic/order", m.config);
   m.scores = read_units<double>(in, "/elastic/scores", m.config);
-  m.router.json = in.text("/router/config");
-  for (const std::string& name : in.names("/router/tensors"))
-    m.router.tensors[name] = read_list<float>(in, "/router/tensors/" + name);
+  m.router = read_router(in);
   m.tokenizer = read_elastic_texts(in, "/tokenizer");
   m.provenance = read_elastic_texts(in, "/provenance");
   check_elastic_model(m, in.path().string());

@@ -16,5 +16,7 @@ StoredType read_elastic_precision(Hdf5File& in);
 std::vector<std::string> read_elastic_size_names(Hdf5File& in);  // largest first
 std::map<std::string, std::string> read_elastic_texts(Hdf5File& in, const std::string& group);
 Size read_elastic_size(Hdf5File& in, const ModelConfig& config, const std::string& name);
+// The size of that name, or the router's for that budget (model/asked_size.h). Reads the router only then.
+Size find_elastic_size(Hdf5File& in, const ModelConfig& config, const std::string& text);
 
 }  // namespace nestling

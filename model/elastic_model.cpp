@@ -5,17 +5,9 @@
 #include <set>
 
 #include "model/order.h"
+#include "model/router_record.h"
 
 namespace nestling {
-
-const Size& ElasticModel::size(const std::string& name) const {
-  std::string known;
-  for (const Size& s : sizes) {
-    if (s.name == name) return s;
-    known += (known.empty() ? "" : ", ") + s.name;
-  }
-  throw Error(str("no size '", name, "'; there are ", known), ErrorKind::kInput);
-}
 
 namespace {
 
@@ -69,6 +61,8 @@ void check_elastic_model(const ElasticModel& m, const std::string& where) {
   }
   if (!is_empty(m.order)) check_order(m.config, m.order);
   for (const auto& [name, values] : m.router.tensors) check_name(name, where, "a router tensor");
+  if (!m.router.json.empty())
+    recorded_router(m.config, std::ssize(m.sizes), m.router, where + ": /router");
   for (const auto& [name, bytes] : m.tokenizer) check_name(name, where, "a tokenizer file");
   for (const auto& [key, text] : m.provenance) check_name(key, where, "a provenance key");
 }

@@ -3,7 +3,7 @@
 // Sizes         largest first; the widths of each are prefixes of the parent's (model/widths.h).
 // Order         place i of the file's axis holds unit order[i] of the published parent; empty lists:
 //               the axis was never sorted.
-// Router        tensors and JSON of whoever trained it; opaque here.
+// Router        as model/router_record.h writes it.
 // Provenance    key to text. Known keys are kParent...; any other may be there.
 #pragma once
 #include <map>
@@ -22,6 +22,7 @@ struct Size {
   CostTarget target;
   double budget = 1;  // of the parent's cost
   Widths widths;
+  bool trained = true;  // by itself; false: the router's answer to a budget in between
 };
 
 struct RouterBlob {
@@ -37,8 +38,6 @@ struct ElasticModel {
   RouterBlob router;
   std::map<std::string, std::string> tokenizer;  // file name to bytes
   std::map<std::string, std::string> provenance;
-
-  const Size& size(const std::string& name) const;  // throws kInput naming those there are
 };
 
 // Keys of `provenance` that the model card and the file's /model group repeat.

@@ -99,6 +99,17 @@ RouterDraw Router::draw(const std::vector<double>& u, double progress, const Noi
   return d;
 }
 
+Probabilities Router::preferences(const std::vector<double>& u) const {
+  NESTLING_CHECK(std::ssize(u) == sizes_, "a router of ", sizes_, " sizes asked with ", u.size());
+  Probabilities p;
+  for (const Mlp& mlp : mlps_) {
+    std::vector<double> active = product(mlp.first.view(), u);
+    for (double& x : active) x = leaky(x);
+    p.push_back(softmax(product(mlp.second.view(), active), 1.0));
+  }
+  return p;
+}
+
 void Router::backward(const RouterDraw& d, const Probabilities& dused) {
   for (size_t a = 0; a < mlps_.size(); ++a) {
     const std::vector<double>& p = d.soft[a];

@@ -56,6 +56,8 @@ class Router {
   };
   RouterDraw draw(const std::vector<double>& u, double progress, const Noise* noise) const;
   void backward(const RouterDraw& draw, const Probabilities& dused);
+  // softmax(z): of no schedule and no noise. Choices rank as in every plain draw, and none underflows.
+  Probabilities preferences(const std::vector<double>& u) const;
 
   // Named f32 tensors for the optimizer and checkpoints, in a fixed order.
   struct Parameter {
@@ -66,6 +68,11 @@ class Router {
   std::vector<Parameter> parameters();
   void zero_gradients();
   int64_t sizes() const { return sizes_; }
+  const ElasticSpace& space() const { return *space_; }
+  const RouterOptions& options() const { return options_; }
+  // Weights alone, in the order of space().axes.
+  ConstView first(size_t axis) const { return mlps_[axis].first.view(); }
+  ConstView second(size_t axis) const { return mlps_[axis].second.view(); }
 
  private:
   struct Mlp {

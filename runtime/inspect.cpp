@@ -11,6 +11,8 @@ namespace nestling {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 Json layers_json(const ModelConfig& config, const Widths& widths) {
   Json layers = Json::array();
   for (int64_t l = 0; l < config.layers(); ++l) {
@@ -29,12 +31,25 @@ Json size_json(const ModelConfig& config, const std::string& name, const Widths&
           {"params_total", cost.total},
           {"params_active", cost.active},
           {"hidden", widths.hidden},
+          {"bytes_read", nullptr},
           {"budget", nullptr},
           {"target", nullptr},
+          {"trained", true},
           {"layers", layers_json(config, widths)}};
 }
 
-Json inspect_directory(const std::filesystem::path& path) {
+Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Size& s) {
+  Json size = size_json(config, s.name, s.widths);
+  const OpeningBytes bytes = opening_bytes(path, s.name);
+  size["bytes"] = bytes.weights;
+  size["bytes_read"] = bytes.read;
+  size["budget"] = s.budget;
+  size["target"] = cost_kind_name(s.target.kind);
+  size["trained"] = s.trained;
+  return size;
+}
+
+Json inspect_directory(const fs::path& path, const std::string& only) {
   const ModelConfig config = read_model_config(path);
   const SafetensorsDir files(path);
   int64_t bytes = 0;
@@ -45,9 +60,12 @@ Json inspect_directory(const std::filesystem::path& path) {
     if (t->name.ends_with("embeddings.weight") || precision.empty())
       precision = stored_name(t->type);
   }
-  Json size = size_json(config, std::filesystem::weakly_canonical(path).filename().string(),
-                        full_widths(config));
+  Json size =
+      size_json(config, fs::weakly_canonical(path).filename().string(), full_widths(config));
   size["bytes"] = bytes;
+  NESTLING_CHECK_INPUT(only.empty() || only == size["name"].get<std::string>(), path.string(),
+                       ": no size '", only, "'; a directory has one size, ",
+                       size["name"].get<std::string>());
   return {{"sizes", {size}},
           {"precision", precision},
           {"format_version", nullptr},
@@ -56,18 +74,14 @@ Json inspect_directory(const std::filesystem::path& path) {
 
 }  // namespace
 
-Json inspect_model(const std::filesystem::path& path) {
-  NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
-  if (std::filesystem::is_directory(path)) return inspect_directory(path);
+Json inspect_model(const std::filesystem::path& path, const std::string& only) {
+  NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
+  if (fs::is_directory(path)) return inspect_directory(path, only);
   const ElasticHeader h = read_elastic_header(path);
   Json sizes = Json::array();
-  for (const Size& s : h.model.sizes) {
-    Json size = size_json(h.model.config, s.name, s.widths);
-    size["bytes"] = stored_weight_bytes(h.model.config, s.widths, h.precision);
-    size["budget"] = s.budget;
-    size["target"] = cost_kind_name(s.target.kind);
-    sizes.push_back(std::move(size));
-  }
+  std::vector<Size> shown = h.model.sizes;
+  if (!only.empty()) shown = {find_elastic_size(path, only)};
+  for (const Size& s : shown) sizes.push_back(elastic_size_json(h.model.config, path, s));
   return {{"sizes", sizes},
           {"precision", stored_name(h.precision)},
           {"format_version", h.format_version},

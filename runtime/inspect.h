@@ -1,14 +1,17 @@
 // inspect.h - what a model holds, without opening its weights.
 #pragma once
 #include <filesystem>
+#include <string>
 
 #include "data/json.h"
 
 namespace nestling {
 
-// {"sizes":[{"name","params_total","params_active","bytes","hidden","budget","target","layers":
-// [{"kind","kept",<axis>:<width>...}]}],"precision","format_version","provenance":{...}}. `bytes`:
-// weights of the size as stored. Of a directory: one size without budget; format_version is null.
-Json inspect_model(const std::filesystem::path& path);
+// {"sizes":[{"name","params_total","params_active","bytes","bytes_read","hidden","budget","target",
+// "trained","layers":[{"kind","kept",<axis>:<width>...}]}],"precision","format_version",
+// "provenance":{...}}. `bytes`: weights of the size as stored; `bytes_read`: of all chunks that opening
+// the size alone reads; `trained`: by itself, not a budget in between. Of a directory: one size without
+// budget and bytes_read; format_version is null. `only`: one size, by name or budget.
+Json inspect_model(const std::filesystem::path& path, const std::string& only = "");
 
 }  // namespace nestling

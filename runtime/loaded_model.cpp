@@ -1,5 +1,6 @@
 #include "runtime/loaded_model.h"
 
+#include "data/mapped_file.h"
 #include "model/huggingface.h"
 
 namespace nestling {
@@ -8,11 +9,16 @@ LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& pat
   const ModelConfig config = read_model_config(path);
   Opened o{.config = config,
            .weights = Weights(config, Device::kCpu, {.compute = compute}),
-           .names = {std::filesystem::weakly_canonical(path).filename().string()},
-           .widths = {full_widths(config)},
-           .tokenizer = {}};
+           .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
+                      .target = {},
+                      .widths = full_widths(config)}},
+           .tokenizer = {},
+           .files = {}};
   import_weights(path, config, o.weights);
-  if (std::filesystem::exists(path / "tokenizer.json")) o.tokenizer.emplace(path);
+  for (const char* name : kTokenizerFiles)
+    if (std::filesystem::exists(path / name))
+      o.files[name] = std::string(MappedFile(path / name).text());
+  if (o.files.contains("tokenizer.json")) o.tokenizer.emplace(path);
   return o;
 }
 
@@ -23,20 +29,16 @@ LoadedModel::Opened LoadedModel::open_elastic(const std::filesystem::path& path,
       size.empty() ? load_elastic_whole(path, compute) : load_elastic(path, size, compute);
   Opened o{.config = loaded.config,
            .weights = std::move(loaded.weights),
-           .names = {},
-           .widths = {},
+           .sizes = std::move(facts.sizes),
            .tokenizer = {},
-           .bytes_read = loaded.bytes_read};
-  if (!size.empty()) {
-    o.names = {size};
-    o.widths = {full_widths(o.config)};
-  } else {
-    for (Size& s : facts.sizes) {
-      o.names.push_back(s.name);
-      o.widths.push_back(std::move(s.widths));
-    }
+           .files = std::move(facts.tokenizer),
+           .bytes_read = loaded.bytes_read,
+           .whole = size.empty()};
+  if (!o.whole) {
+    o.sizes = {std::move(loaded.size)};
+    o.sizes[0].widths = full_widths(o.config);
   }
-  if (const auto at = facts.tokenizer.find("tokenizer.json"); at != facts.tokenizer.end())
+  if (const auto at = o.files.find("tokenizer.json"); at != o.files.end())
     o.tokenizer.emplace(at->second, path.string() + ": /tokenizer/tokenizer.json");
   return o;
 }
@@ -46,8 +48,8 @@ LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType c
   NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
   if (!std::filesystem::is_directory(path)) return open_elastic(path, compute, size);
   Opened o = open_directory(path, compute);
-  NESTLING_CHECK_INPUT(size.empty() || size == o.names[0], path.string(), ": no size '", size,
-                       "'; a directory has one size, ", o.names[0]);
+  NESTLING_CHECK_INPUT(size.empty() || size == o.sizes[0].name, path.string(), ": no size '", size,
+                       "'; a directory has one size, ", o.sizes[0].name);
   return o;
 }
 
@@ -59,9 +61,11 @@ LoadedModel::LoadedModel(const std::filesystem::path& path, Opened o)
       name_(std::filesystem::weakly_canonical(path).filename().string()),
       config_(std::move(o.config)),
       weights_(std::move(o.weights)),
-      names_(std::move(o.names)),
-      widths_(std::move(o.widths)),
+      sizes_(std::move(o.sizes)),
+      selected_(sizes_.front()),
+      whole_(o.whole),
       tokenizer_(std::move(o.tokenizer)),
+      files_(std::move(o.files)),
       bytes_read_(o.bytes_read) {
   if (tokenizer_)
     NESTLING_CHECK_INPUT(tokenizer_->vocab_size() <= config_.vocab, path.string(),
@@ -75,23 +79,28 @@ const Tokenizer& LoadedModel::tokenizer() const {
 }
 
 ModelParams<ConstView> LoadedModel::params() {
-  return prefix_parameters(config_, widths_[selected_], weights_.params());
+  return prefix_parameters(config_, selected_.widths, weights_.params());
+}
+
+std::vector<std::string> LoadedModel::sizes() const {
+  std::vector<std::string> names;
+  for (const Size& s : sizes_) names.push_back(s.name);
+  return names;
 }
 
 void LoadedModel::select(const std::string& size) {
-  std::string known;
-  for (size_t s = 0; s < names_.size(); ++s) {
-    if (names_[s] == size) {
-      selected_ = s;
-      return;
-    }
-    known += (s ? ", " : "") + names_[s];
+  for (const Size& s : sizes_) {
+    if (s.name != size) continue;
+    selected_ = s;
+    return;
   }
-  throw Error(str(path_.string(), ": no size '", size, "'; there are ", known), ErrorKind::kInput);
+  NESTLING_CHECK_INPUT(whole_, path_.string(), ": no size '", size, "' in what is open; there is ",
+                       sizes_.front().name);
+  selected_ = find_elastic_size(path_, size);
 }
 
 ParameterCost LoadedModel::cost() const {
-  return parameter_cost(config_, widths_[selected_]);
+  return parameter_cost(config_, selected_.widths);
 }
 
 }  // namespace nestling

@@ -2,12 +2,13 @@
 //
 // Sources       a Hugging Face directory, which has one size; an elastic file, of which one size is
 //               opened alone, reading its own bytes, or the whole, of which every size is a view.
-// Sizes         select() changes what params() gives: prefix views of the same weights, nothing is
-//               copied. config() stays that of the weights; widths are read off the views.
+// Sizes         by name, or of an elastic file by budget ("65%", model/asked_size.h). select() changes
+//               what params() gives: prefix views of the same weights, nothing is copied. config() stays that of the weights; widths are read off the views.
 // Ownership     owns everything; views of params() live as long as it does.
 // Precision     weights as stored, widened to f32, or rounded to bf16 for the products.
 #pragma once
 #include <filesystem>
+#include <map>
 #include <optional>
 
 #include "data/tokenizer.h"
@@ -28,10 +29,13 @@ class LoadedModel {
   ModelParams<ConstView> params();                   // of the selected size
   Weights& weights() { return weights_; }
   const Tokenizer& tokenizer() const;  // throws kInput where the model has none
+  // Name to bytes, of kTokenizerFiles those that are there.
+  const std::map<std::string, std::string>& tokenizer_files() const { return files_; }
 
-  // Names of the sizes select() takes, largest first; a model of one size has its own name.
-  const std::vector<std::string>& sizes() const { return names_; }
-  const std::string& size() const { return names_[selected_]; }
+  // Names of the sizes that were trained, largest first; a model of one size has its own name.
+  std::vector<std::string> sizes() const;
+  const std::string& size() const { return selected_.name; }
+  bool trained() const { return selected_.trained; }  // the selected size, by itself
   void select(const std::string& size);               // throws kInput naming those there are
   ParameterCost cost() const;                         // of the selected size
   int64_t bytes_read() const { return bytes_read_; }  // of weights and config; 0 for a directory
@@ -40,10 +44,11 @@ class LoadedModel {
   struct Opened {
     ModelConfig config;
     Weights weights;
-    std::vector<std::string> names;
-    std::vector<Widths> widths;  // of each name
+    std::vector<Size> sizes;
     std::optional<Tokenizer> tokenizer;
+    std::map<std::string, std::string> files;
     int64_t bytes_read = 0;
+    bool whole = false;  // an elastic file, all of it
   };
   static Opened open(const std::filesystem::path& path, DType compute, const std::string& size);
   static Opened open_directory(const std::filesystem::path& path, DType compute);
@@ -55,10 +60,11 @@ class LoadedModel {
   std::string name_;
   ModelConfig config_;
   Weights weights_;
-  std::vector<std::string> names_;
-  std::vector<Widths> widths_;
-  size_t selected_ = 0;
+  std::vector<Size> sizes_;
+  Size selected_;
+  bool whole_;
   std::optional<Tokenizer> tokenizer_;
+  std::map<std::string, std::string> files_;
   int64_t bytes_read_ = 0;
 };
 

@@ -91,7 +91,10 @@ std::string model_card(const ElasticModel& m, const Size& size, const ModelConfi
   row("parent", said(m, provenance::kParent));
   row("parent's licence", said(m, provenance::kParentLicence));
   row("parent's digest", said(m, provenance::kParentDigest));
-  row("size", size.name);
+  row("size", size.trained ? size.name
+                           : size.name +
+                                 ": the router's widths for this budget, between two sizes "
+                                 "that were trained; not trained by itself");
   row("budget", percent(size.budget) + " of the parent's " + cost_kind_name(size.target.kind));
   row("parameters", str(cost.total, " (parent ", full.total, ")"));
   row("active parameters", str(cost.active, " (parent ", full.active, ")"));

@@ -61,12 +61,11 @@ void write_slice(const fs::path& elastic, const std::string& name, const fs::pat
   NESTLING_CHECK_INPUT(type == StoredType::kBF16 || type == StoredType::kF32, "slice in ",
                        stored_name(type), ": this file gives BF16 or F32");
   const ElasticHeader header = read_elastic_header(elastic);
-  const Size& size = header.model.size(name);
   const LoadedSize loaded = load_elastic(elastic, name, DType::kF32);
   DirectoryAside out(without_slash(directory));
   export_weights(out.path(), loaded.config, loaded.weights, {.types = {}, .type = type});
   for (const auto& [file, bytes] : header.model.tokenizer) write_file(out.path() / file, bytes);
-  write_file(out.path() / "README.md", model_card(header.model, size, loaded.config, type));
+  write_file(out.path() / "README.md", model_card(header.model, loaded.size, loaded.config, type));
   out.commit();
 }
 

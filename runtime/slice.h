@@ -1,4 +1,4 @@
-// slice.h - one size of an elastic file as a Hugging Face directory of its own. No training, no data.
+// slice.h - one size of an elastic file, by name or by budget, as a Hugging Face directory of its own. No training, no data.
 //
 // Writes        weights and config.json in the published layout, the tokenizer's files, generation
 //               config and chat template as the file holds them, and README.md, the model card.

@@ -73,6 +73,7 @@ Json evaluate_tasks(Context& ctx, LoadedModel& model, const Parent& parent, cons
 Json evaluate_size(Context& ctx, LoadedModel& model, const Parent& parent, const EvalOptions& o) {
   const ParameterCost cost = model.cost();
   Json size = {{"name", model.size()},
+               {"trained", model.trained()},
                {"params_total", cost.total},
                {"params_active", cost.active},
                {"tokens", 0},
@@ -123,6 +124,7 @@ int run_eval(EvalOptions& o) {
   for (const std::string& name : names) {
     model.select(name);
     if (all) std::printf("size %s\n", name.c_str());
+    if (!model.trained()) std::printf("size %s: not trained by itself\n", name.c_str());
     sizes.push_back(evaluate_size(ctx, model, parent, o));
   }
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());

@@ -13,44 +13,54 @@ namespace nestling {
 namespace {
 
 struct InspectOptions {
-  std::string model;
+  std::string model, size;
   bool json = false;
 };
 
-void print_table(const Json& found, const std::string& model) {
-  std::printf("%-12s %14s %14s %14s %8s\n", "size", "parameters", "active", "bytes", "budget");
-  for (const Json& s : found["sizes"]) {
-    const std::string budget =
-        s["budget"].is_null() ? "-" : str(100 * s["budget"].get<double>(), "%");
-    std::printf("%-12s %14lld %14lld %14lld %8s\n", s["name"].get<std::string>().c_str(),
-                static_cast<long long>(s["params_total"].get<int64_t>()),
-                static_cast<long long>(s["params_active"].get<int64_t>()),
-                static_cast<long long>(s["bytes"].get<int64_t>()), budget.c_str());
-  }
+void print_size(const Json& s) {
+  const auto number = [&](const char* key) {
+    return s[key].is_null() ? std::string("-") : std::to_string(s[key].get<int64_t>());
+  };
+  const std::string budget =
+      s["budget"].is_null() ? "-" : str(100 * s["budget"].get<double>(), "%");
+  std::printf("%-12s %14s %14s %14s %14s %8s%s\n", s["name"].get<std::string>().c_str(),
+              number("params_total").c_str(), number("params_active").c_str(),
+              number("bytes").c_str(), number("bytes_read").c_str(), budget.c_str(),
+              s["trained"].get<bool>() ? "" : "  not trained by itself");
+}
+
+void print_table(const Json& found, const InspectOptions& o) {
+  std::printf("%-12s %14s %14s %14s %14s %8s\n", "size", "parameters", "active", "bytes",
+              "read to open", "budget");
+  for (const Json& s : found["sizes"]) print_size(s);
   std::printf("stored as %s\n", found["precision"].get<std::string>().c_str());
-  if (std::filesystem::is_directory(model)) return;
-  const ElasticModel elastic = read_elastic_header(model).model;
-  for (const Size& s : elastic.sizes)
-    std::printf("%s: %s\n", s.name.c_str(), widths_text(elastic.config, s.widths).c_str());
+  if (std::filesystem::is_directory(o.model)) return;
+  const ElasticModel elastic = read_elastic_header(o.model).model;
+  for (const Json& s : found["sizes"]) {
+    const Size size = find_elastic_size(o.model, s["name"].get<std::string>());
+    std::printf("%s: %s\n", size.name.c_str(), widths_text(elastic.config, size.widths).c_str());
+  }
   for (const auto& [key, text] : elastic.provenance)
     if (text.find('\n') == std::string::npos) std::printf("%s: %s\n", key.c_str(), text.c_str());
 }
 
 int inspect(const InspectOptions& o) {
-  const Json found = inspect_model(o.model);
+  const Json found = inspect_model(o.model, o.size);
   if (o.json)
     std::printf("%s\n", dump_json(found, -1).c_str());
   else
-    print_table(found, o.model);
+    print_table(found, o);
   return 0;
 }
 
 }  // namespace
 
 void add_inspect_command(CLI::App& app, int& exit_code) {
-  auto* command = app.add_subcommand("inspect", "Sizes of a model: widths, parameters, bytes");
+  auto* command = app.add_subcommand(
+      "inspect", "Sizes of a model: widths, parameters, bytes, what opening one reads");
   auto o = std::make_shared<InspectOptions>();
   command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
+  command->add_option("--size", o->size, "One size alone, by name or budget (65%)");
   command->add_flag("--json", o->json, "Print one JSON object");
   command->callback([o, &exit_code] { exit_code = inspect(*o); });
 }

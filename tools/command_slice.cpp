@@ -28,7 +28,8 @@ void add_slice_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<SliceCommand>();
   command->add_option("--source-checkpoint", o->source, "An elastic .h5")->required();
   command->add_option("--target-checkpoint", o->target, "Directory to make")->required();
-  command->add_option("--size", o->size, "Size to cut out")->required();
+  command->add_option("--size", o->size, "Size to cut out: its name, or a budget as 65% or 1.8e6")
+      ->required();
   command->add_option("--precision", o->precision, "bf16 or fp32")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   command->callback([o, &exit_code] { exit_code = slice(*o); });

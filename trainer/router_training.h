@@ -54,6 +54,8 @@ class RouterTraining {
   double entropy(int64_t size, int64_t tokens) const;      // mean over axes, nats
   RouterDraw plain(int64_t size, int64_t tokens) const;    // probabilities without noise
 
+  const Router& router() const { return router_; }
+
   std::vector<NamedState> state();
   int64_t allocated_bytes() const;                        // weights, gradients and moments
   void restored() { selections_ = stored_selections(); }  // after state() was filled

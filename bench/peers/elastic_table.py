@@ -9,8 +9,8 @@ import statistics
 import sys
 
 # Relative to the small size's: float32 sums of 1e6 terms in another order differ by some 1e-5 in a norm; bf16 rounds at 2^-9 in other places, and each of 12 layers
-# adds to that. At full width both are 0 but for the same rounding.
-BOUND = {"fp32": 1e-4, "bf16": 2.0 ** -5}
+# adds to that (1e-3 was seen). At full width both are 0 but for the same rounding.
+BOUND = {"fp32": 1e-4, "bf16": 2.0 ** -6}
 KEYS = ("first_loss", "first_grad_norm")
 
 
@@ -66,7 +66,8 @@ def main():
         bad += wrong
         if not wrong:
             print(f"{dtype}: same KL and gradient norm, within {BOUND[dtype]:.0e} of the small size's")
-    print(*bad, sep="\n" if bad else "")
+    for line in bad:
+        print(line)
     return 1 if bad else 0
 
 

@@ -30,7 +30,9 @@ fs::path write_sample(const TempDir& dir) {
                                                            {Axis::kExperts, 4}}))};
   m.scores = testing::random_scores(m.config, 3);
   m.order = order_from_scores(m.config, m.scores);
-  m.router = {.tensors = {{"hidden.first", {0.5f, -1.25f, 3.0f}}}, .json = "{}"};
+  m.router = testing::random_router(
+      m.config, {{Axis::kHidden, {32, 16}}, {Axis::kMambaHeads, {4, 2}}, {Axis::kExperts, {6, 4}}},
+      2, 3);
   m.tokenizer = {{"tokenizer.json", "{\"model\": {}}"}};
   m.provenance = {{provenance::kParent, "tiny"}, {provenance::kParentLicence, "mit"}};
   Weights weights(m.config, Device::kCpu, {});

@@ -69,6 +69,48 @@ TEST_F(ElasticModelFile, ASizeAloneGeneratesWhatTheViewDoes) {
   EXPECT_EQ(greedy(parent), greedy(whole));
 }
 
+TEST_F(ElasticModelFile, ABudgetBetweenSizesIsAViewToo) {
+  LoadedModel whole(file(), DType::kF32);
+  const int64_t read = whole.bytes_read();
+  whole.select("85%");
+  EXPECT_EQ(whole.size(), "85%");
+  EXPECT_FALSE(whole.trained());
+  EXPECT_EQ(whole.bytes_read(), read);
+  EXPECT_EQ(whole.params().embeddings.data(), whole.weights().params().embeddings.data());
+  LoadedModel alone(file(), DType::kF32, "85%");
+  EXPECT_EQ(alone.size(), "85%");
+  EXPECT_FALSE(alone.trained());
+  EXPECT_EQ(alone.cost().total, whole.cost().total);
+  EXPECT_EQ(greedy(alone), greedy(whole));
+  const Size& half = testing::tiny_reasoner_model().sizes[2];
+  EXPECT_GT(alone.cost().active, parameter_cost(whole.config(), half.widths).active);
+  whole.select("50%");
+  EXPECT_TRUE(whole.trained());
+  expect_error([&] { whole.select("20%"); }, {"20%", "reach from"});
+  expect_error([&] { alone.select("50%"); }, {"50%", "there is 85%"});
+}
+
+TEST_F(ElasticModelFile, ABudgetBetweenSizesIsCutOutToo) {
+  const fs::path out = dir_->path() / "between";
+  write_slice(file(), "85%", out, StoredType::kF32);
+  LoadedModel cut(out, DType::kF32);
+  LoadedSize size = load_elastic(file(), "85%", DType::kF32);
+  ASSERT_EQ(cut.weights().count(), size.weights.count());
+  for (int64_t i = 0; i < size.weights.count(); ++i)
+    EXPECT_EQ(0, std::memcmp(cut.weights().master(i).data(), size.weights.master(i).data(),
+                             static_cast<size_t>(size.weights.master(i).bytes())));
+  LoadedModel whole(file(), DType::kF32);
+  whole.select("85%");
+  EXPECT_EQ(greedy(cut), greedy(whole));
+  const std::string card = testing::read_bytes(out / "README.md");
+  for (const char* part : {"size 85%", "not trained by itself", "85.0% of the parent's"})
+    EXPECT_NE(card.find(part), std::string::npos) << part << "\nis not in\n" << card;
+  const Json found = inspect_model(file(), "85%");
+  ASSERT_EQ(found["sizes"].size(), 1u);
+  EXPECT_EQ(found["sizes"][0]["trained"], false);
+  EXPECT_EQ(found["sizes"][0]["bytes_read"], size.bytes_read);
+}
+
 TEST_F(ElasticModelFile, SliceIsTheSizeAsADirectory) {
   for (const StoredType type : {StoredType::kBF16, StoredType::kF32}) {
     const fs::path out = dir_->path() / stored_name(type);
@@ -123,6 +165,8 @@ TEST_F(ElasticModelFile, Inspect) {
   EXPECT_EQ(half["name"], "50%");
   EXPECT_EQ(half["params_total"], size.weights.parameter_count());
   EXPECT_EQ(half["bytes"], size.weight_bytes);
+  EXPECT_EQ(half["bytes_read"], size.bytes_read);
+  EXPECT_EQ(half["trained"], true);
   EXPECT_EQ(half["layers"].size(), 12u);
   EXPECT_EQ(half["layers"][0]["mamba_heads"], 12);
   EXPECT_EQ(half["layers"][1]["experts"], 16);

@@ -9,6 +9,7 @@
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "model/order.h"
+#include "model/router_record.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
@@ -63,6 +64,20 @@ inline Scores random_scores(const ModelConfig& config, uint64_t seed) {
   return s;
 }
 
+// A router that nothing was learned by: its weights are drawn.
+inline RouterBlob random_router(const ModelConfig& config,
+                                const std::map<Axis, std::vector<int64_t>>& choices, int64_t sizes,
+                                uint64_t seed) {
+  std::vector<WrittenChoices> written;
+  for (const auto& [axis, widths] : choices) {
+    written.push_back({.axis = axis, .widths = {}});
+    for (const int64_t w : widths)
+      written.back().widths.push_back({.value = static_cast<double>(w)});
+  }
+  const ElasticSpace space = make_space(config, written, kBlock, {});
+  return record_router(Router(space, sizes, {.hidden = 16}, seed));
+}
+
 inline std::filesystem::path tiny_reasoner() {
   return source_dir() / "data/parents/tiny-reasoner";
 }
@@ -84,8 +99,13 @@ inline ElasticModel tiny_reasoner_model() {
                                   {Axis::kSharedFfn, 96}}))};
   m.order = identity_order(m.config);
   m.scores = random_scores(m.config, 5);
-  m.router = {.tensors = {{"hidden.first", {0.5f, -1.25f, 3.0f}}, {"none", {}}},
-              .json = "{\"hidden\": 256}"};
+  m.router = random_router(m.config,
+                           {{Axis::kHidden, {160, 128, 96}},
+                            {Axis::kMambaHeads, {16, 12, 8}},
+                            {Axis::kExperts, {32, 24, 16}},
+                            {Axis::kExpertFfn, {128, 96, 64}},
+                            {Axis::kSharedFfn, {160, 128, 96}}},
+                           std::ssize(m.sizes), 3);
   m.tokenizer = tokenizer_files(tiny_reasoner());
   m.provenance = {{provenance::kParent, "tiny-reasoner"},
                   {provenance::kParentDigest, "crc32c:00000000"},

@@ -5,6 +5,7 @@
 
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
+#include "model/router_record.h"
 
 namespace nestling {
 
@@ -43,7 +44,7 @@ ElasticModel elastic_record(const RecordSources& from) {
                      .sizes = {},
                      .order = from.order,
                      .scores = from.scores,
-                     .router = {},
+                     .router = record_router(from.router.router()),
                      .tokenizer = {},
                      .provenance = {}};
   for (int64_t s = 0; s < from.router.sizes(); ++s) {

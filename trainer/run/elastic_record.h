@@ -1,4 +1,4 @@
-// elastic_record.h - what the elastic file says beside its weights: sizes, order, scores, tokenizer, and
+// elastic_record.h - what the elastic file says beside its weights: sizes, router, order, scores, tokenizer, and
 // where it comes from.
 //
 // Errors        kInput naming the file of the parent that cannot be read.
