@@ -331,21 +331,37 @@ bool launched_as_rank() {
   return false;
 }
 
-int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds) {
-  MpiWorld world(timeout_seconds);
+namespace {
+
+// What an exception says of itself and the exit code it asks for.
+void abort_for(Comm& comm, const std::exception_ptr& thrown) {
   ErrorKind kind = ErrorKind::kRuntime;
   std::string reason;
   try {
-    return body(world.comm());
+    std::rethrow_exception(thrown);
   } catch (const Error& e) {
-    if (world.comm().size() == 1) throw;  // nobody else to end
     kind = e.kind();
     reason = e.what();
   } catch (const std::exception& e) {
     reason = e.what();
   }
-  world.comm().abort(reason, kind);
-  return static_cast<int>(kind);  // not reached; GCC does not see [[noreturn]] on virtual calls
+  comm.abort(reason, kind);
+}
+
+}  // namespace
+
+int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds) {
+  std::exception_ptr thrown;
+  {
+    MpiWorld world(timeout_seconds);
+    try {
+      return body(world.comm());
+    } catch (const std::exception&) {
+      thrown = std::current_exception();
+    }
+    if (world.comm().size() > 1) abort_for(world.comm(), thrown);
+  }
+  std::rethrow_exception(thrown);  // the world ended in order: there is nobody else to end
 }
 
 }  // namespace nestling
