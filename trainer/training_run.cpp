@@ -9,6 +9,7 @@
 #include "data/atomic_file.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
+#include "kernels/core/versions.h"
 
 namespace nestling {
 
@@ -21,9 +22,11 @@ void on_signal(int number) {
 
 // The layout under which a resumed run is bit-equal.
 std::map<std::string, std::string> layout_of(const Comm& comm) {
-  return {{"ranks", std::to_string(comm.size())},
-          {"threads", std::to_string(thread_count())},
-          {"cpu_isa", cpu_isa_name(cpu_isa())}};
+  std::map<std::string, std::string> layout = library_versions();
+  layout["ranks"] = std::to_string(comm.size());
+  layout["threads"] = std::to_string(thread_count());
+  layout["cpu_isa"] = cpu_isa_name(cpu_isa());
+  return layout;
 }
 
 // Lines of the old and the new effective config that are not in the other.

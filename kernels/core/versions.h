@@ -1,0 +1,11 @@
+// versions.h - the libraries whose arithmetic or order of sums a bit may depend on.
+#pragma once
+#include <map>
+#include <string>
+
+namespace nestling {
+
+// Name to version, as the libraries loaded now say it: onednn, mpi; and the compiler of this program.
+std::map<std::string, std::string> library_versions();
+
+}  // namespace nestling
