@@ -56,6 +56,23 @@ void DecodeState::advance() {
   }
 }
 
+void DecodeState::drop(int64_t b) {
+  const int64_t last = batch() - 1;
+  NESTLING_CHECK(0 <= b && b <= last, "dropping sequence ", b, " of ", batch());
+  const auto shrink = [&](View& v) {
+    if (!v) return;
+    if (b < last) copy(v.slice(0, b, 1), v.slice(0, last, 1));
+    v = v.prefix(0, last);
+  };
+  for (LayerCache& cache : caches_) {
+    MambaCache& m = cache.mamba;
+    for (View* v : {&m.conv_x, &m.conv_B, &m.conv_C, &m.state}) shrink(*v);
+    for (View* v : {&cache.attention.k, &cache.attention.v}) shrink(*v);
+  }
+  lengths_[static_cast<size_t>(b)] = lengths_.back();
+  lengths_.pop_back();
+}
+
 void DecodeState::reset() {
   for (Tensor& t : memory_) fill_zero(t.view());
   for (int32_t& n : lengths_) n = 0;

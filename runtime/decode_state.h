@@ -27,6 +27,8 @@ class DecodeState {
   void set_lengths(const Segments& segments);
   // One more token each; throws when a sequence is at capacity.
   void advance();
+  // Sequence b is over: the last one takes its place, and the batch is one smaller.
+  void drop(int64_t b);
   void reset();  // zero state, length 0
 
  private:

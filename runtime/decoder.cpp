@@ -44,14 +44,22 @@ void Decoder::step(std::span<const int32_t> tokens) {
   std::copy(tokens.begin(), tokens.end(), tokens_.ptr<int32_t>());
   state_.advance();
   StepRun run{.ctx = ctx_, .config = model_.config(), .lengths = state_.lengths()};
-  model_step(run, params_, tokens_.view(), state_.caches(), normed_.view());
+  model_step(run, params_, tokens_.view().prefix(0, batch_), state_.caches(),
+             normed_.view().prefix(0, batch_));
+}
+
+void Decoder::drop(int64_t b) {
+  state_.drop(b);
+  batch_ -= 1;
+  if (b < batch_) copy(normed_.view().slice(0, b, 1), normed_.view().slice(0, batch_, 1));
 }
 
 std::span<const int32_t> Decoder::sample(const SamplingRule& rule, uint64_t seed,
                                          std::span<const uint64_t> streams, uint64_t position) {
-  model_logits(ctx_, params_, normed_.view(), logits_.view());
-  nestling::sample(ctx_, {.tokens = tokens_.view(),
-                          .logits = logits_.view(),
+  const View logits = logits_.view().prefix(0, batch_);
+  model_logits(ctx_, params_, normed_.view().prefix(0, batch_), logits);
+  nestling::sample(ctx_, {.tokens = tokens_.view().prefix(0, batch_),
+                          .logits = logits,
                           .rule = rule,
                           .seed = seed,
                           .streams = streams,

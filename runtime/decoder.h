@@ -4,7 +4,8 @@
 //               caches: tokens that come later are run one by one.
 // Size          the one selected when the decoder is made; another needs another decoder.
 // Ownership     borrows context and model.
-// Determinism   the same tokens in the same calls: same bits; prefill and step differ by rounding.
+// Determinism   the same tokens in the same calls: same bits; prefill and step, and batches of other sizes,
+//               differ by rounding.
 #pragma once
 #include <vector>
 
@@ -24,6 +25,8 @@ class Decoder {
   // The next token of every sequence; it is not run. Valid until the next call.
   std::span<const int32_t> sample(const SamplingRule& rule, uint64_t seed,
                                   std::span<const uint64_t> streams, uint64_t position);
+  // Sequence b is over: the last one takes its place, and the batch is one smaller.
+  void drop(int64_t b);
   int64_t length(int64_t sequence) const { return state_.lengths()[static_cast<size_t>(sequence)]; }
   int64_t capacity() const { return state_.capacity(); }
 
@@ -33,7 +36,7 @@ class Decoder {
   ModelParams<ConstView> params_;
   int64_t batch_;
   DecodeState state_;
-  Tensor tokens_;  // [B] i32, the newest of each
+  Tensor tokens_;  // [B] i32, the newest of each; B of the start, as below
   Tensor normed_;  // [B, D]
   Tensor logits_;  // [B, V]
 };

@@ -15,19 +15,12 @@ int64_t longest(const std::vector<std::vector<int32_t>>& prompts) {
   return static_cast<int64_t>(n);
 }
 
-// Adds the tokens drawn to the sequences that go on; whether any goes on after that.
-bool take(std::span<const int32_t> drawn, const GenerateOptions& options, std::vector<bool>& live,
-          std::vector<Generated>& out) {
-  for (size_t i = 0; i < out.size(); ++i) {
-    if (!live[i]) continue;
-    const int32_t token = drawn[i];
-    out[i].tokens.push_back(token);
-    if (options.on_token) options.on_token(i, token);
-    out[i].stopped = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-                     options.stop_tokens.end();
-    live[i] = !out[i].stopped && std::ssize(out[i].tokens) < options.max_new_tokens;
-  }
-  return std::find(live.begin(), live.end(), true) != live.end();
+// Whether the sequence goes on after its new token.
+bool take(int32_t token, const GenerateOptions& options, Generated& out) {
+  out.tokens.push_back(token);
+  out.stopped = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+                options.stop_tokens.end();
+  return !out.stopped && std::ssize(out.tokens) < options.max_new_tokens;
 }
 
 }  // namespace
@@ -39,13 +32,25 @@ std::vector<Generated> generate(Context& ctx, LoadedModel& model,
   if (prompts.empty() || options.max_new_tokens == 0) return out;
   Decoder decoder(ctx, model, std::ssize(prompts), longest(prompts) + options.max_new_tokens);
   decoder.prefill(prompts);
-  std::vector<uint64_t> streams(prompts.size());
-  std::iota(streams.begin(), streams.end(), 0);
-  std::vector<bool> live(prompts.size(), true);
+  // Of every row of the batch: its prompt, which is also the stream of its draws. A sequence that is over
+  // leaves its row to the last one.
+  std::vector<uint64_t> rows(prompts.size());
+  std::iota(rows.begin(), rows.end(), 0);
   for (uint64_t position = 0;; ++position) {
-    const auto drawn = decoder.sample(options.rule, options.seed, streams, position);
-    if (!take(drawn, options, live, out)) return out;
-    decoder.step(drawn);
+    const auto drawn = decoder.sample(options.rule, options.seed, rows, position);
+    std::vector<int32_t> next(drawn.begin(), drawn.end());
+    if (options.on_token)
+      for (size_t r = 0; r < rows.size(); ++r) options.on_token(rows[r], next[r]);
+    for (size_t r = rows.size(); r-- > 0;) {
+      if (take(next[r], options, out[rows[r]])) continue;
+      decoder.drop(static_cast<int64_t>(r));
+      rows[r] = rows.back();
+      next[r] = next.back();
+      rows.pop_back();
+      next.pop_back();
+    }
+    if (rows.empty()) return out;
+    decoder.step(next);
   }
 }
 

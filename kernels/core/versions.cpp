@@ -1,7 +1,8 @@
 #include "kernels/core/versions.h"
 
-#include <mpi.h>
 #include <oneapi/dnnl/dnnl.h>
+
+#include <mpi.h>
 
 #include "kernels/core/check.h"
 

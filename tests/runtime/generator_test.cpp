@@ -106,6 +106,28 @@ TEST(Generate, SampledTokensRepeatForASeedWhateverTheBatch) {
   EXPECT_NE(generate(ctx, tiny.model, asked, options)[0].tokens, together[0].tokens);
 }
 
+// Sequences of other prompts that end earlier leave the batch; nothing of those that go on changes.
+TEST(Generate, SequencesThatEndLeaveTheOthersAsTheyAre) {
+  TinyModel tiny;
+  Context ctx(Device::kCpu);
+  GenerateOptions options;
+  options.max_new_tokens = 12;
+  const auto asked = prompts();
+  const std::vector<Generated> whole = generate(ctx, tiny.model, asked, options);
+  for (size_t ends = 0; ends < asked.size(); ++ends) {
+    options.stop_tokens = {whole[ends].tokens[3]};
+    const std::vector<Generated> out = generate(ctx, tiny.model, asked, options);
+    for (size_t i = 0; i < asked.size(); ++i) {
+      const auto& all = whole[i].tokens;
+      const auto stop =
+          std::find(all.begin(), all.end(), static_cast<int32_t>(options.stop_tokens[0]));
+      const std::vector<int32_t> wanted(all.begin(), stop == all.end() ? stop : stop + 1);
+      EXPECT_EQ(out[i].tokens, wanted) << "prompt " << i << ", stop " << ends;
+      EXPECT_EQ(out[i].stopped, stop != all.end());
+    }
+  }
+}
+
 TEST(Generate, AnEmptyPromptIsAnInputError) {
   TinyModel tiny;
   Context ctx(Device::kCpu);
