@@ -8,6 +8,7 @@
 
 #include "model/elastic_layout.h"
 #include "model/model.h"
+#include "model/soft_masks.h"
 #include "runtime/loaded_model.h"
 
 namespace nestling {
@@ -20,14 +21,19 @@ constexpr double kBudgetShare = 0.02;
 constexpr int64_t kTokens = 24;
 
 // f32 logits [T, V] of a fixed sequence.
-Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w) {
+Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
+                 const ModelMasks* masks = nullptr) {
   Tensor ids(Device::kCpu, DType::kI32, {kTokens});
   for (int64_t t = 0; t < kTokens; ++t)
     ids.ptr<int32_t>()[t] = static_cast<int32_t>((t * t * 31 + 7 * t + 3) % config.vocab);
   const int32_t offsets[] = {0, kTokens};
   Arena arena(Device::kCpu);
-  LayerRun run{
-      .ctx = ctx, .arena = arena, .config = config, .segments = Segments(offsets), .save = false};
+  LayerRun run{.ctx = ctx,
+               .arena = arena,
+               .config = config,
+               .segments = Segments(offsets),
+               .save = false,
+               .masks = masks};
   const ModelActs acts = model_forward(run, w, ids.view());
   Tensor logits(Device::kCpu, DType::kF32, {kTokens, config.vocab});
   model_logits(ctx, w, acts.final_norm.normed, logits.view());
@@ -44,8 +50,26 @@ double relative_l2(const Tensor& a, const Tensor& b) {
   return std::sqrt(difference / norm);
 }
 
+// Two choices on every axis that the size narrows: the parent's width and its own.
+ElasticSpace space_of(const ElasticModel& file, const Widths& widths) {
+  const ModelConfig& config = file.config;
+  const Widths full = full_widths(config);
+  ElasticSpace space{.config = config, .axes = {}, .layer_order = file.order.depth};
+  const auto add = [&](Axis axis, int64_t layer, int64_t whole, int64_t part) {
+    if (part < whole) space.axes.push_back({.axis = axis, .layer = layer, .widths = {whole, part}});
+  };
+  add(Axis::kHidden, -1, full.hidden, widths.hidden);
+  int64_t kept = 0;
+  for (int64_t l = 0; l < config.layers(); ++l) kept += width_of(widths, l, Axis::kLayers);
+  add(Axis::kLayers, -1, config.layers(), kept);
+  for (int64_t l = 0; l < config.layers(); ++l)
+    for (const Axis axis : axes_of(config, config.kind(l)))
+      add(axis, l, width_of(full, l, axis), width_of(widths, l, axis));
+  return space;
+}
+
 // The inner dimensions of all products of a config.
-double slice_bound(const ModelConfig& c) {
+double product_bound(const ModelConfig& c) {
   const int64_t widest = std::max({c.hidden, c.inner(), c.query_heads * c.head_dim, c.ffn,
                                    c.top_k * c.expert_ffn, c.shared_ffn});
   const auto products = static_cast<double>(2 * c.layers() + 1);
@@ -89,6 +113,7 @@ class ElasticVerifier {
     whole_.emplace(path_, DType::kF32);
     check("nested", [&] { return nested(); });
     check("slice", [&] { return sliced(); });
+    check("mask", [&] { return masked(); });
     check("budgets", [&] { return budgets(); });
     return checks_;
   }
@@ -118,7 +143,7 @@ class ElasticVerifier {
   }
   std::string sliced() {
     double most = 0;
-    const double bound = slice_bound(header_.config);
+    const double bound = product_bound(header_.config);
     for (const Size& s : header_.sizes) {
       LoadedSize alone = load_elastic(path_, s.name, DType::kF32);
       whole_->select(s.name);
@@ -130,6 +155,25 @@ class ElasticVerifier {
       most = std::max(most, off);
     }
     return str("views against sizes cut out: relative L2 at most ", most, ", bound ", bound);
+  }
+  std::string masked() {
+    double most = 0;
+    const double bound = product_bound(header_.config);
+    for (const Size& s : header_.sizes) {
+      whole_->select(s.name);
+      const Tensor view = logits_of(ctx_, whole_->config(), whole_->params());
+      const ElasticSpace space = space_of(header_, s.widths);
+      SoftMasks masks(space, Device::kCpu);
+      masks.set(one_hot(space, Selection(space.axes.size(), 1)));
+      const Tensor under =
+          logits_of(ctx_, whole_->config(), whole_->weights().params(), &masks.masks());
+      const double off = relative_l2(view, under);
+      NESTLING_CHECK_INPUT(off <= bound, "size ", s.name, ": logits of the view are ", off,
+                           " (relative L2) from those of the whole under its masks, needs ", bound);
+      most = std::max(most, off);
+    }
+    return str("views against the whole under masks: relative L2 at most ", most, ", bound ",
+               bound);
   }
   std::string budgets() {
     std::string text;

@@ -5,9 +5,10 @@
 //   nested      every size, opened alone, is bit for bit a prefix of the whole file's weights
 //   slice       logits of a short sequence: every size as a view of the whole file against the size cut
 //               out and opened alone
+//   mask        the same against the whole model under the size's masks
 //   budgets     every size costs its budget within 2%, the share that training may miss it by
 // Of a directory: tensors (every one is there, of its shape, and finite).
-// Bound         slice: both sides are the same sums of f32 products, of at most K terms each and perhaps
+// Bound         slice, mask: both sides are the same sums of f32 products, of at most K terms each and perhaps
 //               in another order; a sum is then off by at most eps sqrt(K) times its norm (rounding
 //               errors independent), once for each of the two products of a layer and once for the
 //               head, on both sides: relative L2 <= 2 (2 layers + 1) eps sqrt(K), K the widest inner
