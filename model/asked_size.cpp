@@ -50,7 +50,7 @@ std::string known(const std::vector<Size>& sizes, const RouterBlob& router) {
 Feasible nearest(const RecordedRouter& recorded, const CostFunction& cost, double allowed,
                  const Probabilities& p) {
   const double dead_zone = recorded.router.options().dead_zone;
-  const Feasible near = nearest_feasible(*recorded.space, cost, allowed, dead_zone, p);
+  Feasible near = nearest_feasible(*recorded.space, cost, allowed, dead_zone, p);
   if (near.found || dead_zone >= kAskedTolerance) return near;
   return nearest_feasible(*recorded.space, cost, allowed, kAskedTolerance, p);
 }

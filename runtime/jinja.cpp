@@ -15,6 +15,7 @@ using jinja::Expression;
 using jinja::Statement;
 using jinja::undefined;
 
+// NOLINTNEXTLINE(bugprone-exception-escape): Json says that moving it does not throw
 struct Variable {
   Json value;
   bool is_namespace = false;

@@ -221,7 +221,9 @@ class Parser {
   Part signed_value() {
     const Deeper deeper(*this);
     const int line = now().line;
-    return accept("-") ? unary("-", signed_value(), line) : postfix(primary());
+    if (!accept("-")) return postfix(primary());
+    Part operand = signed_value();
+    return unary("-", std::move(operand), line);
   }
   Part primary() {
     const Token t = now();

@@ -4,7 +4,7 @@
 
 namespace nestling::reasoning {
 
-inline constexpr std::array kWords = {
+inline constexpr std::array<const char*, 296> kWords = {
     "about",     "above",     "across",   "action",      "advice",   "afternoon", "again",
     "agree",     "always",    "amount",   "animal",      "another",  "answer",    "apple",
     "arrive",    "autumn",    "balance",  "banana",      "basket",   "beauty",    "because",
