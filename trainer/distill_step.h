@@ -4,7 +4,7 @@
 //   loss = sum over micro-batches and the sizes drawn of w_size (KL(teacher || student) + ce_weight CE)
 //          + router.loss_weight * budget loss;   means over the tokens of the global batch
 //
-// Sizes         k = sizes_per_micro_batch of them share one teacher forward, its logits too. k < all: drawn without
+// Sizes         k = sizes_per_micro_batch of them share one teacher forward, its small logits too. k < all: drawn without
 //               replacement by the phase's sampling weights, each with weight 1/k. k = all: every size,
 //               the sampling weights become loss weights.
 // Modes         while the router learns, every size runs at full width under soft masks; once its
