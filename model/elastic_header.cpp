@@ -3,6 +3,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "kernels/core/host_view.h"
 #include "model/asked_size.h"
 #include "model/huggingface.h"
 #include "model/order.h"
@@ -22,27 +23,12 @@ std::string column_names() {
   return names;
 }
 
-template <class T>
-ConstView list_view(const std::vector<T>& values) {
-  return {reinterpret_cast<const std::byte*>(values.data()),
-          DTypeOf<T>::kValue,
-          Device::kCpu,
-          {std::ssize(values)}};
-}
-template <class T>
-View list_view(std::vector<T>& values) {
-  return {reinterpret_cast<std::byte*>(values.data()),
-          DTypeOf<T>::kValue,
-          Device::kCpu,
-          {std::ssize(values)}};
-}
-
 // Lists of one dimension are whole chunks up to this, and pieces of a dividing length above.
 template <class T>
 void write_list(Hdf5Writer& out, const std::string& name, const std::vector<T>& values) {
   int64_t chunk = std::ssize(values);
   while (chunk * dtype_bytes(DTypeOf<T>::kValue) > (int64_t{1} << 24) && chunk % 2 == 0) chunk /= 2;
-  out.dataset(name, DTypeOf<T>::kValue, list_view(values), {chunk});
+  out.dataset(name, DTypeOf<T>::kValue, host_view(values), {chunk});
 }
 template <class T>
 std::vector<T> read_list(Hdf5File& in, const std::string& name) {
@@ -50,7 +36,7 @@ std::vector<T> read_list(Hdf5File& in, const std::string& name) {
   if (data.dtype() != DTypeOf<T>::kValue || data.shape().size() != 1)
     in.fail(name, str("needs ", dtype_name(DTypeOf<T>::kValue), " [n]"));
   std::vector<T> values(static_cast<size_t>(data.shape()[0]));
-  data.read(list_view(values));
+  data.read(host_view(values));
   return values;
 }
 
@@ -109,7 +95,7 @@ void write_size(Hdf5Writer& out, const Size& size, int64_t place) {
   for (int64_t l = 0; l < layers; ++l)
     for (const Axis axis : kColumns) table.push_back(width_of(size.widths, l, axis));
   const int64_t columns = std::ssize(kColumns);
-  out.dataset(group + "/layers", DType::kI64, list_view(table).reshape({layers, columns}),
+  out.dataset(group + "/layers", DType::kI64, host_view(table).reshape({layers, columns}),
               {layers, columns});
   out.attribute(group + "/layers", "columns", column_names());
 }
@@ -148,7 +134,7 @@ Size read_elastic_size(Hdf5File& in, const ModelConfig& config, const std::strin
   if (data.dtype() != DType::kI64 || data.shape() != shape)
     in.fail(group + "/layers", str("needs i64 [", shape[0], ",", shape[1], "]"));
   std::vector<int64_t> table(static_cast<size_t>(shape[0] * shape[1]));
-  data.read(list_view(table).reshape({shape[0], shape[1]}));
+  data.read(host_view(table).reshape({shape[0], shape[1]}));
   size.widths.layers.resize(static_cast<size_t>(shape[0]));
   for (int64_t l = 0; l < shape[0]; ++l)
     for (int64_t c = 0; c < shape[1]; ++c)

@@ -6,6 +6,7 @@
 
 #include "data/reasoning.h"
 #include "data/text_source.h"
+#include "kernels/core/host_view.h"
 #include "kernels/ops/loss.h"
 #include "model/model.h"
 #include "runtime/generator.h"
@@ -26,11 +27,16 @@ int32_t closing_token(const LoadedModel& model) {
   return static_cast<int32_t>(model.config().eos.front());
 }
 
-// Windows of documents end to end, and where documents begin in them.
+// Windows of documents end to end, and where documents begin in them; every rank scores its own.
 class WindowLoss {
  public:
-  WindowLoss(Context& ctx, LoadedModel& model, int64_t seq_len, LoadedModel* parent)
-      : ctx_(ctx), model_(model), parent_(parent), seq_len_(seq_len), arena_(ctx.device()) {}
+  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, int64_t seq_len, LoadedModel* parent)
+      : ctx_(ctx),
+        comm_(comm),
+        model_(model),
+        parent_(parent),
+        seq_len_(seq_len),
+        arena_(ctx.device()) {}
 
   void add_document(const std::vector<int32_t>& tokens) {
     if (pending_.size() > 1) starts_.push_back(static_cast<int32_t>(pending_.size()));
@@ -40,16 +46,20 @@ class WindowLoss {
   void finish() {
     if (pending_.size() > 1) flush(static_cast<int64_t>(pending_.size()) - 1);
   }
-  // Means over the tokens scored so far.
-  TextLoss loss() const {
-    TextLoss mean = loss_;
-    mean.nll = nll_ / static_cast<double>(loss_.tokens);
-    mean.kl = kl_ / static_cast<double>(loss_.tokens);
-    return mean;
+  // Means over the tokens that all ranks have scored.
+  TextLoss loss() {
+    std::vector<double> sums = {nll_, kl_, static_cast<double>(tokens_)};
+    std::vector<double> seconds = {seconds_};
+    comm_.all_reduce(ctx_, host_view(sums), Reduce::kSum);
+    comm_.all_reduce(ctx_, host_view(seconds), Reduce::kMax);
+    return {.tokens = static_cast<int64_t>(sums[2]),
+            .nll = sums[0] / sums[2],
+            .kl = sums[1] / sums[2],
+            .seconds = seconds[0]};
   }
 
  private:
-  // Scores `count` inputs against the tokens behind them.
+  // Scores `count` inputs against the tokens behind them, if this window is this rank's.
   void flush(int64_t count) {
     std::vector<int32_t> offsets = {0};
     std::vector<int32_t> later;
@@ -60,7 +70,7 @@ class WindowLoss {
       if (s > count) later.push_back(static_cast<int32_t>(s - count));
     }
     offsets.push_back(static_cast<int32_t>(count));
-    score(offsets, targets, count);
+    if (windows_++ % comm_.size() == comm_.rank()) score(offsets, targets, count);
     pending_.erase(pending_.begin(), pending_.begin() + count);
     starts_ = std::move(later);
   }
@@ -78,9 +88,9 @@ class WindowLoss {
     const View normed = forward(model_, offsets, inputs);
     const View nll = arena_.alloc(DType::kF32, {count});
     head_loss(ctx_, {.nll = nll, .x = normed, .w = model_.params().head, .targets = wanted});
-    loss_.seconds += seconds_since(start);
+    seconds_ += seconds_since(start);
     for (int64_t t = 0; t < count; ++t) nll_ += nll.ptr<float>()[t];
-    loss_.tokens += count - std::count(targets.begin(), targets.end(), -1);
+    tokens_ += count - std::count(targets.begin(), targets.end(), -1);
     if (parent_ != nullptr) compare(offsets, inputs, targets, normed);
   }
   View forward(LoadedModel& model, const std::vector<int32_t>& offsets, ConstView inputs) {
@@ -108,14 +118,15 @@ class WindowLoss {
   }
 
   Context& ctx_;
+  Comm& comm_;
   LoadedModel& model_;
   LoadedModel* parent_;
   int64_t seq_len_;
   Arena arena_;
   std::vector<int32_t> pending_;
   std::vector<int32_t> starts_;  // places in pending_ where a document begins, but 0
-  TextLoss loss_;
-  double nll_ = 0, kl_ = 0;
+  int64_t windows_ = 0, tokens_ = 0;
+  double nll_ = 0, kl_ = 0, seconds_ = 0;
 };
 
 struct Asked {
@@ -138,16 +149,42 @@ std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
   return asked;
 }
 
+// (1 if solved, tokens generated) of every problem; a rank completes every size()-th batch.
+std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
+                            const std::vector<Asked>& asked, const ReasoningOptions& o) {
+  const auto stop = model.tokenizer().token_id("<|im_end|>");
+  NESTLING_CHECK_INPUT(stop.has_value(), model.name(), ": the tokenizer has no <|im_end|>");
+  GenerateOptions options;
+  options.max_new_tokens = o.max_new_tokens;
+  options.stop_tokens = {*stop};
+  const auto batch = static_cast<size_t>(o.batch);
+  std::vector<int64_t> answered(2 * asked.size());
+  for (size_t at = batch * static_cast<size_t>(comm.rank()); at < asked.size();
+       at += batch * static_cast<size_t>(comm.size())) {
+    const size_t end = std::min(asked.size(), at + batch);
+    std::vector<std::vector<int32_t>> prompts;
+    for (size_t i = at; i < end; ++i) prompts.push_back(asked[i].prompt);
+    const std::vector<Generated> out = generate(ctx, model, prompts, options);
+    for (size_t i = at; i < end; ++i) {
+      const std::vector<int32_t>& tokens = out[i - at].tokens;
+      answered[2 * i] = reasoning::score(asked[i].problem, model.tokenizer().decode(tokens));
+      answered[2 * i + 1] = std::ssize(tokens);
+    }
+  }
+  comm.all_reduce(ctx, host_view(answered), Reduce::kSum);
+  return answered;
+}
+
 }  // namespace
 
-TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
+TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
                        int64_t seq_len, int64_t max_tokens, LoadedModel* parent) {
   NESTLING_CHECK_INPUT(parent == nullptr || parent->config().vocab == model.config().vocab,
                        "parent ", parent->name(), " has a vocabulary of ", parent->config().vocab,
                        ", ", model.name(), " one of ", model.config().vocab);
   const auto source = open_text(text_spec);
   const int32_t end = closing_token(model);
-  WindowLoss windows(ctx, model, seq_len, parent);
+  WindowLoss windows(ctx, comm, model, seq_len, parent);
   std::string text;
   int64_t seen = 0;
   while (seen < max_tokens && source->next(text)) {
@@ -164,35 +201,24 @@ TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text
   return loss;
 }
 
-std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
+std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, Comm& comm, LoadedModel& model,
                                              const ReasoningOptions& o) {
   const std::vector<Asked> asked = ask(model, o);
-  const auto stop = model.tokenizer().token_id("<|im_end|>");
-  NESTLING_CHECK_INPUT(stop.has_value(), model.name(), ": the tokenizer has no <|im_end|>");
-  GenerateOptions options;
-  options.max_new_tokens = o.max_new_tokens;
-  options.stop_tokens = {*stop};
+  const auto start = Clock::now();
+  const std::vector<int64_t> answered = answer(ctx, comm, model, asked, o);
   std::map<std::string, TaskAccuracy> by_task;
   TaskAccuracy all;
   all.task = "reasoning";
-  const auto start = Clock::now();
-  for (size_t at = 0; at < asked.size(); at += static_cast<size_t>(o.batch)) {
-    const size_t end = std::min(asked.size(), at + static_cast<size_t>(o.batch));
-    std::vector<std::vector<int32_t>> prompts;
-    for (size_t i = at; i < end; ++i) prompts.push_back(asked[i].prompt);
-    const std::vector<Generated> out = generate(ctx, model, prompts, options);
-    for (size_t i = at; i < end; ++i) {
-      const std::vector<int32_t>& tokens = out[i - at].tokens;
-      const bool right = reasoning::score(asked[i].problem, model.tokenizer().decode(tokens));
-      for (TaskAccuracy* t : {&by_task[asked[i].problem.task], &all}) {
-        t->n += 1;
-        t->correct += right;
-        t->tokens += static_cast<int64_t>(tokens.size());
-        t->outcomes.push_back(right);
-      }
+  all.seconds = seconds_since(start);
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const bool right = answered[2 * i] != 0;
+    for (TaskAccuracy* t : {&by_task[asked[i].problem.task], &all}) {
+      t->n += 1;
+      t->correct += right;
+      t->tokens += answered[2 * i + 1];
+      t->outcomes.push_back(right);
     }
   }
-  all.seconds = seconds_since(start);
   std::vector<TaskAccuracy> results;
   for (auto& [task, result] : by_task) {
     result.task = task;

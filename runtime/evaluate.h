@@ -6,11 +6,16 @@
 // Speed         seconds of the model alone: its forward and its loss, without the parent.
 // Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
 //               Wilson's 95% interval; two models on the same problems are compared by pairs.
+// Ranks         windows and batches of problems are dealt to the ranks of `comm` in turn; every rank
+//               returns the result of all. Seconds are those of the slowest rank.
+// Determinism   outcomes, tokens and counts do not depend on how many ranks there are; sums over
+//               ranks add in another order, in double.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "data/interval.h"
+#include "kernels/comm/comm.h"
 #include "runtime/loaded_model.h"
 
 namespace nestling {
@@ -22,7 +27,7 @@ struct TextLoss {
   double seconds = 0;
 };
 // parent: of the same vocabulary, or null.
-TextLoss evaluate_text(Context& ctx, LoadedModel& model, const std::string& text_spec,
+TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
                        int64_t seq_len, int64_t max_tokens, LoadedModel* parent = nullptr);
 
 struct TaskAccuracy {
@@ -42,7 +47,7 @@ struct ReasoningOptions {
   uint64_t seed = 1;
 };
 // One entry a task, then "reasoning" for all together.
-std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, LoadedModel& model,
+std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, Comm& comm, LoadedModel& model,
                                              const ReasoningOptions& options);
 // accuracy(a) - accuracy(b) on the same problems; throws where they are not as many.
 Interval paired_difference(const TaskAccuracy& a, const TaskAccuracy& b);

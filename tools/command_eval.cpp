@@ -48,9 +48,10 @@ struct Parent {
 };
 
 // The selected size's "tasks"; prints its figures.
-Json evaluate_tasks(Context& ctx, LoadedModel& model, const Parent& parent, const EvalOptions& o) {
+Json evaluate_tasks(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                    const EvalOptions& o) {
   Json tasks = Json::object();
-  const std::vector<TaskAccuracy> found = evaluate_reasoning(ctx, model, o.reasoning);
+  const std::vector<TaskAccuracy> found = evaluate_reasoning(ctx, comm, model, o.reasoning);
   for (size_t i = 0; i < found.size(); ++i) {
     const TaskAccuracy& t = found[i];
     std::printf("%-40s accuracy %5.1f%%  95%% interval %5.1f to %5.1f  n %lld\n", t.task.c_str(),
@@ -70,7 +71,8 @@ Json evaluate_tasks(Context& ctx, LoadedModel& model, const Parent& parent, cons
 }
 
 // The selected size's entry of "sizes"; prints its figures as they come.
-Json evaluate_size(Context& ctx, LoadedModel& model, const Parent& parent, const EvalOptions& o) {
+Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                   const EvalOptions& o) {
   const ParameterCost cost = model.cost();
   Json size = {{"name", model.size()},
                {"trained", model.trained()},
@@ -86,7 +88,7 @@ Json evaluate_size(Context& ctx, LoadedModel& model, const Parent& parent, const
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
     const TextLoss loss =
-        evaluate_text(ctx, model, spec, o.seq_len, o.max_tokens, parent.model.get());
+        evaluate_text(ctx, comm, model, spec, o.seq_len, o.max_tokens, parent.model.get());
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
@@ -103,7 +105,7 @@ Json evaluate_size(Context& ctx, LoadedModel& model, const Parent& parent, const
     if (parent.model) size["kl_to_parent"] = kl / static_cast<double>(tokens);
     size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
   }
-  if (!o.tasks.empty()) size["tasks"] = evaluate_tasks(ctx, model, parent, o);
+  if (!o.tasks.empty()) size["tasks"] = evaluate_tasks(ctx, comm, model, parent, o);
   return size;
 }
 
@@ -114,10 +116,11 @@ int run_eval(EvalOptions& o) {
   const bool all = o.size == "all";
   LoadedModel model(o.model, o.compute_type(), all ? "" : o.size);
   Context ctx(Device::kCpu);
+  const auto comm = make_self_comm();
   Parent parent;
   if (!o.parent.empty()) {
     parent.model = std::make_unique<LoadedModel>(o.parent, o.compute_type());
-    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *parent.model, o.reasoning);
+    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *comm, *parent.model, o.reasoning);
   }
   Json sizes = Json::array();
   const std::vector<std::string> names = all ? model.sizes() : std::vector{model.size()};
@@ -125,7 +128,7 @@ int run_eval(EvalOptions& o) {
     model.select(name);
     if (all) std::printf("size %s\n", name.c_str());
     if (!model.trained()) std::printf("size %s: not trained by itself\n", name.c_str());
-    sizes.push_back(evaluate_size(ctx, model, parent, o));
+    sizes.push_back(evaluate_size(ctx, *comm, model, parent, o));
   }
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());
   return 0;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/core/host_view.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/linear.h"
 #include "model/model.h"
@@ -112,8 +113,7 @@ class DepthSearch {
     return errors;
   }
   std::vector<double> sum_over_ranks(std::vector<double> values) {
-    const View host(reinterpret_cast<std::byte*>(values.data()), DType::kF64, Device::kCpu,
-                    {std::ssize(values)});
+    const View host = host_view(values);
     Tensor shared(ctx_.device(), DType::kF64, {std::ssize(values)});
     copy(shared.view(), host);
     comm_.all_reduce(ctx_, shared.view(), Reduce::kSum);

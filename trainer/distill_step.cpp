@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/loss.h"
-#include "trainer/host_view.h"
 
 namespace nestling {
 
@@ -102,7 +102,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
                         const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
-  const View tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -213,7 +213,7 @@ int64_t DistillStep::experts_of(int64_t size) const {
 
 void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
   const Arena::Mark mark(arena_);
-  const View tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = host_view(ctx_, batch.tokens);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,

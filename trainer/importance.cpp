@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/parallel.h"
 #include "trainer/state_score.h"
 
@@ -238,8 +239,7 @@ void Importance::merge(const Importance& other) {
 }
 
 void Importance::all_reduce(Context& ctx, Comm& comm) {
-  const View host(reinterpret_cast<std::byte*>(sums_.data()), DType::kF64, Device::kCpu,
-                  {std::ssize(sums_)});
+  const View host = host_view(sums_);
   Tensor shared(ctx.device(), DType::kF64, {std::ssize(sums_)});
   copy(shared.view(), host);
   comm.all_reduce(ctx, shared.view(), Reduce::kSum);

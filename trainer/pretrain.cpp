@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "model/huggingface.h"
@@ -143,9 +144,8 @@ void Pretraining::validate() {
       sum.targets += part.targets;
       sum.correct += part.correct;
     }
-    double all[3] = {sum.nll, sum.targets, sum.correct};
-    comm_.all_reduce(ctx_, View(reinterpret_cast<std::byte*>(all), DType::kF64, Device::kCpu, {3}),
-                     Reduce::kSum);
+    std::vector<double> all = {sum.nll, sum.targets, sum.correct};
+    comm_.all_reduce(ctx_, host_view(all), Reduce::kSum);
     const std::string tag = "valid/" + fs::path(config_.data.validation[k].path).stem().string();
     record.scalars[tag + "/loss"] = all[0] / all[1];
     record.scalars[tag + "/accuracy"] = all[2] / all[1];

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/host_view.h"
 #include "kernels/ops/adamw.h"
-#include "trainer/host_view.h"
 
 namespace nestling {
 namespace {

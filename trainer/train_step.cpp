@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/host_view.h"
 #include "kernels/ops/loss.h"
-#include "trainer/host_view.h"
 
 namespace nestling {
 
@@ -33,7 +33,7 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .recompute = config_.recompute == "layer"};
-  const View tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -65,7 +65,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const View tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = host_view(ctx_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
   const View correct = arena_.alloc(DType::kI32, {tokens.dim(0)});

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "data/atomic_file.h"
+#include "kernels/core/host_view.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/versions.h"
@@ -158,9 +159,8 @@ void TrainingRun::save_if_due(const std::vector<NamedState>& state) {
 
 // One rank's signal stops all: the ranks must agree before the next collective.
 bool TrainingRun::interrupted(Context& ctx) {
-  double stop[1] = {static_cast<double>(caught_signal.load() != 0)};
-  comm_.all_reduce(ctx, View(reinterpret_cast<std::byte*>(stop), DType::kF64, Device::kCpu, {1}),
-                   Reduce::kMax);
+  std::vector<double> stop = {static_cast<double>(caught_signal.load() != 0)};
+  comm_.all_reduce(ctx, host_view(stop), Reduce::kMax);
   return stop[0] > 0;
 }
 

@@ -6,35 +6,16 @@
 #include <gtest/gtest.h>
 #include <sstream>
 
-#include "model/model.h"
 #include "runtime/think_splitter.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_elastic.h"
+#include "tests/support/whole_logits.h"
 
 namespace nestling {
 namespace {
 
 using testing::TempDir;
-
-// Logits [T, V] of a forward over all of the tokens.
-Tensor whole_logits(LoadedModel& model, const std::vector<int32_t>& tokens) {
-  const auto count = std::ssize(tokens);
-  Tensor ids(Device::kCpu, DType::kI32, {count});
-  std::copy(tokens.begin(), tokens.end(), ids.ptr<int32_t>());
-  const int32_t offsets[] = {0, static_cast<int32_t>(count)};
-  Context ctx(Device::kCpu);
-  Arena arena(Device::kCpu);
-  LayerRun run{.ctx = ctx,
-               .arena = arena,
-               .config = model.config(),
-               .segments = Segments(offsets),
-               .save = false};
-  const auto params = model.params();
-  const ModelActs acts = model_forward(run, params, ids.view());
-  Tensor logits(Device::kCpu, DType::kF32, {count, model.config().vocab});
-  model_logits(ctx, params, acts.final_norm.normed, logits.view());
-  return logits;
-}
+using testing::whole_logits;
 
 // Every one of the last `count` tokens is the most likely one behind those before it, up to the roundings
 // by which steps and a forward differ (tests/runtime/decode_test.cpp: 1e-5 of the largest logit).

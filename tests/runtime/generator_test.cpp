@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/core/rng.h"
-#include "model/model.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/whole_logits.h"
 
 namespace nestling {
 namespace {
@@ -26,21 +26,9 @@ struct TinyModel {
   }
   // Logits of the last token of a sequence, by a forward over all of it.
   std::vector<float> last_logits(const std::vector<int32_t>& sequence) {
-    const auto count = static_cast<int64_t>(sequence.size());
-    Tensor ids(Device::kCpu, DType::kI32, {count});
-    std::copy(sequence.begin(), sequence.end(), ids.ptr<int32_t>());
-    const int32_t offsets[] = {0, static_cast<int32_t>(count)};
-    Context ctx(Device::kCpu);
-    Arena arena(Device::kCpu);
-    LayerRun run{.ctx = ctx,
-                 .arena = arena,
-                 .config = model.config(),
-                 .segments = Segments(offsets),
-                 .save = false};
-    const ModelActs acts = model_forward(run, model.params(), ids.view());
-    Tensor logits(Device::kCpu, DType::kF32, {1, kVocab});
-    model_logits(ctx, model.params(), acts.final_norm.normed.slice(0, count - 1, 1), logits.view());
-    return {logits.ptr<float>(), logits.ptr<float>() + kVocab};
+    const Tensor logits = testing::whole_logits(model, sequence);
+    const float* last = logits.ptr<float>() + (std::ssize(sequence) - 1) * kVocab;
+    return {last, last + kVocab};
   }
 };
 

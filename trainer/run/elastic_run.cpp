@@ -247,10 +247,8 @@ void ElasticRun::write_elastic_files() {
 }
 
 void ElasticRun::evaluate() {
-  if (run_.writes()) {
-    evaluate_run(config_, run_.dir());
-    write_report(run_.dir());
-  }
+  evaluate_run(config_, run_.dir(), comm_);
+  if (run_.writes()) write_report(run_.dir());
   comm_.barrier();
 }
 

@@ -8,7 +8,7 @@
 //               summary.json, report.html. Nothing anywhere else.
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
-// Ranks         data parallel over `comm`; rank 0 writes and evaluates. Every rank makes the same calls.
+// Ranks         data parallel over `comm`; rank 0 writes. Every rank makes the same calls.
 #pragma once
 #include <limits>
 #include <optional>

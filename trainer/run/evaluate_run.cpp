@@ -19,15 +19,16 @@ namespace fs = std::filesystem;
 
 class Evaluation {
  public:
-  explicit Evaluation(const RunConfig& config)
-      : config_(config), ctx_(Device::kCpu), parent_(config.parent, compute()) {}
+  Evaluation(const RunConfig& config, Comm& comm)
+      : config_(config), comm_(comm), ctx_(Device::kCpu), parent_(config.parent, compute()) {}
 
   // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
     const EvaluationConfig& e = config_.evaluation;
     double nll = 0, kl = 0, tokens = 0, seconds = 0;
     for (const SourceConfig& text : e.text.empty() ? config_.data.validation : e.text) {
-      const TextLoss loss = evaluate_text(ctx_, model, text.path, e.seq_len, e.tokens, &parent_);
+      const TextLoss loss =
+          evaluate_text(ctx_, comm_, model, text.path, e.seq_len, e.tokens, &parent_);
       const auto n = static_cast<double>(loss.tokens);
       nll += loss.nll * n;
       kl += loss.kl * n;
@@ -47,7 +48,7 @@ class Evaluation {
       const auto& asked = reasoning::tasks();
       const ReasoningOptions options{
           .tasks = {asked.begin(), asked.end()}, .problems = e.problems, .seed = config_.seed};
-      const TaskAccuracy all = evaluate_reasoning(ctx_, model, options).back();
+      const TaskAccuracy all = evaluate_reasoning(ctx_, comm_, model, options).back();
       result["accuracy"] = all.accuracy.estimate;
       result["ci95"] = {all.accuracy.low, all.accuracy.high};
       if (!parent_accuracy_) parent_accuracy_ = all;
@@ -65,6 +66,7 @@ class Evaluation {
  private:
   DType compute() const { return config_.precision.compute == "bf16" ? DType::kBF16 : DType::kF32; }
   const RunConfig& config_;
+  Comm& comm_;
   Context ctx_;
   LoadedModel parent_;
   std::optional<TaskAccuracy> parent_accuracy_;
@@ -103,14 +105,16 @@ void print_table(const Json& summary) {
 
 }  // namespace
 
-void evaluate_run(const RunConfig& config, const fs::path& dir) {
+void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm) {
   const fs::path file = dir / "summary.json";
-  if (fs::exists(file)) {
-    print_table(read_json(file).json());
+  const bool done = fs::exists(file), writes = comm.rank() == 0;
+  comm.barrier();  // before rank 0 may write it
+  if (done) {
+    if (writes) print_table(read_json(file).json());
     return;
   }
   const ElasticModel model = read_elastic_header(dir / "elastic.h5").model;
-  Evaluation evaluation(config);
+  Evaluation evaluation(config, comm);
   Json summary = {{"parent", evaluation.parent()}, {"sizes", Json::array()}};
   for (const Size& size : model.sizes) {
     const ParameterCost cost = parameter_cost(model.config, size.widths);
@@ -124,6 +128,7 @@ void evaluate_run(const RunConfig& config, const fs::path& dir) {
     row["before"] = whole ? summary["parent"] : evaluation.measure(dir / "before.h5", size.name);
     summary["sizes"].push_back(std::move(row));
   }
+  if (!writes) return;
   write_json(file, summary);
   print_table(summary);
 }

@@ -7,14 +7,16 @@
 //               on stdout.
 // Numbers       measured. Perplexity, KL (nats a token) and tokens_per_second are of the evaluation
 //               text, accuracy of the held-out reasoning problems (null where none were asked for).
+// Ranks         share the text and the problems (runtime/evaluate.h); rank 0 writes and prints.
 // Done before   a summary.json that is there is printed again, not measured again.
 #pragma once
 #include <filesystem>
 
+#include "kernels/comm/comm.h"
 #include "trainer/run_config.h"
 
 namespace nestling {
 
-void evaluate_run(const RunConfig& config, const std::filesystem::path& dir);
+void evaluate_run(const RunConfig& config, const std::filesystem::path& dir, Comm& comm);
 
 }  // namespace nestling

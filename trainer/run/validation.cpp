@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "kernels/core/host_view.h"
+
 namespace nestling {
 
 Validation::Validation(const RunConfig& config, TrainingRun& run) : config_(config) {
@@ -20,10 +22,7 @@ std::map<std::string, double> Validation::measure(DistillStep& step, Context& ct
       step.evaluate(sources_[k].load(at, per_call, comm.rank(), comm.size()), sums);
     std::vector<double> all;
     for (const HeldOutLoss& s : sums) all.insert(all.end(), {s.nll, s.targets, s.kl, s.tokens});
-    comm.all_reduce(ctx,
-                    View(reinterpret_cast<std::byte*>(all.data()), DType::kF64, Device::kCpu,
-                         {std::ssize(all)}),
-                    Reduce::kSum);
+    comm.all_reduce(ctx, host_view(all), Reduce::kSum);
     const std::string source = std::filesystem::path(config_.data.validation[k].path).stem();
     for (size_t s = 0; s < sizes.size(); ++s) {
       const double* of = all.data() + 4 * s;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kernels/core/host_view.h"
 #include "trainer/checkpoint_difference.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/run/elastic_run.h"
@@ -127,10 +128,7 @@ class Proof {
         difference_from_checkpoint(run.state(), run.at(), whole_checkpoint(step));
     std::vector<double> sums{static_cast<double>(found.bits > 0), static_cast<double>(found.bits)};
     Context ctx(Device::kCpu);
-    comm_.all_reduce(ctx,
-                     View(reinterpret_cast<std::byte*>(sums.data()), DType::kF64, Device::kCpu,
-                          {std::ssize(sums)}),
-                     Reduce::kSum);
+    comm_.all_reduce(ctx, host_view(sums), Reduce::kSum);
     const auto ranks = static_cast<int64_t>(sums[0]);
     Check& made = result_.checks.emplace_back();
     made.name = str("state after step ", step);

@@ -1,0 +1,107 @@
+// Evaluation: losses by the plain forward, and the same figures on however many ranks.
+#include "runtime/evaluate.h"
+
+#include <cmath>
+#include <fstream>
+#include <gtest/gtest.h>
+
+#include "tests/support/ranks.h"
+#include "tests/support/tiny_elastic.h"
+#include "tests/support/whole_logits.h"
+
+namespace nestling {
+namespace {
+
+using testing::TempDir;
+using testing::world;
+using testing::write_tiny_reasoner;
+
+struct Sums {
+  double nll = 0, kl = 0;
+  int64_t tokens = 0;
+};
+
+double log_sum_exp(const float* row, int64_t n) {
+  const double top = *std::max_element(row, row + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(row[i] - top);
+  return top + std::log(sum);
+}
+
+// Of one document by itself, in double from the float logits.
+void add_document(Sums& sums, LoadedModel& model, LoadedModel& parent,
+                  const std::vector<int32_t>& tokens) {
+  const Tensor mine = testing::whole_logits(model, tokens);
+  const Tensor wanted = testing::whole_logits(parent, tokens);
+  const int64_t vocab = model.config().vocab;
+  for (size_t t = 0; t + 1 < tokens.size(); ++t) {
+    const float* q = mine.ptr<float>() + static_cast<int64_t>(t) * vocab;
+    const float* p = wanted.ptr<float>() + static_cast<int64_t>(t) * vocab;
+    const double log_q = log_sum_exp(q, vocab), log_p = log_sum_exp(p, vocab);
+    sums.nll += log_q - q[tokens[t + 1]];
+    for (int64_t i = 0; i < vocab; ++i) {
+      const double log_pi = p[i] - log_p;
+      sums.kl += std::exp(log_pi) * (log_pi - (q[i] - log_q));
+    }
+    sums.tokens += 1;
+  }
+}
+
+const char* const kTexts[] = {"A boat left the harbour before the sun was up.", "347 + 58 = 405",
+                              "What the mill ground was never only corn, said the miller."};
+
+TEST(EvaluateText, IsTheMeanOverDocumentsThatDoNotSeeEachOther) {
+  TempDir dir;
+  std::ofstream file(dir.path() / "texts.jsonl");
+  for (const char* text : kTexts) file << R"({"text": ")" << text << "\"}\n";
+  file.close();
+  LoadedModel model(write_tiny_reasoner(dir.path() / "e.h5", StoredType::kF32), DType::kF32, "75%");
+  LoadedModel parent(testing::tiny_reasoner(), DType::kF32);
+  Sums sums;
+  for (const char* text : kTexts) {
+    std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
+    tokens.push_back(static_cast<int32_t>(model.config().eos.front()));
+    add_document(sums, model, parent, tokens);
+  }
+  Context ctx(Device::kCpu);
+  const TextLoss loss = evaluate_text(ctx, world(), model, (dir.path() / "texts.jsonl").string(),
+                                      1024, 1024, &parent);
+  ASSERT_EQ(loss.tokens, sums.tokens);
+  const auto n = static_cast<double>(sums.tokens);
+  // Logits of single precision over 12 layers, whose products add in another order for other T.
+  EXPECT_NEAR(loss.nll, sums.nll / n, 1e-5 * loss.nll);
+  EXPECT_NEAR(loss.kl, sums.kl / n, 1e-4 * loss.kl);
+  EXPECT_GT(loss.kl, 0.1);
+}
+
+// Windows and batches are more than ranks, and no multiple of them.
+TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
+  TempDir dir;
+  LoadedModel model(write_tiny_reasoner(dir.path() / "e.h5", StoredType::kF32), DType::kF32, "75%");
+  LoadedModel parent(testing::tiny_reasoner(), DType::kF32);
+  Context ctx(Device::kCpu);
+  const auto self = make_self_comm();
+  const std::string text = "reasoning:all:1-4:0-40:heldout";
+  const TextLoss alone = evaluate_text(ctx, *self, model, text, 128, 900, &parent);
+  const TextLoss shared = evaluate_text(ctx, world(), model, text, 128, 900, &parent);
+  EXPECT_EQ(alone.tokens, shared.tokens);
+  EXPECT_NEAR(alone.nll, shared.nll, 1e-13 * alone.nll);
+  EXPECT_NEAR(alone.kl, shared.kl, 1e-13 * alone.kl);
+
+  const ReasoningOptions asked{
+      .tasks = {"addition", "sorting"}, .problems = 22, .batch = 4, .max_new_tokens = 48};
+  const auto one = evaluate_reasoning(ctx, *self, parent, asked);
+  const auto all = evaluate_reasoning(ctx, world(), parent, asked);
+  ASSERT_EQ(one.size(), 3u);
+  ASSERT_EQ(all.size(), 3u);
+  for (size_t i = 0; i < one.size(); ++i) {
+    EXPECT_EQ(one[i].task, all[i].task);
+    EXPECT_EQ(one[i].outcomes, all[i].outcomes) << one[i].task;
+    EXPECT_EQ(one[i].tokens, all[i].tokens);
+    EXPECT_EQ(all[i].n, std::ssize(all[i].outcomes));
+  }
+  EXPECT_GT(all.back().correct, 0);
+}
+
+}  // namespace
+}  // namespace nestling
