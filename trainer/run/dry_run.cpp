@@ -59,6 +59,7 @@ DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& p
           .sequences = batches.front().sequences,
           .seq_len = phase.seq_len,
           .work = ctx.work(),
+          .total = ctx.total_work(),
           .pools = step.memory()};
 }
 
@@ -92,16 +93,6 @@ std::string collectives_text(const DryStep& s) {
 }
 
 }  // namespace
-
-Work DryStep::total() const {
-  Work sum;
-  for (const auto& [op, one] : work) {
-    sum.flops += one.flops;
-    sum.bytes += one.bytes;
-    sum.calls += one.calls;
-  }
-  return sum;
-}
 
 std::vector<MemoryPool> DryRun::largest() const {
   std::vector<MemoryPool> most = steps.front().pools;
@@ -170,6 +161,7 @@ DryRun dry_run(const PretrainConfig& config, int ranks) {
                        .sequences = batches.front().sequences,
                        .seq_len = config.seq_len,
                        .work = ctx.work(),
+                       .total = ctx.total_work(),
                        .pools = step.memory()});
   return run;
 }
@@ -186,7 +178,7 @@ std::string dry_run_text(const DryRun& run) {
   out += line("\n%-12s %-8s %-10s %18s %12s %12s %16s %12s\n", "phase", "mode", "size",
               "batches of tokens", "GFLOP", "GB moved", "activations MiB", "scratch MiB");
   for (const DryStep& s : run.steps) {
-    const Work work = s.total();
+    const Work& work = s.total;
     out += line("%-12s %-8s %-10s %18s %12.1f %12.1f %16s %12s\n", s.phase.c_str(), s.mode.c_str(),
                 s.mode == "mask" ? "drawn" : s.size.c_str(),
                 str(s.micro_batches, " x ", s.sequences, " x ", s.seq_len).c_str(),
@@ -226,8 +218,8 @@ std::string dry_run_json(const DryRun& run) {
                      {"micro_batches", s.micro_batches},
                      {"sequences", s.sequences},
                      {"seq_len", s.seq_len},
-                     {"flops", s.total().flops},
-                     {"bytes", s.total().bytes},
+                     {"flops", s.total.flops},
+                     {"bytes", s.total.bytes},
                      {"work", work},
                      {"memory", pools}});
   }

@@ -28,8 +28,8 @@ struct DryStep {
   std::string phase, mode, size;  // mode: pretrain, mask or slice; size: of slices
   int64_t micro_batches = 0, sequences = 0, seq_len = 0;  // a rank's; sequences of one forward
   std::map<std::string, Work, std::less<>> work;          // by operator and collective
+  Work total;                                             // of them
   std::vector<MemoryPool> pools;
-  Work total() const;
 };
 
 struct DrySize {
