@@ -98,16 +98,18 @@ def paired(a, b):
 
 
 def table(run):
-    def read(name, size=None):
+    def entry(name, size):
         sizes = json.loads((run.folder / "twins" / f"{name}.json").read_text())["sizes"]
         return next(s for s in sizes if size is None or s["name"] == size)
 
-    def line(label, entry, against=None):
-        task = entry["tasks"]["reasoning"]
+    def read(name, size=None):
+        return entry(name, size) | {"kl_to_parent": entry(f"{name}-text", size)["kl_to_parent"]}
+
+    def line(label, model, against=None):
+        task = model["tasks"]["reasoning"]
         low, high = task["ci95"]
-        kl = entry["kl_to_parent"]
-        text = (f"{label:<28} {entry['params_active']:>10} {100 * task['accuracy']:>6.1f}%  "
-                f"{100 * low:.1f} to {100 * high:.1f}  KL {'-' if kl is None else format(kl, '.4f'):>7}")
+        text = (f"{label:<28} {model['params_active']:>10} {100 * task['accuracy']:>6.1f}%  "
+                f"{100 * low:.1f} to {100 * high:.1f}  KL {model['kl_to_parent']:.4f}")
         if against is not None:
             d, l, h = paired(against["tasks"]["reasoning"]["outcomes"], task["outcomes"])
             text += f"   elastic {100 * d:+.1f} points ({100 * l:+.1f} to {100 * h:+.1f})"

@@ -25,21 +25,26 @@ for size in $(python3 bench/twins.py sizes "$run"); do
   $program train "$run/config.yaml" "${alone[@]}"
 done
 
-evaluate() {  # OUT MODEL [ARGS...]
+parent=$(python3 bench/twins.py parent "$run")
+ask() {  # OUT MODEL [ARGS...]: what eval prints as JSON, unless it is there
   local out=$run/twins/$1.json
   shift
   [ -s "$out" ] && return
   mkdir -p "$run/twins"
-  $program eval "$@" --tasks reasoning --problems "$problems" --outcomes --json \
-    --data reasoning:all:1-4:0-4000:heldout --max-tokens "$tokens" | tail -1 >"$out.part"
+  $program eval "$@" --json | tail -1 >"$out.part"
   mv "$out.part" "$out"
 }
-parent=$(python3 bench/twins.py parent "$run")
+evaluate() {  # NAME MODEL [ARGS...]
+  local name=$1
+  shift
+  ask "$name" "$@" --tasks reasoning --problems "$problems" --outcomes
+  ask "$name-text" "$@" --data reasoning:all:1-4:0-4000:heldout --max-tokens "$tokens" --parent "$parent"
+}
 evaluate parent "$parent"
-evaluate elastic "$run/elastic.h5" --size all --parent "$parent"
+evaluate elastic "$run/elastic.h5" --size all
 for size in $(python3 bench/twins.py sizes "$run"); do
-  evaluate "$size-before" "$run/before.h5" --size "$size" --parent "$parent"
-  evaluate "$size-scratch" "runs/$name-$size-scratch/model" --parent "$parent"
-  evaluate "$size-alone" "runs/$name-$size-alone/elastic.h5" --size "$size" --parent "$parent"
+  evaluate "$size-before" "$run/before.h5" --size "$size"
+  evaluate "$size-scratch" "runs/$name-$size-scratch/model"
+  evaluate "$size-alone" "runs/$name-$size-alone/elastic.h5" --size "$size"
 done
 python3 bench/twins.py table "$run"
