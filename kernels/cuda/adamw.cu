@@ -5,9 +5,9 @@
 
 #include <cuda_bf16.h>
 
-#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/stream_state.h"
+#include "kernels/cuda/upload.h"
 #include "kernels/ops/adamw.h"
 
 namespace nestling::cuda {
@@ -93,15 +93,6 @@ int64_t chunks_of(int64_t size) {
   return (size + kChunk - 1) / kChunk;
 }
 
-// The table in scratch; the copy has left the host's memory when this returns.
-const Entry* upload(Context& ctx, const std::vector<Entry>& entries) {
-  const auto bytes = static_cast<int64_t>(entries.size() * sizeof(Entry));
-  std::byte* table = ctx.scratch().alloc(DType::kU8, {bytes}).data();
-  NESTLING_CUDA(cudaMemcpyAsync(table, entries.data(), static_cast<size_t>(bytes),
-                                cudaMemcpyHostToDevice, ctx.cuda().stream));
-  return reinterpret_cast<const Entry*>(table);
-}
-
 }  // namespace
 
 void run(Context& ctx, const AdamWStep& a) {
@@ -134,8 +125,7 @@ void run(Context& ctx, const AdamWStep& a) {
                   .grad_scale = a.grad_scale,
                   .correction1 = static_cast<float>(1.0 - std::pow(double{a.beta1}, t)),
                   .correction2 = static_cast<float>(1.0 - std::pow(double{a.beta2}, t))};
-  adamw_kernel<<<static_cast<unsigned>(chunks), kThreads, 0, ctx.cuda().stream>>>(step);
-  NESTLING_CUDA_LAUNCH(adamw_kernel);
+  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, adamw_kernel, step);
 }
 
 double global_norm(Context& ctx, std::span<const ConstView> grads) {
@@ -154,9 +144,8 @@ double global_norm(Context& ctx, std::span<const ConstView> grads) {
   const Arena::Mark mark(ctx.scratch());
   const View parts = ctx.scratch().alloc(DType::kF64, {chunks});
   const Entry* table = upload(ctx, entries);
-  squares_kernel<<<static_cast<unsigned>(chunks), kThreads, 0, ctx.cuda().stream>>>(
-      parts.ptr<double>(), table, static_cast<int64_t>(entries.size()));
-  NESTLING_CUDA_LAUNCH(squares_kernel);
+  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, squares_kernel, parts.ptr<double>(), table,
+         static_cast<int64_t>(entries.size()));
   Tensor host(Device::kCpu, DType::kF64, {chunks});
   copy(host, parts);  // waits for the kernel
   double sum = 0.0;

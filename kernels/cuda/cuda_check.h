@@ -2,7 +2,7 @@
 // its text, the symbolic name of the error, its meaning and the device. For kernels/cuda alone.
 //
 // Sticky errors are cleared first, so that the next call does not report this one's. A kernel's own
-// failure shows at the next call that waits; kernels check their launch with NESTLING_CUDA_LAUNCH.
+// failure shows at the next call that waits; launch.cuh checks the launch.
 #pragma once
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
@@ -29,5 +29,3 @@ inline void check_cublas(cublasStatus_t code, const char* call) {
 
 #define NESTLING_CUDA(call) ::nestling::cuda::check_cuda(call, #call)
 #define NESTLING_CUBLAS(call) ::nestling::cuda::check_cublas(call, #call)
-// Right behind a launch: a grid or shared memory the device refuses.
-#define NESTLING_CUDA_LAUNCH(kernel) ::nestling::cuda::check_cuda(cudaGetLastError(), #kernel)

@@ -1,11 +1,9 @@
 // linear.cu - the linear layer: products by cuBLASLt, rounding to bf16 and biases by own kernels.
 #include <algorithm>
 
-#include <cuda_bf16.h>
-
-#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
-#include "kernels/cuda/stream_state.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling::cuda {
@@ -13,24 +11,11 @@ namespace nestling::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 4096;
 constexpr int64_t kMaxParts = 64;  // of the rows of dy whose columns are summed apart
-
-unsigned blocks_for(int64_t items) {
-  return static_cast<unsigned>(std::min((items + kThreads - 1) / kThreads, kMaxBlocks));
-}
-
-__device__ float load(const float* p) {
-  return *p;
-}
-__device__ float load(const __nv_bfloat16* p) {
-  return __bfloat162float(*p);
-}
 
 __global__ void round_kernel(__nv_bfloat16* to, const float* from, int64_t rows, int64_t cols,
                              int64_t to_pitch, int64_t from_pitch) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * cols;
-       i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = first_item(); i < rows * cols; i += item_step()) {
     const int64_t r = i / cols;
     const int64_t c = i % cols;
     to[r * to_pitch + c] = __float2bfloat16_rn(from[r * from_pitch + c]);
@@ -40,8 +25,7 @@ __global__ void round_kernel(__nv_bfloat16* to, const float* from, int64_t rows,
 // to = from + bias; f32 in place, or from f32 scratch into bf16.
 __global__ void add_bias_kernel(float* y, __nv_bfloat16* low, const float* bias, int64_t rows,
                                 int64_t cols, int64_t y_pitch, int64_t low_pitch) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * cols;
-       i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = first_item(); i < rows * cols; i += item_step()) {
     const int64_t r = i / cols;
     const int64_t c = i % cols;
     const float sum = y[r * y_pitch + c] + bias[c];
@@ -74,13 +58,6 @@ __global__ void add_column_parts_kernel(float* to, const float* parts, int64_t c
   to[c] += sum;
 }
 
-auto* bf16_of(View v) {
-  return reinterpret_cast<__nv_bfloat16*>(v.ptr<bf16>());
-}
-auto* bf16_of(ConstView v) {
-  return reinterpret_cast<const __nv_bfloat16*>(v.ptr<bf16>());
-}
-
 // Scratch [rows, cols] whose rows start at multiples of 16 bytes.
 View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols) {
   const int64_t per = 16 / dtype_bytes(dtype);
@@ -91,17 +68,15 @@ View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols) {
 ConstView like_weight(Context& ctx, ConstView x, ConstView w) {
   if (x.dtype() == w.dtype()) return x;
   const View low = aligned_scratch(ctx, DType::kBF16, x.dim(0), x.dim(1));
-  round_kernel<<<blocks_for(x.size()), kThreads, 0, ctx.cuda().stream>>>(
-      bf16_of(low), x.ptr<float>(), x.dim(0), x.dim(1), low.pitch(), x.pitch());
-  NESTLING_CUDA_LAUNCH(round_kernel);
+  launch(ctx, {blocks_for(x.size()), kThreads}, round_kernel, bf16_of(low), x.ptr<float>(),
+         x.dim(0), x.dim(1), low.pitch(), x.pitch());
   return low;
 }
 
 void add_bias(Context& ctx, View y, View low, ConstView bias) {
-  add_bias_kernel<<<blocks_for(y.size()), kThreads, 0, ctx.cuda().stream>>>(
-      y.ptr<float>(), low ? bf16_of(low) : nullptr, bias.ptr<float>(), y.dim(0), y.dim(1),
-      y.pitch(), low ? low.pitch() : 0);
-  NESTLING_CUDA_LAUNCH(add_bias_kernel);
+  launch(ctx, {blocks_for(y.size()), kThreads}, add_bias_kernel, y.ptr<float>(),
+         low ? bf16_of(low) : nullptr, bias.ptr<float>(), y.dim(0), y.dim(1), y.pitch(),
+         low ? low.pitch() : 0);
 }
 
 void add_column_sums(Context& ctx, View to, ConstView dy) {
@@ -111,15 +86,13 @@ void add_column_sums(Context& ctx, View to, ConstView dy) {
   const auto blocks = static_cast<unsigned>((cols + kThreads - 1) / kThreads);
   const dim3 grid(blocks, static_cast<unsigned>(count));
   float* parts = ctx.scratch().floats(count * cols);
-  cudaStream_t stream = ctx.cuda().stream;
   if (dy.dtype() == DType::kBF16)
-    column_parts_kernel<<<grid, kThreads, 0, stream>>>(parts, bf16_of(dy), rows, cols, dy.pitch());
+    launch(ctx, {grid, kThreads}, column_parts_kernel<__nv_bfloat16>, parts, bf16_of(dy), rows,
+           cols, dy.pitch());
   else
-    column_parts_kernel<<<grid, kThreads, 0, stream>>>(parts, dy.ptr<float>(), rows, cols,
-                                                       dy.pitch());
-  NESTLING_CUDA_LAUNCH(column_parts_kernel);
-  add_column_parts_kernel<<<blocks, kThreads, 0, stream>>>(to.ptr<float>(), parts, count, cols);
-  NESTLING_CUDA_LAUNCH(add_column_parts_kernel);
+    launch(ctx, {grid, kThreads}, column_parts_kernel<float>, parts, dy.ptr<float>(), rows, cols,
+           dy.pitch());
+  launch(ctx, {blocks, kThreads}, add_column_parts_kernel, to.ptr<float>(), parts, count, cols);
 }
 
 }  // namespace

@@ -106,7 +106,7 @@ void copy(View dst, ConstView src) {
         pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
         static_cast<size_t>(rows.count), kind_of(dst.device(), src.device()), cudaStreamLegacy));
   });
-  wait_for_legacy_stream();
+  if (dst.device() != Device::kCuda || src.device() != Device::kCuda) wait_for_legacy_stream();
 }
 
 void fill_zero(View x) {
@@ -115,7 +115,6 @@ void fill_zero(View x) {
                                     static_cast<size_t>(rows.bytes),
                                     static_cast<size_t>(rows.count), cudaStreamLegacy));
   });
-  wait_for_legacy_stream();
 }
 
 }  // namespace nestling::cuda

@@ -1,7 +1,9 @@
 // memory.h - device memory of the CUDA backend. Built without CUDA, every call throws (absent.cpp).
 //
 // Threads       any; the calling thread's current device is used.
-// Streams       copies and fills are ordered on the legacy default stream and complete on return.
+// Streams       copies and fills are ordered on the legacy default stream, and so before and after all work
+//               of a Context's stream. A copy with the host is complete on return; one within the device
+//               and a fill are enqueued.
 #pragma once
 #include "kernels/core/view.h"
 

@@ -1,9 +1,8 @@
 // rms_norm.cu - one block a row; dw and dactive are summed by row parts, then over the parts.
 #include <algorithm>
 
-#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/stream_state.h"
 #include "kernels/ops/rms_norm.h"
 
 namespace nestling::cuda {
@@ -109,8 +108,7 @@ void run(Context& ctx, const RmsNormForward& a) {
                   .width = a.x.dim(1),
                   .eps = a.eps};
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(f.rows, int64_t{1} << 20));
-  forward_kernel<<<blocks, kThreads, 0, ctx.cuda().stream>>>(f);
-  NESTLING_CUDA_LAUNCH(forward_kernel);
+  launch(ctx, {blocks, kThreads}, forward_kernel, f);
 }
 
 void run(Context& ctx, const RmsNormBackward& a) {
@@ -132,13 +130,10 @@ void run(Context& ctx, const RmsNormBackward& a) {
                    .x_pitch = a.x.pitch(),
                    .rows = rows,
                    .width = width};
-  cudaStream_t stream = ctx.cuda().stream;
-  backward_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(b);
-  NESTLING_CUDA_LAUNCH(backward_kernel);
+  launch(ctx, {static_cast<unsigned>(blocks), kThreads}, backward_kernel, b);
   const auto columns = static_cast<unsigned>((width + 1 + kThreads - 1) / kThreads);
-  add_parts_kernel<<<columns, kThreads, 0, stream>>>(
-      a.dw.ptr<float>(), a.dactive ? a.dactive.ptr<float>() : nullptr, parts, blocks, width);
-  NESTLING_CUDA_LAUNCH(add_parts_kernel);
+  launch(ctx, {columns, kThreads}, add_parts_kernel, a.dw.ptr<float>(),
+         a.dactive ? a.dactive.ptr<float>() : nullptr, parts, blocks, width);
 }
 
 }  // namespace nestling::cuda

@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/stream_state.h"
+#include "kernels/cuda/upload.h"
 #include "kernels/ops/scan.h"
 
 namespace nestling::cuda {
@@ -48,10 +49,6 @@ struct Recurrence {
   float* decay;      // [chunks, H] written; null: not wanted
   int64_t heads, channels, states, groups;
 };
-
-__device__ float softplus(float x) {
-  return x > 20.0f ? x : log1pf(expf(x));
-}
 
 struct Staged {
   float decay[kTime];
@@ -232,15 +229,6 @@ StateView state_view(V v) {
   return {const_cast<float*>(v.template ptr<float>()), v.stride(0), v.stride(1), v.stride(2)};
 }
 
-template <class T>
-const T* upload(Context& ctx, const std::vector<T>& table) {
-  const auto bytes = static_cast<int64_t>(table.size() * sizeof(T));
-  std::byte* to = ctx.scratch().alloc(DType::kU8, {bytes}).data();
-  NESTLING_CUDA(cudaMemcpyAsync(to, table.data(), static_cast<size_t>(bytes),
-                                cudaMemcpyHostToDevice, ctx.cuda().stream));
-  return reinterpret_cast<const T*>(to);
-}
-
 // What forward and step give in the same words.
 template <class Args>
 Recurrence recurrence_of(const Args& a) {
@@ -272,18 +260,16 @@ Recurrence recurrence_of(const Args& a) {
 }
 
 template <bool kOutput>
-void launch(Context& ctx, const Recurrence& r, int64_t chunks) {
+void launch_recurrence(Context& ctx, const Recurrence& r, int64_t chunks) {
   const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(r.heads),
                   static_cast<unsigned>((r.channels + kTileP - 1) / kTileP));
-  cudaStream_t stream = ctx.cuda().stream;
   NESTLING_CHECK(r.states <= 256, "scan: ", r.states, " states, the CUDA kernel holds 256");
   if (r.states <= 64)
-    recurrence_kernel<2, kOutput><<<grid, kThreads, 0, stream>>>(r);
+    launch(ctx, {grid, kThreads}, recurrence_kernel<2, kOutput>, r);
   else if (r.states <= 128)
-    recurrence_kernel<4, kOutput><<<grid, kThreads, 0, stream>>>(r);
+    launch(ctx, {grid, kThreads}, recurrence_kernel<4, kOutput>, r);
   else
-    recurrence_kernel<8, kOutput><<<grid, kThreads, 0, stream>>>(r);
-  NESTLING_CUDA_LAUNCH(recurrence_kernel);
+    launch(ctx, {grid, kThreads}, recurrence_kernel<8, kOutput>, r);
 }
 
 }  // namespace
@@ -305,7 +291,7 @@ void run(Context& ctx, const ScanForward& a) {
   r.chunks = upload(ctx, chunks);
   r.after = state_view(states);
   r.decay = ctx.scratch().floats(count * r.heads);
-  launch<false>(ctx, r, count);
+  launch_recurrence<false>(ctx, r, count);
 
   const Chain chain{.states = state_view(states),
                     .initial = state_view(a.initial),
@@ -317,13 +303,12 @@ void run(Context& ctx, const ScanForward& a) {
                     .width = r.states};
   const dim3 grid(static_cast<unsigned>(a.segments.count()), static_cast<unsigned>(r.heads),
                   static_cast<unsigned>((r.channels * r.states + kThreads - 1) / kThreads));
-  chain_kernel<<<grid, kThreads, 0, ctx.cuda().stream>>>(chain);
-  NESTLING_CUDA_LAUNCH(chain_kernel);
+  launch(ctx, {grid, kThreads}, chain_kernel, chain);
 
   r.before = state_view(states);
   r.after = {};
   r.decay = nullptr;
-  launch<true>(ctx, r, count);
+  launch_recurrence<true>(ctx, r, count);
 }
 
 void run(Context& ctx, const ScanStep& a) {
@@ -335,7 +320,7 @@ void run(Context& ctx, const ScanStep& a) {
   r.chunks = upload(ctx, tokens);
   r.before = state_view(a.state);
   r.after = r.before;
-  launch<true>(ctx, r, a.x.dim(0));
+  launch_recurrence<true>(ctx, r, a.x.dim(0));
 }
 
 }  // namespace nestling::cuda

@@ -13,30 +13,74 @@ StreamState::StreamState() {
   const std::string reason = unavailable_reason();
   NESTLING_CHECK_INPUT(reason.empty(), "device cuda: ", reason);
   try {
-    NESTLING_CUDA(cudaStreamCreate(&stream));
-    NESTLING_CUBLAS(cublasLtCreate(&blas));
-    workspace = Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes});
+    open();
   } catch (...) {
-    if (blas != nullptr) cublasLtDestroy(blas);
-    if (stream != nullptr) cudaStreamDestroy(stream);
+    close();
     throw;
   }
 }
 
+void StreamState::open() {
+  NESTLING_CUDA(cudaStreamCreate(&stream));
+  NESTLING_CUBLAS(cublasLtCreate(&blas));
+  workspace = Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes});
+  NESTLING_CUDA(cudaMallocHost(reinterpret_cast<void**>(&ring.memory),
+                               static_cast<size_t>(UploadRing::kSlots * UploadRing::kSlotBytes)));
+  for (cudaEvent_t& event : ring.done)
+    NESTLING_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  NESTLING_CUDA(cudaMalloc(reinterpret_cast<void**>(&fault), sizeof *fault));
+  NESTLING_CUDA(cudaMallocHost(reinterpret_cast<void**>(&host_fault), sizeof *host_fault));
+  NESTLING_CUDA(cudaMemsetAsync(fault, 0xff, sizeof *fault, stream));
+}
+
+void StreamState::close() noexcept {
+  if (stream != nullptr) cudaStreamSynchronize(stream);
+  if (host_fault != nullptr) cudaFreeHost(host_fault);
+  if (fault != nullptr) cudaFree(fault);
+  for (cudaEvent_t event : ring.done)
+    if (event != nullptr) cudaEventDestroy(event);
+  if (ring.memory != nullptr) cudaFreeHost(ring.memory);
+  if (blas != nullptr) cublasLtDestroy(blas);
+  if (stream != nullptr) cudaStreamDestroy(stream);
+}
+
 StreamState::~StreamState() {
-  cudaStreamSynchronize(stream);
-  cublasLtDestroy(blas);
-  cudaStreamDestroy(stream);
+  close();
 }
 
 StreamState* make_stream_state() {
   return std::make_unique<StreamState>().release();
 }
+
 void synchronize(StreamState& state) {
+  NESTLING_CUDA(cudaMemcpyAsync(state.host_fault, state.fault, sizeof *state.fault,
+                                cudaMemcpyDeviceToHost, state.stream));
   NESTLING_CUDA(cudaStreamSynchronize(state.stream));
+  const FaultWord word = *state.host_fault;
+  if (word == kNoFault) return;
+  NESTLING_CUDA(cudaMemsetAsync(state.fault, 0xff, sizeof *state.fault, state.stream));
+  throw Error(describe_fault(word));
 }
+
 void StreamStateDelete::operator()(StreamState* state) const noexcept {
   delete state;
+}
+
+std::string describe_fault(FaultWord word) {
+  const auto position = static_cast<int64_t>(word >> 8);
+  switch (static_cast<FaultKind>(word & 0xff)) {
+    case FaultKind::kTokenId:
+      return str("embedding: the id at position ", position, " is outside the table");
+    case FaultKind::kTooFewExperts:
+      return str("gate_forward: token ", position, " can go to fewer experts than it needs");
+    case FaultKind::kExpertIndex:
+      return str("an expert index of token ", position, " is outside the experts");
+    case FaultKind::kTarget:
+      return str("head_loss: the target of token ", position, " is outside the vocabulary");
+    case FaultKind::kLogits:
+      return str("sample: the largest logit of row ", position, " is not finite");
+  }
+  return str("an unknown fault at position ", position);
 }
 
 }  // namespace nestling::cuda

@@ -1,5 +1,5 @@
-// stream_state.h - what a CUDA Context owns: stream, cuBLASLt handle, workspace, chosen algorithms.
-// For kernels/cuda alone.
+// stream_state.h - what a CUDA Context owns: stream, cuBLASLt handle, workspace, chosen algorithms, the
+// ring of pinned memory of upload.h and the word of fault.h. For kernels/cuda alone.
 //
 // Streams       a blocking stream: it is ordered with the legacy default stream of memory.h, and
 //               scratch given back to the Context's arena is safe to reuse, as all of its users are
@@ -13,22 +13,39 @@
 
 #include "kernels/core/context.h"
 #include "kernels/core/tensor.h"
+#include "kernels/cuda/fault.h"
 
 namespace nestling::cuda {
 
 // All that cuBLASLt's choice of an algorithm depends on, in integers: see product.cu.
 using ProductKey = std::array<int64_t, 12>;
 
+// Pinned host memory in equal slots, used in turn; a slot's event has passed when its copy is done.
+struct UploadRing {
+  static constexpr int64_t kSlots = 64;
+  static constexpr int64_t kSlotBytes = int64_t{64} << 10;
+  std::byte* memory = nullptr;
+  std::array<cudaEvent_t, kSlots> done{};
+  int64_t next = 0;
+};
+
 struct StreamState {
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
   Tensor workspace;  // of cuBLASLt
   std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms;
+  UploadRing ring;
+  FaultWord* fault = nullptr;       // device memory
+  FaultWord* host_fault = nullptr;  // pinned: where synchronize reads it
 
   StreamState();
   ~StreamState();
   StreamState(const StreamState&) = delete;
   StreamState& operator=(const StreamState&) = delete;
+
+ private:
+  void open();
+  void close() noexcept;
 };
 
 }  // namespace nestling::cuda

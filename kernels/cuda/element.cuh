@@ -1,0 +1,56 @@
+// element.cuh - elements of operands in device code: float or bf16 in memory, float in registers.
+#pragma once
+#include <cstdint>
+
+#include <cuda_bf16.h>
+
+#include "kernels/core/view.h"
+
+namespace nestling::cuda {
+
+inline __device__ float load(const float* p) {
+  return *p;
+}
+inline __device__ float load(const __nv_bfloat16* p) {
+  return __bfloat162float(*p);
+}
+inline __device__ void store(float* p, float x) {
+  *p = x;
+}
+inline __device__ void store(__nv_bfloat16* p, float x) {
+  *p = __float2bfloat16_rn(x);
+}
+
+// log(1 + e^x) and 1 / (1 + e^-x), right at both ends.
+inline __device__ float softplus(float x) {
+  return x > 20.0f ? x : log1pf(expf(x));
+}
+inline __device__ float sigmoid(float x) {
+  const float e = expf(-fabsf(x));
+  return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
+}
+inline __device__ float silu(float x) {
+  return x * sigmoid(x);
+}
+// d silu(x) / dx
+inline __device__ float silu_slope(float x) {
+  const float s = sigmoid(x);
+  return s * (1.0f + x * (1.0f - s));
+}
+
+// The pointers of bf16 views as device code names them.
+inline __nv_bfloat16* bf16_of(View v) {
+  return reinterpret_cast<__nv_bfloat16*>(v.ptr<bf16>());
+}
+inline const __nv_bfloat16* bf16_of(ConstView v) {
+  return reinterpret_cast<const __nv_bfloat16*>(v.ptr<bf16>());
+}
+// Null where the operand was left out.
+inline float* optional_floats(View v) {
+  return v ? v.ptr<float>() : nullptr;
+}
+inline const float* optional_floats(ConstView v) {
+  return v ? v.ptr<float>() : nullptr;
+}
+
+}  // namespace nestling::cuda

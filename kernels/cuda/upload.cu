@@ -1,0 +1,28 @@
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/stream_state.h"
+#include "kernels/cuda/upload.h"
+
+namespace nestling::cuda {
+
+const std::byte* upload_bytes(Context& ctx, std::span<const std::byte> bytes) {
+  StreamState& state = ctx.cuda();
+  UploadRing& ring = state.ring;
+  const auto total = static_cast<int64_t>(bytes.size());
+  std::byte* to = ctx.scratch().alloc(DType::kU8, {total}).data();
+  for (int64_t at = 0; at < total; at += UploadRing::kSlotBytes) {
+    const auto slot = static_cast<size_t>(ring.next);
+    ring.next = (ring.next + 1) % UploadRing::kSlots;
+    const auto n = static_cast<size_t>(std::min(UploadRing::kSlotBytes, total - at));
+    std::byte* pinned = ring.memory + static_cast<int64_t>(slot) * UploadRing::kSlotBytes;
+    NESTLING_CUDA(cudaEventSynchronize(ring.done[slot]));
+    std::memcpy(pinned, bytes.data() + at, n);
+    NESTLING_CUDA(cudaMemcpyAsync(to + at, pinned, n, cudaMemcpyHostToDevice, state.stream));
+    NESTLING_CUDA(cudaEventRecord(ring.done[slot], state.stream));
+  }
+  return to;
+}
+
+}  // namespace nestling::cuda
