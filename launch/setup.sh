@@ -15,6 +15,7 @@ clang-tidy               launch/tidy.sh
 cmake                    build
 g++                      build
 git                      the list of files for format, tidy and tests
+libboost-context-dev     tests/emulator: fibers
 libcli11-dev             tools: command line
 libdnnl-dev              kernels: matrix products on the CPU
 libgmock-dev             tests

@@ -1,0 +1,66 @@
+// block.h - how the emulator runs a launch: blocks one after another, each thread of a block a fiber.
+//
+// Waiting       a thread runs until it ends or waits: at sync_block for all threads of its block that have
+//               not ended, at exchange for the 32 lanes of its warp. Nothing runs side by side.
+// Order         of blocks, and of threads whenever several can go on: NESTLING_EMULATOR_ORDER = forward,
+//               reverse or shuffle. Code without races gives the same bits in each.
+// Shared memory keeps what the block before left in it; dynamic shared memory starts as NaN.
+// Errors        threads that wait for one another for ever, lanes at different intrinsics, a lane that ended
+//               before its warp's intrinsic: one line on stderr, then abort.
+// Threads       one launch at a time in a process.
+#pragma once
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace nestling::emulator {
+struct Index {
+  unsigned x, y, z;
+};
+}  // namespace nestling::emulator
+
+// Of the fiber that runs.
+inline thread_local nestling::emulator::Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace nestling::emulator {
+
+struct Launch {
+  Index grid, block;
+  int64_t shared_bytes;
+  const void* kernel;
+};
+
+// Runs `body` once for each thread. False: no device would take this grid.
+bool run(const Launch& launch, void (*body)(const void*), const void* argument);
+
+inline int lane() {
+  return static_cast<int>(threadIdx.x % 32);
+}
+
+// A barrier of the block; the sum of `count` over its threads.
+int sync_block(int count);
+
+inline constexpr int64_t kMostExchanged = 16;  // bytes a lane
+using Exchanged = std::array<std::array<std::byte, kMostExchanged>, 32>;
+
+// Waits for the 32 lanes, all at the intrinsic `name`; what each brought.
+const Exchanged& exchange_bytes(const char* name, unsigned mask, const void* value, int64_t bytes);
+
+template <class T>
+std::array<T, 32> exchange(const char* name, unsigned mask, const T& value) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= kMostExchanged);
+  const Exchanged& raw = exchange_bytes(name, mask, &value, sizeof(T));
+  std::array<T, 32> all;
+  for (size_t i = 0; i < 32; ++i) std::memcpy(&all[i], raw[i].data(), sizeof(T));
+  return all;
+}
+
+[[noreturn]] void fail(const char* what);  // names the launch and the thread, then aborts
+
+// Device memory may be touched only between these two; they nest.
+void open_device_memory();
+void close_device_memory();
+
+}  // namespace nestling::emulator

@@ -1,0 +1,288 @@
+// runtime.cpp - the CUDA runtime of the emulator: every call has done its work when it returns.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <cuda_runtime.h>
+
+namespace nestling::emulator {
+
+namespace {
+
+constexpr size_t kReserved = size_t{64} << 30;  // addresses, not memory
+constexpr size_t kAlign = 256;
+constexpr size_t kRedZone = 256;
+constexpr int kRed = 0xa5;
+constexpr size_t kPage = 4096;
+
+size_t rounded(size_t bytes, size_t to) {
+  return (bytes + to - 1) / to * to;
+}
+
+// Device memory: one run of addresses, first fit, a red zone behind every allocation.
+class Memory {
+ public:
+  Memory() {
+    void* all =
+        mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (all == MAP_FAILED) fail("cannot reserve addresses for device memory");
+    base_ = static_cast<std::byte*>(all);
+    free_[0] = kReserved;
+    catch_host_access();
+  }
+
+  std::byte* allocate(size_t bytes) {
+    const size_t whole = rounded(std::max<size_t>(bytes, 1), kAlign) + kRedZone;
+    const std::lock_guard<std::mutex> one(mutex_);
+    const auto hole =
+        std::find_if(free_.begin(), free_.end(), [&](const auto& h) { return h.second >= whole; });
+    if (hole == free_.end()) return nullptr;
+    const size_t at = hole->first;
+    const size_t left = hole->second - whole;
+    free_.erase(hole);
+    if (left > 0) free_[at + whole] = left;
+    used_[at] = bytes;
+    top_ = std::max(top_, rounded(at + whole, kPage));
+    open();
+    std::memset(base_ + at + bytes, kRed, whole - bytes);
+    close();
+    return base_ + at;
+  }
+
+  bool release(std::byte* data) {
+    const std::lock_guard<std::mutex> one(mutex_);
+    const auto held = used_.find(static_cast<size_t>(data - base_));
+    if (held == used_.end()) return false;
+    const auto [at, bytes] = *held;
+    const size_t whole = rounded(std::max<size_t>(bytes, 1), kAlign) + kRedZone;
+    open();
+    for (size_t i = bytes; i < whole; ++i)
+      if (base_[at + i] != std::byte{kRed}) fail("device memory written behind an allocation");
+    close();
+    used_.erase(held);
+    give_back(at, whole);
+    return true;
+  }
+
+  void open() {
+    if (depth_++ == 0) protect(PROT_READ | PROT_WRITE);
+  }
+  void close() {
+    if (--depth_ == 0) protect(PROT_NONE);
+  }
+  bool holds(const void* p) const {
+    const auto* at = static_cast<const std::byte*>(p);
+    return at >= base_ && at < base_ + kReserved;
+  }
+
+  // Zeros, without touching pages that nobody has read: large arrays cost nothing until used.
+  void zero(std::byte* data, size_t bytes) {
+    std::byte* first = base_ + rounded(static_cast<size_t>(data - base_), kPage);
+    const std::byte* end = data + bytes;
+    if (first + kPage >= end) {
+      std::memset(data, 0, bytes);
+      return;
+    }
+    const size_t whole = static_cast<size_t>(end - first) / kPage * kPage;
+    std::memset(data, 0, static_cast<size_t>(first - data));
+    madvise(first, whole, MADV_DONTNEED);
+    std::memset(first + whole, 0, static_cast<size_t>(end - first) - whole);
+  }
+
+ private:
+  void protect(int access) {
+    // The page tables of the first page too: aligned to pages by mmap.
+    if (top_ > 0 && mprotect(base_, top_, access) != 0) fail("mprotect of device memory");
+  }
+
+  void give_back(size_t at, size_t bytes) {
+    auto next = free_.lower_bound(at);
+    if (next != free_.end() && at + bytes == next->first) {
+      bytes += next->second;
+      next = free_.erase(next);
+    }
+    if (next != free_.begin()) {
+      const auto before = std::prev(next);
+      if (before->first + before->second == at) {
+        before->second += bytes;
+        return;
+      }
+    }
+    free_[at] = bytes;
+  }
+
+  static void catch_host_access();
+
+  std::byte* base_ = nullptr;
+  size_t top_ = 0;
+  int depth_ = 0;
+  std::mutex mutex_;
+  std::map<size_t, size_t> free_, used_;  // offset to bytes
+};
+
+Memory& memory() {
+  static Memory m;
+  return m;
+}
+
+void on_fault(int, siginfo_t* info, void*) {
+  if (memory().holds(info->si_addr))
+    fail("host code touched device memory, or a kernel none of its own");
+  signal(SIGSEGV, SIG_DFL);
+}
+
+void Memory::catch_host_access() {
+  struct sigaction action {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, nullptr);
+}
+
+class OpenMemory {
+ public:
+  OpenMemory() { open_device_memory(); }
+  ~OpenMemory() { close_device_memory(); }
+  OpenMemory(const OpenMemory&) = delete;
+  OpenMemory& operator=(const OpenMemory&) = delete;
+};
+
+}  // namespace
+
+void open_device_memory() {
+  memory().open();
+}
+void close_device_memory() {
+  memory().close();
+}
+
+}  // namespace nestling::emulator
+
+using nestling::emulator::memory;
+using nestling::emulator::OpenMemory;
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 4;  // few multiprocessors, so that loops over a grid go round more than once
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+const char* cudaGetErrorName(cudaError_t code) {
+  switch (code) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+  }
+  return "unknown";
+}
+const char* cudaGetErrorString(cudaError_t code) {
+  return cudaGetErrorName(code);
+}
+cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  *free_bytes = *total_bytes = size_t{8} << 30;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = memory().allocate(bytes);
+  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFree(void* data) {
+  return data == nullptr || memory().release(static_cast<std::byte*>(data)) ? cudaSuccess
+                                                                            : cudaErrorInvalidValue;
+}
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* data, int value, size_t bytes) {
+  return cudaMemsetAsync(data, value, bytes, nullptr);
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  if (!memory().holds(data)) return cudaErrorInvalidValue;
+  const OpenMemory open;
+  if (value == 0)
+    memory().zero(static_cast<std::byte*>(data), bytes);
+  else
+    std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t rows,
+                              cudaStream_t) {
+  if (!memory().holds(data) || pitch < width) return cudaErrorInvalidValue;
+  const OpenMemory open;
+  for (size_t r = 0; r < rows; ++r)
+    std::memset(static_cast<std::byte*>(data) + r * pitch, value, width);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  return cudaMemcpy2DAsync(dst, bytes, src, bytes, bytes, 1, kind, stream);
+}
+cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
+                              size_t width, size_t rows, cudaMemcpyKind kind, cudaStream_t) {
+  const bool to_device = kind != cudaMemcpyDeviceToHost;
+  const bool from_device = kind != cudaMemcpyHostToDevice;
+  if (memory().holds(dst) != to_device || memory().holds(src) != from_device || dst_pitch < width ||
+      src_pitch < width)
+    return cudaErrorInvalidValue;
+  const OpenMemory open;
+  for (size_t r = 0; r < rows; ++r)
+    std::memcpy(static_cast<std::byte*>(dst) + r * dst_pitch,
+                static_cast<const std::byte*>(src) + r * src_pitch, width);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = reinterpret_cast<cudaStream_t>(new char);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete reinterpret_cast<char*>(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = reinterpret_cast<cudaEvent_t>(new char);
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete reinterpret_cast<char*>(event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  return value <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaFuncGetName(const char** name, const void*) {
+  *name = "kernel";
+  return cudaSuccess;
+}
