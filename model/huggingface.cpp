@@ -220,7 +220,7 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
 void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
                     const Weights& weights, const ExportOptions& options) {
   if (weights.device() != Device::kCpu)
-    return export_weights(directory, config, weights.on_host(), options);
+    return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
   std::vector<std::pair<std::string, Published>> order;  // as the list goes
   std::map<std::string, size_t> place;
   for (int64_t i = 0; i < weights.count(); ++i) {

@@ -110,10 +110,11 @@ void Weights::take_masters(Context& ctx, const Weights& from) {
   refresh_low(ctx);
 }
 
-Weights Weights::on_host() const {
-  Weights host(config_, Device::kCpu, {});
-  copy(host.master_.view(), master_.view());
-  return host;
+Weights Weights::on(Device device, DType compute) const {
+  Weights there(config_, device, {.compute = compute});
+  Context ctx(device);
+  there.take_masters(ctx, *this);
+  return there;
 }
 
 void Weights::zero_gradients() {

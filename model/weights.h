@@ -42,7 +42,7 @@ class Weights {
   void refresh_low(Context& ctx);
   void zero_gradients();
   void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
-  Weights on_host() const;                               // the masters alone
+  Weights on(Device device, DType compute) const;        // a copy there, without gradients
   int64_t parameter_count() const;                       // trained or not, buffers included
   struct Bytes {
     int64_t masters, gradients, low;

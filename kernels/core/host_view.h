@@ -51,13 +51,19 @@ inline Tensor on_host(ConstView v) {
   return host;
 }
 
+// A dense host array into the memory of ctx's device; the array may change as soon as it returns.
+inline void send(Context& ctx, View to, ConstView host) {
+  if (ctx.device() == Device::kCuda) return cuda::upload(ctx, to, host);
+  copy(to, host);
+}
+
 // The array in the memory of ctx's device.
 template <class T>
 ConstView device_view(Context& ctx, Arena& arena, const std::vector<T>& v) {
   if (ctx.device() != Device::kCuda) return host_view(ctx, v);
-  const View copy = arena.alloc(DTypeOf<T>::kValue, {std::ssize(v)});
-  cuda::upload(ctx, copy, host_view(v));
-  return copy;
+  const View there = arena.alloc(DTypeOf<T>::kValue, {std::ssize(v)});
+  send(ctx, there, host_view(v));
+  return there;
 }
 
 }  // namespace nestling
