@@ -2,6 +2,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/conv1d.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
@@ -48,6 +49,15 @@ void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const Conv1dForward&) {
+  absent();
+}
+void run(Context&, const Conv1dBackward&) {
+  absent();
+}
+void run(Context&, const Conv1dStep&) {
   absent();
 }
 void run(Context&, const LinearForward&) {
