@@ -3,6 +3,7 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/conv1d.h"
+#include "kernels/ops/gated_norm.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
@@ -58,6 +59,12 @@ void run(Context&, const Conv1dBackward&) {
   absent();
 }
 void run(Context&, const Conv1dStep&) {
+  absent();
+}
+void run(Context&, const GatedNormForward&) {
+  absent();
+}
+void run(Context&, const GatedNormBackward&) {
   absent();
 }
 void run(Context&, const LinearForward&) {
