@@ -3,6 +3,7 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/conv1d.h"
+#include "kernels/ops/gate.h"
 #include "kernels/ops/gated_norm.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
@@ -59,6 +60,12 @@ void run(Context&, const Conv1dBackward&) {
   absent();
 }
 void run(Context&, const Conv1dStep&) {
+  absent();
+}
+void run(Context&, const GateForward&) {
+  absent();
+}
+void run(Context&, const GateBackward&) {
   absent();
 }
 void run(Context&, const GatedNormForward&) {
