@@ -105,6 +105,17 @@ void Weights::refresh_low(Context& ctx) {
     if (const View copy = low(i)) cast(ctx, copy, master(i));
 }
 
+void Weights::take_masters(Context& ctx, const Weights& from) {
+  copy(master_.view(), from.master_.view());
+  refresh_low(ctx);
+}
+
+Weights Weights::on_host() const {
+  Weights host(config_, Device::kCpu, {});
+  copy(host.master_.view(), master_.view());
+  return host;
+}
+
 void Weights::zero_gradients() {
   if (grads_) fill_zero(grads_.view());
 }
