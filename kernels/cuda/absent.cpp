@@ -2,6 +2,9 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/conv1d.h"
+#include "kernels/ops/gate.h"
+#include "kernels/ops/gated_norm.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
@@ -52,6 +55,27 @@ void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const Conv1dForward&) {
+  absent();
+}
+void run(Context&, const Conv1dBackward&) {
+  absent();
+}
+void run(Context&, const Conv1dStep&) {
+  absent();
+}
+void run(Context&, const GateForward&) {
+  absent();
+}
+void run(Context&, const GateBackward&) {
+  absent();
+}
+void run(Context&, const GatedNormForward&) {
+  absent();
+}
+void run(Context&, const GatedNormBackward&) {
   absent();
 }
 void run(Context&, const LinearForward&) {

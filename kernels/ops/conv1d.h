@@ -6,6 +6,7 @@
 // Segments      each starts from zeros, or from `initial` where given.
 // State         the last K-1 inputs, oldest first: what one-token steps continue from.
 // Elasticity    C comes from the views.
+// Limits        CUDA: K <= 8.
 // Determinism   same inputs, shapes and threads: same bits.
 #pragma once
 #include "kernels/core/context.h"
@@ -52,5 +53,11 @@ void run(Context& ctx, const Conv1dForward& a);
 void run(Context& ctx, const Conv1dBackward& a);
 void run(Context& ctx, const Conv1dStep& a);
 }  // namespace cpu
+
+namespace cuda {
+void run(Context& ctx, const Conv1dForward& a);
+void run(Context& ctx, const Conv1dBackward& a);
+void run(Context& ctx, const Conv1dStep& a);
+}  // namespace cuda
 
 }  // namespace nestling

@@ -47,7 +47,7 @@ void gate_forward(Context& ctx, const GateForward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -70,7 +70,7 @@ void gate_backward(Context& ctx, const GateBackward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }

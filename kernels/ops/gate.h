@@ -21,10 +21,11 @@
 //               bit what the gate over the logits of the first E' experts gives (groups = 1; a
 //               prefix would deal groups anew). dmask accumulates through the weights.
 // Gradient      index is taken as constant (as in every published implementation).
-// Limits        k <= 32; bias and groups only with kSigmoid; `renormalize` changes nothing for
-//               kTopKSoftmax, whose weights sum to `scale` as they are.
+// Limits        k <= 32; on CUDA E <= 512; bias and groups only with kSigmoid; `renormalize` changes
+//               nothing for kTopKSoftmax, whose weights sum to `scale` as they are.
 // Errors        a token for which fewer than k experts can be selected (mask 0, excluded group,
-//               score NaN or -infinity) throws, naming the token (CPU).
+//               score -infinity), or an index outside the experts, throws, naming the token; on CUDA when
+//               the Context is synchronised.
 // Determinism   same inputs, shapes and threads: same bits.
 #pragma once
 #include "kernels/core/context.h"
@@ -69,5 +70,10 @@ namespace cpu {
 void run(Context& ctx, const GateForward& a);
 void run(Context& ctx, const GateBackward& a);
 }  // namespace cpu
+
+namespace cuda {
+void run(Context& ctx, const GateForward& a);
+void run(Context& ctx, const GateBackward& a);
+}  // namespace cuda
 
 }  // namespace nestling

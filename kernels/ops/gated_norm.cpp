@@ -38,7 +38,7 @@ void gated_norm_forward(Context& ctx, const GatedNormForward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }
@@ -61,7 +61,7 @@ void gated_norm_backward(Context& ctx, const GatedNormBackward& a) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }

@@ -38,4 +38,9 @@ void run(Context& ctx, const GatedNormForward& a);
 void run(Context& ctx, const GatedNormBackward& a);
 }  // namespace cpu
 
+namespace cuda {
+void run(Context& ctx, const GatedNormForward& a);
+void run(Context& ctx, const GatedNormBackward& a);
+}  // namespace cuda
+
 }  // namespace nestling

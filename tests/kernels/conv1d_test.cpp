@@ -186,6 +186,13 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Case>>& 
              c.taps);
 }
 
+// `count` segments of 1, 2, 3, 1, ... tokens: more of them than a kernel sums gradients in parts.
+std::vector<int32_t> many_segments(int count) {
+  std::vector<int32_t> offsets = {0};
+  for (int i = 0; i < count; ++i) offsets.push_back(offsets.back() + 1 + i % 3);
+  return offsets;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, Conv1d,
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
@@ -194,7 +201,10 @@ INSTANTIATE_TEST_SUITE_P(
                                          Case{{0, 1, 2, 3, 4, 5}, 33, 4, true, true, 1},
                                          Case{{0, 70}, 64, 4, true, false, 0},
                                          Case{{0, 17, 64, 131}, 600, 3, false, true, 5},
-                                         Case{{0, 100}, 20, 8, true, true, 12})),
+                                         Case{{0, 100}, 20, 8, true, true, 12},
+                                         Case{{0, 4, 90}, 37, 2, true, false, 1},
+                                         Case{{0, 68, 77}, 5, 7, false, true, 2},
+                                         Case{many_segments(600), 5, 4, true, true, 1})),
     case_name);
 
 TEST(Conv1dContract, NamesWhatDoesNotFit) {

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/gate.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/ints.h"
 #include "tests/support/operands.h"
 
@@ -106,6 +106,7 @@ class Gate : public ::testing::TestWithParam<std::tuple<Device, int, Shape>> {};
 
 TEST_P(Gate, MatchesTheReference) {
   const auto [device, rule_at, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   GateRule rule = kRules[rule_at];
   if (shape.experts % rule.groups != 0 || shape.k > shape.experts / 2)
     rule.groups = rule.top_groups = 1;
@@ -149,6 +150,7 @@ TEST_P(Gate, MatchesTheReference) {
 // Law 4: the first E' experts by a 0/1 mask, and by a view.
 TEST_P(Gate, AHardMaskIsThePrefix) {
   const auto [device, rule_at, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   GateRule rule = kRules[rule_at];
   rule.groups = rule.top_groups = 1;
   const int64_t alive = std::max(shape.k, shape.experts * 2 / 3);
@@ -182,29 +184,35 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, int, Sha
 
 INSTANTIATE_TEST_SUITE_P(
     All, Gate,
-    ::testing::Combine(::testing::Values(Device::kCpu), ::testing::Range(0, 6),
+    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda), ::testing::Range(0, 6),
                        ::testing::Values(Shape{1, 1, 1, false}, Shape{5, 7, 3, true},
                                          Shape{33, 64, 6, true}, Shape{70, 128, 6, false},
                                          Shape{9, 512, 32, true}, Shape{40, 256, 8, true})),
     case_name);
 
-TEST(Gate, TiesGoToTheLowerIndex) {
+class GateOn : public ::testing::TestWithParam<Device> {};
+
+TEST_P(GateOn, TiesGoToTheLowerIndex) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   for (const GateRule& kind : kRules) {
     GateRule rule = kind;
     const auto logits = constant(16, 0.25);
-    const auto got = run_gate(Device::kCpu, logits, nullptr, nullptr, constant(4, 1), rule);
+    const auto got = run_gate(device, logits, nullptr, nullptr, constant(4, 1), rule);
     EXPECT_EQ(got.index, (std::vector<int32_t>{0, 1, 2, 3}));
   }
 }
 
-TEST(Gate, SelectsByScorePlusLogMaskAndWeighsByMaskTimesScore) {
+TEST_P(GateOn, SelectsByScorePlusLogMaskAndWeighsByMaskTimesScore) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   // Expert 0 scores best but is half dead; expert 2 is dead though its bias is the largest.
   Mat<double> logits(1, 4), bias(1, 4), mask(1, 4);
   logits.v = {4.0, 1.0, 3.0, 0.0};
   bias.v = {0.0, 0.0, 9.0, 0.0};
   mask.v = {0.5, 1.0, 0.0, 1.0};
   const GateRule rule{.renormalize = true, .scale = 1.0f};
-  const auto got = run_gate(Device::kCpu, logits, &bias, &mask, constant(3, 1), rule);
+  const auto got = run_gate(device, logits, &bias, &mask, constant(3, 1), rule);
   const double s[] = {1 / (1 + std::exp(-4.0)), 1 / (1 + std::exp(-1.0)), 0.5};
   // Scores: 0.982 + log 0.5 = 0.289, 0.731, -infinity, 0.5.
   EXPECT_EQ(got.index, (std::vector<int32_t>{1, 3, 0}));
@@ -215,7 +223,9 @@ TEST(Gate, SelectsByScorePlusLogMaskAndWeighsByMaskTimesScore) {
 }
 
 // As a mask hardens, weights tend to those of the hard mask: at mask m, no further than ~m.
-TEST(Gate, SoftTendsToHard) {
+TEST_P(GateOn, SoftTendsToHard) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   for (const GateRule& kind : kRules) {
     GateRule rule = kind;
     rule.groups = rule.top_groups = 1;
@@ -224,10 +234,10 @@ TEST(Gate, SoftTendsToHard) {
     auto mask = constant(12, 1);
     for (int64_t e = 8; e < 12; ++e) mask[e] = 0;
     const auto dweight = random_mat(rng, 20, 3);
-    const auto hard = run_gate(Device::kCpu, logits, nullptr, &mask, dweight, rule);
+    const auto hard = run_gate(device, logits, nullptr, &mask, dweight, rule);
     for (double soft : {1e-3, 1e-5}) {
       for (int64_t e = 8; e < 12; ++e) mask[e] = soft;
-      const auto got = run_gate(Device::kCpu, logits, nullptr, &mask, dweight, rule);
+      const auto got = run_gate(device, logits, nullptr, &mask, dweight, rule);
       EXPECT_EQ(got.index, hard.index);
       // Four experts of e^3 the weight of the mean at most, plus rounding.
       for (int64_t i = 0; i < got.weight.size(); ++i)
@@ -236,18 +246,43 @@ TEST(Gate, SoftTendsToHard) {
   }
 }
 
-TEST(GateErrors, NamesTheTokenWithTooFewExperts) {
+TEST_P(GateOn, NamesTheTokenWithTooFewExperts) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
   const Mat<double> logits(100, 8);
   auto mask = constant(8, 0);
   mask[7] = 1;
   for (const GateKind kind : {GateKind::kSigmoid, GateKind::kTopKSoftmax}) {
     try {
-      run_gate(Device::kCpu, logits, nullptr, &mask, Mat<double>(100, 3), {.kind = kind});
+      run_gate(device, logits, nullptr, &mask, Mat<double>(100, 3), {.kind = kind});
       FAIL() << "went on with one living expert";
     } catch (const Error& e) {
-      EXPECT_NE(std::string(e.what()).find("token 0 can go to 1 of 8 experts"), std::string::npos)
+      const char* count = device == Device::kCpu ? "1 of 8 experts" : "fewer experts than it needs";
+      EXPECT_NE(std::string(e.what()).find(str("token 0 can go to ", count)), std::string::npos)
           << e.what();
     }
+  }
+}
+
+TEST_P(GateOn, NamesTheTokenOfAnIndexOutsideTheExperts) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
+  Context ctx(device);
+  Guarded logits(device, constant(8, 0)), dweight(device, constant(2, 1)), dlogits(device, 1, 8);
+  for (const int32_t outside : {-1, 8}) {
+    GuardedInts index(device, {3, outside});
+    try {
+      gate_backward(ctx, {.dlogits = dlogits.view(),
+                          .dweight = dweight.view(),
+                          .index = index.view(),
+                          .logits = logits.view(),
+                          .rule = GateRule{}});
+      ctx.synchronize();
+      FAIL() << "took expert " << outside << " of 8";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("token 0"), std::string::npos) << e.what();
+    }
+    dlogits.expect_guards_intact("dlogits");
   }
 }
 
@@ -265,29 +300,52 @@ TEST(GateErrors, NamesWhatDoesNotFit) {
   EXPECT_THROW(run(2, {.kind = GateKind::kTopKSoftmax}, &logits), Error);
 }
 
-TEST(GateNan, IsSelectedAndShowsInTheWeights) {
-  Context ctx(Device::kCpu);
-  Tensor logits(Device::kCpu, DType::kF32, {2, 4}), weight(Device::kCpu, DType::kF32, {2, 2});
-  Tensor index(Device::kCpu, DType::kI32, {2, 2}), mask(Device::kCpu, DType::kF32, {4});
-  const float values[] = {1.0f, 2.0f, NAN, 0.5f, NAN, NAN, NAN, NAN};
-  std::copy_n(values, 8, logits.ptr<float>());
-  gate_forward(ctx, {.index = index.view(),
-                     .weight = weight.view(),
-                     .logits = logits.view(),
-                     .rule = GateRule{}});
-  EXPECT_EQ(index.ptr<int32_t>()[0], 2);
-  EXPECT_TRUE(std::isnan(weight.ptr<float>()[0]));
-  EXPECT_TRUE(std::isnan(weight.ptr<float>()[2]));
+TEST_P(GateOn, ANanIsSelectedAndShowsInTheWeights) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  Mat<double> logits(2, 4);
+  logits.v = {1.0, 2.0, nan, 0.5, nan, nan, nan, nan};
+  const Mat<double> dweight(2, 2);
+  const auto got = run_gate(device, logits, nullptr, nullptr, dweight, GateRule{});
+  EXPECT_EQ(got.index[0], 2);
+  EXPECT_TRUE(std::isnan(got.weight[0]));
+  EXPECT_TRUE(std::isnan(got.weight[2]));
   // But never an expert that the mask has closed.
-  const float alive[] = {1.0f, 1.0f, 0.0f, 1.0f};
-  std::copy_n(alive, 4, mask.ptr<float>());
-  gate_forward(ctx, {.index = index.view(),
-                     .weight = weight.view(),
-                     .logits = logits.view(),
-                     .mask = mask.view(),
-                     .rule = GateRule{}});
-  for (int i = 0; i < 4; ++i) EXPECT_NE(index.ptr<int32_t>()[i], 2);
+  Mat<double> mask(1, 4);
+  mask.v = {1.0, 1.0, 0.0, 1.0};
+  for (const int32_t e : run_gate(device, logits, nullptr, &mask, dweight, GateRule{}).index)
+    EXPECT_NE(e, 2);
 }
+
+// Few different scores, among them NaN and infinity: ties within groups and between them.
+TEST_P(GateOn, SelectsAmongTiesAndNanAsTheCpu) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
+  constexpr double kScores[] = {0.0, -0.0, 0.25, 2.0, HUGE_VAL, NAN};
+  Rng rng(21);
+  for (const int64_t experts : {16, 48, 256}) {
+    Mat<double> logits(60, experts), mask(1, experts);
+    for (auto& x : logits.v) x = kScores[static_cast<size_t>(rng.uniform() * 6)];
+    for (auto& m : mask.v) m = rng.uniform() < 0.5 ? 0.5 : 1.0;
+    const Mat<double> dweight(60, 4);
+    for (const GateRule& kind : kRules)
+      for (const int64_t groups : {int64_t{1}, int64_t{4}, experts}) {
+        GateRule rule = kind;
+        if (groups > 1 && rule.kind != GateKind::kSigmoid) continue;
+        rule.groups = groups;
+        rule.top_groups = std::min<int64_t>(groups, groups == 4 ? 2 : 4);
+        const auto got = run_gate(device, logits, nullptr, &mask, dweight, rule);
+        const auto want = run_gate(Device::kCpu, logits, nullptr, &mask, dweight, rule);
+        EXPECT_EQ(got.index, want.index) << experts << " experts, " << groups << " groups";
+      }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GateOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const ::testing::TestParamInfo<Device>& test) {
+                           return std::string(device_name(test.param));
+                         });
 
 }  // namespace
 }  // namespace nestling

@@ -107,7 +107,7 @@ TEST_P(GatedNorm, MatchesTheReferenceAndRepeats) {
   Mat<double> first;
   for (int pass = 0; pass < 2; ++pass) {
     Window out(device, rows, gaps), r(device, {c.tokens, c.groups}, {0, 1});
-    Window dy(device, rows, gaps), dz(device, rows, {0, 1, 2}), dw(device, weight, {0, c.gap});
+    Window dy(device, rows, gaps), dz(device, rows, {0, 1, 4}), dw(device, weight, {0, c.gap});
     Window dactive(device, {1}, {1});
     dw.fill(2.0f);  // gradients of parameters accumulate
     dactive.fill(3.0f);
@@ -198,7 +198,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                        ::testing::Values(Case{1, 1, 1, 1, false, 0}, Case{5, 6, 7, 3, true, 2},
                                          Case{33, 4, 64, 2, false, 0}, Case{20, 8, 33, 4, true, 5},
-                                         Case{70, 12, 16, 1, true, 1})),
+                                         Case{70, 12, 16, 1, true, 1}, Case{9, 4, 302, 2, true, 2},
+                                         Case{3, 3, 1500, 1, true, 4},
+                                         Case{2, 5, 1001, 1, false, 1})),
     case_name);
 
 TEST(GatedNormContract, NamesWhatDoesNotFit) {

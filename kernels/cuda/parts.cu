@@ -1,0 +1,52 @@
+// parts.cu - a block adds up 32 neighbouring elements: warp w sums parts w, w + 8, ..., then the warps' sums
+// are added in order.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/parts.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace nestling::cuda {
+
+namespace {
+
+constexpr int kWarps = 8;
+
+struct Sum {
+  float* to;
+  const float* parts;
+  int64_t size, cols, pitch, count, stride;
+};
+
+__global__ void add_parts_kernel(Sum s) {
+  __shared__ float sums[kWarps][kWarp];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t i = int64_t{blockIdx.x} * kWarp + lane;
+  float sum = 0.0f;
+  if (i < s.size) {
+#pragma unroll 8
+    for (int64_t p = warp; p < s.count; p += kWarps) sum += s.parts[p * s.stride + i];
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || i >= s.size) return;
+#pragma unroll
+  for (int w = 1; w < kWarps; ++w) sum += sums[w][lane];
+  s.to[i / s.cols * s.pitch + i % s.cols] += sum;
+}
+
+}  // namespace
+
+void add_parts(Context& ctx, View to, const float* parts, int64_t count, int64_t stride) {
+  if (to.size() == 0 || count == 0) return;
+  const Sum sum{.to = to.ptr<float>(),
+                .parts = parts,
+                .size = to.size(),
+                .cols = to.dim(to.rank() - 1),
+                .pitch = to.pitch(),
+                .count = count,
+                .stride = stride};
+  const auto blocks = static_cast<unsigned>((sum.size + kWarp - 1) / kWarp);
+  launch(ctx, {blocks, kWarps * kWarp}, add_parts_kernel, sum);
+}
+
+}  // namespace nestling::cuda
