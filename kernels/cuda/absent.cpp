@@ -2,6 +2,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
@@ -48,6 +49,27 @@ void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const ExpertSort&) {
+  absent();
+}
+void run(Context&, const ExpertGather&) {
+  absent();
+}
+void run(Context&, const ExpertCombine&) {
+  absent();
+}
+void run(Context&, const ExpertCombineBackward&) {
+  absent();
+}
+void run(Context&, const ExpertGatherBackward&) {
+  absent();
+}
+void run(Context&, const ExpertLinearForward&) {
+  absent();
+}
+void run(Context&, const ExpertLinearBackward&) {
   absent();
 }
 void run(Context&, const LinearForward&) {
