@@ -8,14 +8,6 @@
 
 namespace nestling::cpu {
 
-void run(Context& ctx, const ExpertSort& a);
-void run(Context& ctx, const ExpertGather& a);
-void run(Context& ctx, const ExpertCombine& a);
-void run(Context& ctx, const ExpertCombineBackward& a);
-void run(Context& ctx, const ExpertGatherBackward& a);
-void run(Context& ctx, const ExpertLinearForward& a);
-void run(Context& ctx, const ExpertLinearBackward& a);
-
 // The grouped products with the way of bf16 made explicit, for tests and measurements.
 void expert_linear_forward(Context& ctx, const ExpertLinearForward& a, Bf16Path path);
 void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a, Bf16Path path);

@@ -5,6 +5,7 @@
 #include "kernels/ops/conv1d.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gated_norm.h"
+#include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
@@ -76,6 +77,25 @@ void run(Context&, const GatedNormForward&) {
   absent();
 }
 void run(Context&, const GatedNormBackward&) {
+void run(Context&, const ExpertSort&) {
+  absent();
+}
+void run(Context&, const ExpertGather&) {
+  absent();
+}
+void run(Context&, const ExpertCombine&) {
+  absent();
+}
+void run(Context&, const ExpertCombineBackward&) {
+  absent();
+}
+void run(Context&, const ExpertGatherBackward&) {
+  absent();
+}
+void run(Context&, const ExpertLinearForward&) {
+  absent();
+}
+void run(Context&, const ExpertLinearBackward&) {
   absent();
 }
 void run(Context&, const LinearForward&) {

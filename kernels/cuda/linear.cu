@@ -1,9 +1,10 @@
-// linear.cu - the linear layer: products by cuBLASLt, rounding to bf16 and biases by own kernels.
+// linear.cu - the linear layer: products by cuBLASLt on operands of rounded.h, biases by own kernels.
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/rounded.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling::cuda {
@@ -12,15 +13,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxParts = 64;  // of the rows of dy whose columns are summed apart
-
-__global__ void round_kernel(__nv_bfloat16* to, const float* from, int64_t rows, int64_t cols,
-                             int64_t to_pitch, int64_t from_pitch) {
-  for (int64_t i = first_item(); i < rows * cols; i += item_step()) {
-    const int64_t r = i / cols;
-    const int64_t c = i % cols;
-    to[r * to_pitch + c] = __float2bfloat16_rn(from[r * from_pitch + c]);
-  }
-}
 
 // to = from + bias; f32 in place, or from f32 scratch into bf16.
 __global__ void add_bias_kernel(float* y, __nv_bfloat16* low, const float* bias, int64_t rows,
@@ -56,21 +48,6 @@ __global__ void add_column_parts_kernel(float* to, const float* parts, int64_t c
   float sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) sum += parts[i * cols + c];
   to[c] += sum;
-}
-
-// Scratch [rows, cols] whose rows start at multiples of 16 bytes.
-View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols) {
-  const int64_t per = 16 / dtype_bytes(dtype);
-  return ctx.scratch().alloc(dtype, {rows, (cols + per - 1) / per * per}).prefix(1, cols);
-}
-
-// x as the products with w read it: rounded to bf16 where w is bf16 and x is not.
-ConstView like_weight(Context& ctx, ConstView x, ConstView w) {
-  if (x.dtype() == w.dtype()) return x;
-  const View low = aligned_scratch(ctx, DType::kBF16, x.dim(0), x.dim(1));
-  launch(ctx, {blocks_for(x.size()), kThreads}, round_kernel, bf16_of(low), x.ptr<float>(),
-         x.dim(0), x.dim(1), low.pitch(), x.pitch());
-  return low;
 }
 
 void add_bias(Context& ctx, View y, View low, ConstView bias) {

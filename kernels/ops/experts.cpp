@@ -1,7 +1,5 @@
 #include "kernels/ops/experts.h"
 
-#include "kernels/cpu/experts.h"
-
 namespace nestling {
 
 namespace {
@@ -14,15 +12,6 @@ double total_bytes(std::initializer_list<ConstView> views) {
 
 void check_f32(const char* op, std::initializer_list<ConstView> views) {
   for (const ConstView& v : views) check_dtype(op, "operand", v, DType::kF32);
-}
-
-// Counts, and says whether the CPU is to do the work.
-bool begin(Context& ctx, const char* op, std::initializer_list<ConstView> views, double flops,
-           double bytes) {
-  check_device(ctx, op, views);
-  ctx.count(op, flops, bytes);
-  if (ctx.device() == Device::kCuda) throw_no_cuda_kernel(op);
-  return ctx.device() == Device::kCpu;
 }
 
 // rows [R, D], tokens [T, D], order [R] with R = T * k.
@@ -70,7 +59,16 @@ void expert_sort(Context& ctx, const ExpertSort& a) {
   for (const ConstView& v : {a.index, ConstView(a.offsets), ConstView(a.order)})
     check_dtype(kOp, "operand", v, DType::kI32);
   const double bytes = total_bytes({a.index, a.offsets, a.order});
-  if (begin(ctx, kOp, {a.index, a.offsets, a.order}, 0, bytes)) cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.index, a.offsets, a.order});
+  ctx.count(kOp, 0, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_gather(Context& ctx, const ExpertGather& a) {
@@ -78,7 +76,16 @@ void expert_gather(Context& ctx, const ExpertGather& a) {
   check_route(kOp, a.rows, a.x, a.order);
   check_f32(kOp, {a.rows, a.x});
   const double bytes = total_bytes({a.rows, a.x, a.order});
-  if (begin(ctx, kOp, {a.rows, a.x, a.order}, 0, bytes)) cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.rows, a.x, a.order});
+  ctx.count(kOp, 0, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_combine(Context& ctx, const ExpertCombine& a) {
@@ -88,7 +95,16 @@ void expert_combine(Context& ctx, const ExpertCombine& a) {
   check_f32(kOp, {a.y, a.rows, a.weight});
   const double bytes = total_bytes({a.y, a.rows, a.weight, a.order});
   const double flops = 2.0 * static_cast<double>(a.rows.size());
-  if (begin(ctx, kOp, {a.y, a.rows, a.weight, a.order}, flops, bytes)) cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.y, a.rows, a.weight, a.order});
+  ctx.count(kOp, flops, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
@@ -101,8 +117,16 @@ void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
   check_f32(kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight});
   const double bytes = total_bytes({a.drows, a.dweight, a.dy, a.rows, a.weight, a.order});
   const double flops = 3.0 * static_cast<double>(a.rows.size());
-  if (begin(ctx, kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight, a.order}, flops, bytes))
-    cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight, a.order});
+  ctx.count(kOp, flops, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a) {
@@ -111,7 +135,16 @@ void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a) {
   check_f32(kOp, {a.dx, a.drows});
   const double bytes = total_bytes({a.dx, a.drows, a.order});
   const double flops = static_cast<double>(a.drows.size());
-  if (begin(ctx, kOp, {a.dx, a.drows, a.order}, flops, bytes)) cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.dx, a.drows, a.order});
+  ctx.count(kOp, flops, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_linear_forward(Context& ctx, const ExpertLinearForward& a) {
@@ -119,7 +152,15 @@ void expert_linear_forward(Context& ctx, const ExpertLinearForward& a) {
   check_product(ctx, kOp, a.y, a.x, a.w, a.offsets);
   const double flops = 2.0 * static_cast<double>(a.y.size()) * static_cast<double>(a.w.dim(2));
   const double bytes = total_bytes({a.y, a.x, a.w, a.offsets});
-  if (begin(ctx, kOp, {a.y}, flops, bytes)) cpu::run(ctx, a);
+  ctx.count(kOp, flops, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
@@ -132,7 +173,16 @@ void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
   check_f32(kOp, {a.dx, a.dw});
   const double one = 2.0 * static_cast<double>(a.dy.size()) * static_cast<double>(a.w.dim(2));
   const double bytes = total_bytes({a.dy, a.w, a.dx}) + (a.dw ? total_bytes({a.x, a.dw, a.dw}) : 0);
-  if (begin(ctx, kOp, {a.dx, a.dw}, a.dw ? 2 * one : one, bytes)) cpu::run(ctx, a);
+  check_device(ctx, kOp, {a.dx, a.dw});
+  ctx.count(kOp, a.dw ? 2 * one : one, bytes);
+  switch (ctx.device()) {
+    case Device::kCpu:
+      return cpu::run(ctx, a);
+    case Device::kCuda:
+      return cuda::run(ctx, a);
+    case Device::kNull:
+      return;
+  }
 }
 
 }  // namespace nestling

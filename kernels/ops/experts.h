@@ -7,6 +7,9 @@
 //               K]
 // Dtypes        as in linear.h: w f32 or bf16, dw f32; permutation in f32.
 // Elasticity    E, N and K come from the views: w.prefix(0, experts).prefix(1, n).prefix(2, k).
+// Errors        an index outside the experts throws, naming it (CPU), or its token when the Context is
+//               synchronized (CUDA).
+// Limits        CUDA: 1024 experts.
 // Determinism   combine adds a token's experts in the order j = 0..k-1: same inputs, same bits.
 #pragma once
 #include "kernels/core/context.h"
@@ -67,5 +70,24 @@ void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a);
 void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a);
 void expert_linear_forward(Context& ctx, const ExpertLinearForward& a);
 void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a);
+
+namespace cpu {
+void run(Context& ctx, const ExpertSort& a);
+void run(Context& ctx, const ExpertGather& a);
+void run(Context& ctx, const ExpertCombine& a);
+void run(Context& ctx, const ExpertCombineBackward& a);
+void run(Context& ctx, const ExpertGatherBackward& a);
+void run(Context& ctx, const ExpertLinearForward& a);
+void run(Context& ctx, const ExpertLinearBackward& a);
+}  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const ExpertSort& a);
+void run(Context& ctx, const ExpertGather& a);
+void run(Context& ctx, const ExpertCombine& a);
+void run(Context& ctx, const ExpertCombineBackward& a);
+void run(Context& ctx, const ExpertGatherBackward& a);
+void run(Context& ctx, const ExpertLinearForward& a);
+void run(Context& ctx, const ExpertLinearBackward& a);
+}  // namespace cuda
 
 }  // namespace nestling

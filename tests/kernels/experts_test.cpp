@@ -1,11 +1,14 @@
 #include "kernels/ops/experts.h"
 
 #include <gtest/gtest.h>
+#include <numeric>
 
 #include "kernels/cpu/experts.h"
 #include "kernels/reference/experts.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/half_operands.h"
+#include "tests/support/ints.h"
 
 namespace nestling {
 namespace {
@@ -15,6 +18,7 @@ using Complex = std::complex<double>;
 
 struct Shape {
   int64_t tokens, chosen, experts, width, out;
+  int64_t gap = 3;  // behind every row; a multiple of 8 keeps rows aligned
 };
 
 // Choices without repetition within a token; the last expert gets none, the first most.
@@ -68,92 +72,152 @@ TEST(ExpertsReference, BackwardIsTheComplexStepDerivative) {
                     }));
 }
 
-enum class Kind : uint8_t { kF32, kWidened, kNative };
+// On the CPU each way to do bf16 products by name; a CUDA device has one.
+struct Way {
+  const char* name;
+  Device device;
+  bool half;
+  cpu::Bf16Path path;
+};
+constexpr Way kWays[] = {{"f32", Device::kCpu, false, cpu::Bf16Path::kWidened},
+                         {"widened", Device::kCpu, true, cpu::Bf16Path::kWidened},
+                         {"native", Device::kCpu, true, cpu::Bf16Path::kNative},
+                         {"cuda_f32", Device::kCuda, false, {}},
+                         {"cuda_bf16", Device::kCuda, true, {}}};
+
+std::vector<int32_t> values_of(const Mat<int>& m) {
+  return {m.v.begin(), m.v.end()};
+}
 
 struct Operands {
-  Tensor offsets, order, index;
+  Mat<int> choice;
+  GuardedInts offsets, order, index;
   std::vector<Mat<double>> w;  // as the products see them
   Mat<double> x, weight, dy;
 
   Operands(Context& ctx, const Shape& s, Rng& rng)
-      : offsets(Device::kCpu, DType::kI32, {s.experts + 1}),
-        order(Device::kCpu, DType::kI32, {s.tokens * s.chosen}),
-        index(Device::kCpu, DType::kI32, {s.tokens, s.chosen}),
+      : offsets(ctx.device(), 1, s.experts + 1),
+        order(ctx.device(), 1, s.tokens * s.chosen),
+        index(ctx.device(), s.tokens, s.chosen),
         w(random_experts(rng, s)),
         x(random_mat(rng, s.tokens, s.width)),
         weight(random_mat(rng, s.tokens, s.chosen)),
         dy(random_mat(rng, s.tokens, s.out)) {
-    const auto chosen = choices(rng, s);
-    for (int64_t i = 0; i < chosen.size(); ++i) index.ptr<int32_t>()[i] = chosen[i];
-    expert_sort(ctx, {.offsets = offsets, .order = order, .index = index});
+    choice = choices(rng, s);
+    index.set(values_of(choice));
+    expert_sort(ctx, {.offsets = offsets.row(), .order = order.row(), .index = index.view()});
   }
-  Mat<int> choice() const {
-    Mat<int> m(index.view().dim(0), index.view().dim(1));
-    for (int64_t i = 0; i < m.size(); ++i) m[i] = index.ptr<int32_t>()[i];
-    return m;
-  }
-  int64_t row_count() const { return order.size(); }
+  int64_t row_count() const { return choice.size(); }
 };
 
-class Experts : public ::testing::TestWithParam<std::tuple<Kind, Shape>> {};
+// The experts in one matrix [E, N+1, K+gap], as when N and K are sliced: views of [E, N, K].
+class ExpertMatrix {
+ public:
+  ExpertMatrix(Device device, DType dtype, const Shape& s)
+      : shape_(s),
+        host_(Device::kCpu, dtype, {s.experts, s.out + 1, s.width + s.gap}),
+        device_(device, dtype, {s.experts, s.out + 1, s.width + s.gap}) {}
+  // Rounds w to what is stored.
+  void set(std::vector<Mat<double>>& w) {
+    for (int64_t e = 0; e < shape_.experts; ++e)
+      for (int64_t n = 0; n < shape_.out; ++n)
+        for (int64_t k = 0; k < shape_.width; ++k) {
+          double& value = w[static_cast<size_t>(e)](n, k);
+          if (host_.view().dtype() == DType::kBF16) {
+            host_.ptr<bf16>()[at(e, n, k)] = bf16(static_cast<float>(value));
+            value = static_cast<float>(host_.ptr<bf16>()[at(e, n, k)]);
+          } else {
+            host_.ptr<float>()[at(e, n, k)] = static_cast<float>(value);
+          }
+        }
+    copy(device_, host_.view());
+  }
+  View view() { return device_.view().prefix(1, shape_.out).prefix(2, shape_.width); }
+  // One f32 expert; what surrounds it must still be zero.
+  Mat<double> read(int64_t e) {
+    copy(host_, device_.view());
+    Mat<double> m(shape_.out, shape_.width);
+    for (int64_t n = 0; n <= shape_.out; ++n)
+      for (int64_t k = 0; k < shape_.width + shape_.gap; ++k) {
+        const float value = host_.ptr<float>()[at(e, n, k)];
+        if (n < shape_.out && k < shape_.width)
+          m(n, k) = value;
+        else
+          EXPECT_EQ(value, 0.0f) << "written outside its view";
+      }
+    return m;
+  }
+
+ private:
+  int64_t at(int64_t e, int64_t n, int64_t k) const {
+    return (e * (shape_.out + 1) + n) * (shape_.width + shape_.gap) + k;
+  }
+  Shape shape_;
+  Tensor host_, device_;
+};
+
+void forward(Context& ctx, const ExpertLinearForward& a, const Way& way) {
+  if (way.device == Device::kCpu) return cpu::expert_linear_forward(ctx, a, way.path);
+  expert_linear_forward(ctx, a);
+}
+void backward(Context& ctx, const ExpertLinearBackward& a, const Way& way) {
+  if (way.device == Device::kCpu) return cpu::expert_linear_backward(ctx, a, way.path);
+  expert_linear_backward(ctx, a);
+}
+
+class ExpertsOn : public ::testing::TestWithParam<Device> {};
+class Experts : public ::testing::TestWithParam<std::tuple<Way, Shape>> {};
 
 // The whole way there and back: gather, product, combine, and their gradients.
 TEST_P(Experts, MatchTheReference) {
-  const auto [kind, s] = GetParam();
-  if (kind == Kind::kNative && cpu_isa() < CpuIsa::kAvx512)
+  const auto [way, s] = GetParam();
+  const bool native = way.half && way.path == cpu::Bf16Path::kNative;
+  if (way.device == Device::kCpu && native && cpu_isa() < CpuIsa::kAvx512)
     GTEST_SKIP() << "oneDNN has no bf16 below AVX-512";
+  const Device device = way.device;
+  const bool half = way.half;
+  NESTLING_SKIP_WITHOUT(device, ExpertSort, ExpertGather, ExpertCombine, ExpertCombineBackward,
+                        ExpertGatherBackward, ExpertLinearForward, ExpertLinearBackward);
   Rng rng(5, static_cast<uint64_t>(s.width));
-  Context ctx(Device::kCpu);
+  Context ctx(device);
   ctx.scratch().set_poison(true);
   Operands o(ctx, s, rng);
-  const bool half = kind != Kind::kF32;
-  const auto path = kind == Kind::kNative ? cpu::Bf16Path::kNative : cpu::Bf16Path::kWidened;
   const int64_t rows = o.row_count();
-  // One pitched matrix [E * (N+1), K+3] holds the experts: N and K are prefixes, as when sliced.
-  const DType dtype = half ? DType::kBF16 : DType::kF32;
-  Tensor all(Device::kCpu, dtype, {s.experts, s.out + 1, s.width + 3});
-  Tensor dall(Device::kCpu, DType::kF32, {s.experts, s.out + 1, s.width + 3});
-  for (int64_t e = 0; e < s.experts; ++e)
-    for (int64_t n = 0; n < s.out; ++n)
-      for (int64_t k = 0; k < s.width; ++k) {
-        auto& value = o.w[static_cast<size_t>(e)](n, k);
-        const int64_t at = (e * (s.out + 1) + n) * (s.width + 3) + k;
-        if (half) {
-          all.ptr<bf16>()[at] = bf16(static_cast<float>(value));
-          value = static_cast<float>(all.ptr<bf16>()[at]);
-        } else {
-          all.ptr<float>()[at] = static_cast<float>(value);
-        }
-        dall.ptr<float>()[at] = 2.0f;
-      }
-  const View w = all.view().prefix(1, s.out).prefix(2, s.width);
-  const View dw = dall.view().prefix(1, s.out).prefix(2, s.width);
+  ExpertMatrix w(device, half ? DType::kBF16 : DType::kF32, s), dw(device, DType::kF32, s);
+  w.set(o.w);
+  std::vector<Mat<double>> twos(static_cast<size_t>(s.experts), Mat<double>(s.out, s.width));
+  for (auto& m : twos) std::fill(m.v.begin(), m.v.end(), 2.0);
+  dw.set(twos);
 
-  Guarded x(Device::kCpu, o.x), weight(Device::kCpu, o.weight), dy(Device::kCpu, o.dy);
-  Guarded xs(Device::kCpu, rows, s.width), ys(Device::kCpu, rows, s.out);
-  Guarded y(Device::kCpu, s.tokens, s.out), dys(Device::kCpu, rows, s.out);
-  Guarded dweight(Device::kCpu, s.tokens, s.chosen), dxs(Device::kCpu, rows, s.width);
-  Guarded dx(Device::kCpu, s.tokens, s.width);
-  expert_gather(ctx, {.rows = xs.view(), .x = x.view(), .order = o.order});
-  cpu::expert_linear_forward(ctx, {.y = ys.view(), .x = xs.view(), .w = w, .offsets = o.offsets},
-                             path);
-  expert_combine(ctx,
-                 {.y = y.view(), .rows = ys.view(), .weight = weight.view(), .order = o.order});
+  const View order = o.order.row();
+  const View offsets = o.offsets.row();
+  Guarded x(device, o.x, s.gap), weight(device, o.weight), dy(device, o.dy, s.gap);
+  Guarded xs(device, rows, s.width, s.gap), ys(device, rows, s.out, s.gap);
+  Guarded y(device, s.tokens, s.out, s.gap), dys(device, rows, s.out, s.gap);
+  Guarded dweight(device, s.tokens, s.chosen), dxs(device, rows, s.width, s.gap);
+  Guarded dx(device, s.tokens, s.width, s.gap);
+  expert_gather(ctx, {.rows = xs.view(), .x = x.view(), .order = order});
+  forward(ctx, {.y = ys.view(), .x = xs.view(), .w = w.view(), .offsets = offsets}, way);
+  expert_combine(ctx, {.y = y.view(), .rows = ys.view(), .weight = weight.view(), .order = order});
   expert_combine_backward(ctx, {.drows = dys.view(),
                                 .dweight = dweight.view(),
                                 .dy = dy.view(),
                                 .rows = ys.view(),
                                 .weight = weight.view(),
-                                .order = o.order});
-  cpu::expert_linear_backward(
-      ctx,
-      {.dx = dxs.view(), .dw = dw, .dy = dys.view(), .x = xs.view(), .w = w, .offsets = o.offsets},
-      path);
-  expert_gather_backward(ctx, {.dx = dx.view(), .drows = dxs.view(), .order = o.order});
+                                .order = order});
+  backward(ctx,
+           {.dx = dxs.view(),
+            .dw = dw.view(),
+            .dy = dys.view(),
+            .x = xs.view(),
+            .w = w.view(),
+            .offsets = offsets},
+           way);
+  expert_gather_backward(ctx, {.dx = dx.view(), .drows = dxs.view(), .order = order});
+  ctx.synchronize();
 
-  const auto choice = o.choice();
-  auto want_y = reference::experts_forward(o.x, o.w, choice, o.weight);
-  const auto want = reference::experts_backward(o.x, o.w, choice, o.weight, o.dy);
+  auto want_y = reference::experts_forward(o.x, o.w, o.choice, o.weight);
+  const auto want = reference::experts_backward(o.x, o.w, o.choice, o.weight, o.dy);
   // Two sums in a row, of `inner` products and of a token's experts; in bf16 both activations of a
   // product are rounded first, each by at most 2^-8 of its size.
   const auto bound = [&](int64_t inner) {
@@ -173,96 +237,135 @@ TEST_P(Experts, MatchTheReference) {
                bound(s.width + s.out) * norm(xs.read()) * size_w * norm(o.dy));
   expect_close("dx", dx.read(), want.dx, kEps32, bound(s.out) * size_dys * size_w);
   for (int64_t e = 0; e < s.experts; ++e) {
-    Mat<double> got(s.out, s.width);
-    for (int64_t n = 0; n <= s.out; ++n)
-      for (int64_t k = 0; k < s.width + 3; ++k) {
-        const float value = dall.ptr<float>()[(e * (s.out + 1) + n) * (s.width + 3) + k];
-        if (n < s.out && k < s.width)
-          got(n, k) = value - 2.0;
-        else
-          ASSERT_EQ(value, 0.0f) << "dw was written outside its view";
-      }
+    auto got = dw.read(e);
+    for (double& v : got.v) v -= 2.0;
     expect_close("dw", got, want.dw[static_cast<size_t>(e)], kEps32,
                  bound(rows) * size_dys * norm(xs.read()) +
                      2 * kEps32 * std::sqrt(static_cast<double>(got.size())));
   }
   for (auto* g : {&xs, &ys, &y, &dys, &dweight, &dxs, &dx}) g->expect_guards_intact("output");
+  o.order.expect_guards_intact("order");
+  o.offsets.expect_guards_intact("offsets");
 
   // Accumulating doubles what is there.
   expert_combine(ctx, {.y = y.view(),
                        .rows = ys.view(),
                        .weight = weight.view(),
-                       .order = o.order,
+                       .order = order,
                        .accumulate = true});
+  ctx.synchronize();
   for (auto& v : want_y.v) v *= 2;
   expect_close("y +=", y.read(), want_y, 2 * kEps32,
                2 * bound(s.width) * norm(xs.read()) * size_w * std::abs(most_weight));
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& test) {
-  const auto& [kind, s] = test.param;
-  const char* names[] = {"f32", "widened", "native"};
-  return str(names[static_cast<int>(kind)], "_", s.tokens, "x", s.chosen, "_of", s.experts, "_",
-             s.width, "to", s.out);
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Way, Shape>>& test) {
+  const auto& [way, s] = test.param;
+  return str(way.name, "_", s.tokens, "x", s.chosen, "_of", s.experts, "_", s.width, "to", s.out);
 }
+// With few rows an expert and with many, in rows that start anywhere and in aligned ones.
 INSTANTIATE_TEST_SUITE_P(
     All, Experts,
-    ::testing::Combine(::testing::Values(Kind::kF32, Kind::kWidened, Kind::kNative),
+    ::testing::Combine(::testing::ValuesIn(kWays),
                        ::testing::Values(Shape{1, 1, 1, 1, 1}, Shape{5, 2, 4, 7, 3},
-                                         Shape{37, 3, 8, 33, 50}, Shape{200, 2, 3, 64, 40},
-                                         Shape{90, 4, 16, 149, 130})),
+                                         Shape{37, 3, 8, 33, 50}, Shape{9, 2, 6, 72, 136, 8},
+                                         Shape{200, 2, 3, 64, 40, 8}, Shape{90, 4, 16, 149, 130},
+                                         Shape{90, 3, 4, 40, 136, 8})),
     case_name);
 
-TEST(ExpertSort, IsStableAndCountsEveryExpert) {
-  Context ctx(Device::kCpu);
-  Tensor index(Device::kCpu, DType::kI32, {4, 2}), offsets(Device::kCpu, DType::kI32, {5});
-  Tensor order(Device::kCpu, DType::kI32, {8});
-  const int32_t chosen[] = {2, 0, 0, 3, 3, 2, 0, 2};
-  std::copy_n(chosen, 8, index.ptr<int32_t>());
-  expert_sort(ctx, {.offsets = offsets, .order = order, .index = index});
-  EXPECT_EQ(std::vector<int32_t>(offsets.ptr<int32_t>(), offsets.ptr<int32_t>() + 5),
-            (std::vector<int32_t>{0, 3, 3, 6, 8}));
-  EXPECT_EQ(std::vector<int32_t>(order.ptr<int32_t>(), order.ptr<int32_t>() + 8),
-            (std::vector<int32_t>{1, 2, 6, 0, 5, 7, 3, 4}));
-  index.ptr<int32_t>()[5] = 4;
-  try {
-    expert_sort(ctx, {.offsets = offsets, .order = order, .index = index});
-    FAIL() << "accepted expert 4 of 4";
-  } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("index[2,1] is 4, needs [0, 4)"), std::string::npos)
-        << e.what();
+// The contract in the plainest words, on more pairs than a block of any device takes at once.
+TEST_P(ExpertsOn, SortIsAStableSort) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, ExpertSort);
+  Rng rng(8);
+  for (const auto& [tokens, k, experts] : std::vector<std::array<int64_t, 3>>{
+           {0, 2, 5}, {1, 1, 1}, {3, 2, 4}, {900, 5, 130}, {700, 6, 512}, {2100, 1, 2}}) {
+    Context ctx(device);
+    ctx.scratch().set_poison(true);
+    std::vector<int32_t> chosen, want_order, want_offsets(static_cast<size_t>(experts) + 1);
+    for (int64_t i = 0; i < tokens * k; ++i) {
+      // Half of all pairs to one expert.
+      const auto e = rng.below(2) == 0 ? experts / 2 : static_cast<int64_t>(rng.below(experts));
+      chosen.push_back(static_cast<int32_t>(e));
+      want_order.push_back(static_cast<int32_t>(i));
+      ++want_offsets[static_cast<size_t>(e) + 1];
+    }
+    std::stable_sort(want_order.begin(), want_order.end(), [&](int32_t a, int32_t b) {
+      return chosen[static_cast<size_t>(a)] < chosen[static_cast<size_t>(b)];
+    });
+    std::partial_sum(want_offsets.begin(), want_offsets.end(), want_offsets.begin());
+    GuardedInts index(device, tokens, k), offsets(device, 1, experts + 1);
+    GuardedInts order(device, 1, tokens * k);
+    index.set(chosen);
+    expert_sort(ctx, {.offsets = offsets.row(), .order = order.row(), .index = index.view()});
+    ctx.synchronize();
+    EXPECT_EQ(offsets.read(), want_offsets) << experts << " experts";
+    EXPECT_EQ(order.read(), want_order) << experts << " experts";
+    offsets.expect_guards_intact("offsets");
+    order.expect_guards_intact("order");
   }
 }
 
-TEST(ExpertProducts, RepeatBitForBit) {
-  const Shape s{150, 3, 7, 130, 70};
-  Context ctx(Device::kCpu);
-  ctx.scratch().set_poison(true);
-  Rng rng(6);
-  Operands o(ctx, s, rng);
-  const int64_t rows = o.row_count();
-  Guarded xs(Device::kCpu, random_mat(rng, rows, s.width));
-  Guarded dys(Device::kCpu, random_mat(rng, rows, s.out));
-  Tensor w(Device::kCpu, DType::kF32, {s.experts, s.out, s.width});
-  for (int64_t i = 0; i < w.size(); ++i) w.ptr<float>()[i] = static_cast<float>(rng.normal());
-  std::vector<std::vector<double>> first;
-  for (int run = 0; run < 2; ++run) {
-    Guarded ys(Device::kCpu, rows, s.out), dxs(Device::kCpu, rows, s.width);
-    Tensor dw(Device::kCpu, DType::kF32, {s.experts, s.out, s.width});
-    expert_linear_forward(ctx, {.y = ys.view(), .x = xs.view(), .w = w, .offsets = o.offsets});
-    expert_linear_backward(ctx, {.dx = dxs.view(),
-                                 .dw = dw,
-                                 .dy = dys.view(),
-                                 .x = xs.view(),
-                                 .w = w,
-                                 .offsets = o.offsets});
-    const std::vector<std::vector<double>> got = {
-        ys.read().v, dxs.read().v,
-        std::vector<double>(dw.ptr<float>(), dw.ptr<float>() + dw.size())};
-    if (run == 0) first = got;
-    EXPECT_EQ(first, got);
+TEST_P(ExpertsOn, SortIsStableAndCountsEveryExpert) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, ExpertSort);
+  Context ctx(device);
+  GuardedInts index(device, 4, 2), offsets(device, 1, 5), order(device, 1, 8);
+  const ExpertSort sort{.offsets = offsets.row(), .order = order.row(), .index = index.view()};
+  index.set({2, 0, 0, 3, 3, 2, 0, 2});
+  expert_sort(ctx, sort);
+  ctx.synchronize();
+  EXPECT_EQ(offsets.read(), (std::vector<int32_t>{0, 3, 3, 6, 8}));
+  EXPECT_EQ(order.read(), (std::vector<int32_t>{1, 2, 6, 0, 5, 7, 3, 4}));
+  for (const int32_t outside : {4, -1}) {
+    index.set({2, 0, 0, 3, 3, outside, 0, 2});
+    try {
+      expert_sort(ctx, sort);
+      ctx.synchronize();
+      FAIL() << "accepted expert " << outside << " of 4";
+    } catch (const Error& e) {
+      const std::string want = device == Device::kCpu ? str("index[2,1] is ", outside) : "token 2";
+      EXPECT_NE(std::string(e.what()).find(want), std::string::npos) << e.what();
+    }
   }
 }
+
+TEST_P(ExpertsOn, ProductsRepeatBitForBit) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, ExpertSort, ExpertLinearForward, ExpertLinearBackward);
+  const Shape s{100, 3, 7, 130, 70};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Context ctx(device);
+    ctx.scratch().set_poison(true);
+    Rng rng(6);
+    Operands o(ctx, s, rng);
+    const int64_t rows = o.row_count();
+    Guarded xs(device, random_mat(rng, rows, s.width)), dys(device, random_mat(rng, rows, s.out));
+    ExpertMatrix w(device, dtype, s);
+    w.set(o.w);
+    std::vector<std::vector<double>> first;
+    for (int run = 0; run < 2; ++run) {
+      Guarded ys(device, rows, s.out), dxs(device, rows, s.width);
+      ExpertMatrix dw(device, DType::kF32, s);
+      expert_linear_forward(
+          ctx, {.y = ys.view(), .x = xs.view(), .w = w.view(), .offsets = o.offsets.row()});
+      expert_linear_backward(ctx, {.dx = dxs.view(),
+                                   .dw = dw.view(),
+                                   .dy = dys.view(),
+                                   .x = xs.view(),
+                                   .w = w.view(),
+                                   .offsets = o.offsets.row()});
+      ctx.synchronize();
+      std::vector<std::vector<double>> got = {ys.read().v, dxs.read().v};
+      for (int64_t e = 0; e < s.experts; ++e) got.push_back(dw.read(e).v);
+      if (run == 0) first = got;
+      EXPECT_EQ(first, got);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ExpertsOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const auto& test) { return std::string(device_name(test.param)); });
 
 TEST(ExpertsContract, NamesWhatDoesNotFit) {
   Context ctx(Device::kNull);

@@ -1,0 +1,236 @@
+// expert_products.cu - one product an expert, over as many rows as it was given; the counts are known to
+// the device alone.
+//
+// Forward, dx   block: a tile of one expert's rows and of the columns. Blocks are launched for the most
+//               tiles that the rows can make, sum over experts of ceil(rows / tile) <= R / tile + E, and
+//               each finds its own from the offsets; those left over return. The columns of a tile of
+//               rows are neighbours, and so are the tiles of an expert: its weights stay in L2.
+// dw            block: a tile of one expert's gradient, summed over that expert's rows in their order.
+// bf16 weights  tensor cores; f32 activations are rounded once, in scratch. f32: FMA.
+// Few rows      below kFewRows an expert on average, tiles of 16 rows and a long step: the weights are
+//               what is waited for. The sums are the same.
+#include <algorithm>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/prefix.cuh"
+#include "kernels/cuda/rounded.h"
+#include "kernels/cuda/tile_product.cuh"
+#include "kernels/ops/experts.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+using ManyRows = TileShape<128, 128, 32, 2, 4>;
+using FewRows = TileShape<16, 64, 128, 1, 4>;
+using FloatTile = TileShape<128, 128, 16, 2, 4>;
+constexpr int64_t kFewRows = 16;
+
+struct RowTile {
+  int expert;
+  int first;  // row
+  int rows;   // 0: no such tile
+};
+
+// The slot-th tile of `height` rows, counted through the experts. Every warp finds it for itself.
+__device__ RowTile find_tile(const int32_t* offsets, int experts, int64_t slot, int height) {
+  const int lane = threadIdx.x % kWarp;
+  int64_t before = 0;  // tiles of the experts before
+  for (int base = 0; base < experts; base += kWarp) {
+    const int e = base + lane;
+    const int begin = e < experts ? offsets[e] : 0;
+    const int end = e < experts ? offsets[e + 1] : 0;
+    const int64_t tiles = (end - begin + height - 1) / height;
+    const int64_t upto = before + warp_running_sum(tiles);
+    const bool mine = slot >= upto - tiles && slot < upto;
+    const unsigned found = __ballot_sync(0xffffffffu, mine);
+    if (found != 0) {
+      const int owner = __ffs(static_cast<int>(found)) - 1;
+      const int first = begin + static_cast<int>(slot - (upto - tiles)) * height;
+      return {.expert = base + owner,
+              .first = __shfl_sync(0xffffffffu, first, owner),
+              .rows = __shfl_sync(0xffffffffu, min(height, end - first), owner)};
+    }
+    before = warp_last(upto);
+  }
+  return {.expert = 0, .first = 0, .rows = 0};
+}
+
+template <class T, class Y>
+struct RowsProduct {
+  Y* out;      // [R, columns]
+  const T* a;  // [R, inner]
+  const T* w;  // [E, columns, inner], or [E, inner, columns] where the columns run along memory
+  const int32_t* offsets;
+  int64_t out_pitch, a_pitch, w_expert, w_pitch;
+  int64_t inner, columns;
+  int experts;
+  unsigned column_tiles;
+};
+
+template <class Plan, class Y>
+__global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
+    rows_kernel(RowsProduct<typename Plan::T, Y> p) {
+  using T = typename Plan::T;
+  using Shape = typename Plan::Shape;
+  __shared__ __align__(128) unsigned char memory[Plan::kSharedBytes];
+  const RowTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Shape::kM);
+  if (tile.rows == 0) return;
+  const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Shape::kN;
+  const int64_t at = Plan::B::kAlong == Along::kSum ? column * p.w_pitch : column;
+  const TileOperand<T> a{p.a + tile.first * p.a_pitch, p.a_pitch, tile.rows};
+  const TileOperand<T> b{p.w + tile.expert * p.w_expert + at, p.w_pitch, p.columns - column};
+  typename Plan::Sums sums;
+  sum_products<Plan>(sums, a, b, p.inner, reinterpret_cast<T*>(memory));
+  Y* out = p.out + tile.first * p.out_pitch + column;
+  const auto width = static_cast<int>(min(p.columns - column, int64_t{Shape::kN}));
+  sums.each(reinterpret_cast<float*>(memory), [&](int r, int c, float sum) {
+    if (r < tile.rows && c < width) store(out + r * p.out_pitch + c, sum);
+  });
+}
+
+template <class T>
+struct WeightProduct {
+  float* dw;    // [E, N, K]
+  const T* dy;  // [R, N]
+  const T* x;   // [R, K]
+  const int32_t* offsets;
+  int64_t dw_expert, dw_pitch, dy_pitch, x_pitch, n, k;
+  unsigned tiles_n, tiles_k;
+};
+
+template <class Plan>
+__global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
+    weight_kernel(WeightProduct<typename Plan::T> p) {
+  using T = typename Plan::T;
+  using Shape = typename Plan::Shape;
+  __shared__ __align__(128) unsigned char memory[Plan::kSharedBytes];
+  const unsigned expert = blockIdx.x / (p.tiles_n * p.tiles_k);
+  const int64_t n = int64_t{blockIdx.x / p.tiles_k % p.tiles_n} * Shape::kM;
+  const int64_t k = int64_t{blockIdx.x % p.tiles_k} * Shape::kN;
+  const int64_t first = p.offsets[expert];
+  const int64_t rows = p.offsets[expert + 1] - first;
+  if (rows == 0) return;
+  const TileOperand<T> a{p.dy + first * p.dy_pitch + n, p.dy_pitch, p.n - n};
+  const TileOperand<T> b{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
+  typename Plan::Sums sums;
+  sum_products<Plan>(sums, a, b, rows, reinterpret_cast<T*>(memory));
+  float* dw = p.dw + expert * p.dw_expert + n * p.dw_pitch + k;
+  const auto height = static_cast<int>(min(p.n - n, int64_t{Shape::kM}));
+  const auto width = static_cast<int>(min(p.k - k, int64_t{Shape::kN}));
+  sums.each(reinterpret_cast<float*>(memory), [&](int r, int c, float sum) {
+    if (r < height && c < width) dw[r * p.dw_pitch + c] += sum;
+  });
+}
+
+unsigned tiles_of(int64_t extent, int64_t tile) {
+  return static_cast<unsigned>((extent + tile - 1) / tile);
+}
+
+template <class T>
+const T* pointer(ConstView v) {
+  if constexpr (std::is_same_v<T, float>)
+    return v.ptr<float>();
+  else
+    return bf16_of(v);
+}
+
+// Elements of T in 16 bytes where all rows of the views can be read so, else 1.
+template <class T>
+bool vectors(std::initializer_list<ConstView> views) {
+  constexpr int64_t kVector = 16 / sizeof(T);
+  bool whole = true;
+  for (const ConstView& v : views) {
+    whole = whole && reinterpret_cast<uintptr_t>(v.data()) % 16 == 0;
+    whole = whole && v.dim(v.rank() - 1) % kVector == 0;
+    for (int d = 0; d + 1 < v.rank(); ++d) whole = whole && v.stride(d) % kVector == 0;
+  }
+  return whole;
+}
+
+template <class Plan, class Y>
+void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows) {
+  using Shape = typename Plan::Shape;
+  const int64_t slots = std::min(rows, rows / Shape::kM + p.experts);
+  p.column_tiles = tiles_of(p.columns, Shape::kN);
+  const int64_t blocks = slots * p.column_tiles;
+  launch(ctx, {static_cast<unsigned>(blocks), Shape::kThreads}, rows_kernel<Plan, Y>, p);
+}
+
+// out[rows of e] = a[rows of e] op(w[e]); kAlong: what runs along the memory of w.
+template <class T, Along kAlong, class Shape>
+void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
+  constexpr int kVector = 16 / sizeof(T);
+  const RowsProduct<T, float> p{.out = out.ptr<float>(),
+                                .a = pointer<T>(a),
+                                .w = pointer<T>(w),
+                                .offsets = offsets.ptr<int32_t>(),
+                                .out_pitch = out.pitch(),
+                                .a_pitch = a.pitch(),
+                                .w_expert = w.stride(0),
+                                .w_pitch = w.stride(1),
+                                .inner = a.dim(1),
+                                .columns = out.dim(1),
+                                .experts = static_cast<int>(w.dim(0)),
+                                .column_tiles = 0};
+  if (vectors<T>({a, w}))
+    launch_rows<TilePlan<T, kVector, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
+  else
+    launch_rows<TilePlan<T, 1, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
+}
+
+template <Along kAlong>
+void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
+  if (w.dtype() == DType::kF32)
+    rows_product<float, kAlong, FloatTile>(ctx, out, a, w, offsets);
+  else if (a.dim(0) < kFewRows * w.dim(0))
+    rows_product<__nv_bfloat16, kAlong, FewRows>(ctx, out, a, w, offsets);
+  else
+    rows_product<__nv_bfloat16, kAlong, ManyRows>(ctx, out, a, w, offsets);
+}
+
+template <class T, class Shape>
+void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
+  constexpr int kVector = 16 / sizeof(T);
+  const WeightProduct<T> p{.dw = dw.ptr<float>(),
+                           .dy = pointer<T>(dy),
+                           .x = pointer<T>(x),
+                           .offsets = offsets.ptr<int32_t>(),
+                           .dw_expert = dw.stride(0),
+                           .dw_pitch = dw.stride(1),
+                           .dy_pitch = dy.pitch(),
+                           .x_pitch = x.pitch(),
+                           .n = dw.dim(1),
+                           .k = dw.dim(2),
+                           .tiles_n = tiles_of(dw.dim(1), Shape::kM),
+                           .tiles_k = tiles_of(dw.dim(2), Shape::kN)};
+  const auto experts = static_cast<unsigned>(dw.dim(0));
+  const Grid grid{experts * p.tiles_n * p.tiles_k, Shape::kThreads};
+  if (vectors<T>({dy, x}))
+    launch(ctx, grid, weight_kernel<TilePlan<T, kVector, Shape, Along::kSide, Along::kSide>>, p);
+  else
+    launch(ctx, grid, weight_kernel<TilePlan<T, 1, Shape, Along::kSide, Along::kSide>>, p);
+}
+
+}  // namespace
+
+void run(Context& ctx, const ExpertLinearForward& a) {
+  if (a.x.dim(0) == 0) return;
+  const Arena::Mark mark(ctx.scratch());
+  rows_product<Along::kSum>(ctx, a.y, like_weight(ctx, a.x, a.w), a.w, a.offsets);
+}
+
+void run(Context& ctx, const ExpertLinearBackward& a) {
+  if (a.x.dim(0) == 0) return;
+  const Arena::Mark mark(ctx.scratch());
+  const ConstView dy = like_weight(ctx, a.dy, a.w);
+  rows_product<Along::kSide>(ctx, a.dx, dy, a.w, a.offsets);
+  if (!a.dw) return;
+  const ConstView x = like_weight(ctx, a.x, a.w);
+  if (a.w.dtype() == DType::kF32)
+    weight_product<float, FloatTile>(ctx, a.dw, dy, x, a.offsets);
+  else
+    weight_product<__nv_bfloat16, ManyRows>(ctx, a.dw, dy, x, a.offsets);
+}
+
+}  // namespace nestling::cuda

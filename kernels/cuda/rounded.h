@@ -1,0 +1,13 @@
+// rounded.h - operands of products as the weights want them: rounded to bf16 beside bf16 weights.
+#pragma once
+#include "kernels/core/context.h"
+
+namespace nestling::cuda {
+
+// Scratch [rows, cols] whose rows start at multiples of 16 bytes.
+View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols);
+
+// x as the products with w read it: rounded to nearest even bf16, in scratch, where w is bf16 and x is not.
+ConstView like_weight(Context& ctx, ConstView x, ConstView w);
+
+}  // namespace nestling::cuda
