@@ -3,6 +3,7 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/loss.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
 
@@ -54,6 +55,9 @@ void run(Context&, const LinearForward&) {
   absent();
 }
 void run(Context&, const LinearBackward&) {
+  absent();
+}
+void run(Context&, const LossRows&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {
