@@ -7,6 +7,7 @@
 #include "kernels/ops/gated_norm.h"
 #include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/loss.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
 #include "kernels/ops/sum.h"
@@ -102,6 +103,9 @@ void run(Context&, const LinearForward&) {
   absent();
 }
 void run(Context&, const LinearBackward&) {
+  absent();
+}
+void run(Context&, const LossRows&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {

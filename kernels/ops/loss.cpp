@@ -79,7 +79,7 @@ void run_rows(Context& ctx, const LossRows& rows) {
     case Device::kCpu:
       return cpu::run(ctx, rows);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, rows);
     case Device::kNull:
       return;
   }

@@ -18,7 +18,8 @@
 //               so a small divergence keeps its digits and equal logits give exactly 0.
 // Scratch       chunk x V f32 for the logits, twice with a teacher of its own, and what linear.h
 //               takes; on the CPU three rows of V a thread.
-// Errors        a target outside [-1, V) throws, naming its position in the chunk (CPU).
+// Errors        a target outside [-1, V) throws, naming its position in the chunk; on CUDA
+//               Context::synchronize throws.
 // Gradient      computed in the same pass; parameter gradients accumulate. Leave dx and dw out to
 //               evaluate only.
 // Determinism   same inputs, shapes, chunk and threads: same bits.
@@ -67,5 +68,8 @@ struct LossRows {
 namespace cpu {
 void run(Context& ctx, const LossRows& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const LossRows& a);
+}  // namespace cuda
 
 }  // namespace nestling

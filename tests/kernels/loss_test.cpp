@@ -7,6 +7,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/reference/loss.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/ints.h"
 #include "tests/support/operands.h"
 
@@ -125,8 +126,20 @@ Outputs run_loss(Device device, const Case& c, const Problem& p) {
 
 class Loss : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
+// What is tested beside these cases, on both devices.
+class LossRowsOn : public ::testing::TestWithParam<Device> {};
+class HeadLossOn : public ::testing::TestWithParam<Device> {};
+std::string device_case(const ::testing::TestParamInfo<Device>& test) {
+  return device_name(test.param);
+}
+INSTANTIATE_TEST_SUITE_P(All, LossRowsOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         device_case);
+INSTANTIATE_TEST_SUITE_P(All, HeadLossOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         device_case);
+
 TEST_P(Loss, MatchesTheReference) {
   const auto [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Problem p(c);
   const Outputs got = run_loss(device, c, p);
   const auto want = p.loss(p.x, p.w, c.rule);
@@ -179,6 +192,7 @@ TEST_P(Loss, MatchesTheReference) {
 
 TEST_P(Loss, RepeatsBitForBit) {
   const auto [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Problem p(c);
   const Outputs first = run_loss(device, c, p);
   const Outputs second = run_loss(device, c, p);
@@ -198,7 +212,7 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Case>>& 
 // The same problem in chunks of 1, 7, 64 and all at once: each within the bounds.
 INSTANTIATE_TEST_SUITE_P(
     All, Loss,
-    ::testing::Combine(::testing::Values(Device::kCpu),
+    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                        ::testing::Values(Case{1, 1, 1, 1, {1, 1, 1, 1, 1}, 256},
                                          Case{6, 7, 5, 3, {0.5, 2, 1, 1, 1}, 4},
                                          Case{33, 149, 24, 0, {0.25, 0, 1, 0.75, 1}, 16},
@@ -216,31 +230,37 @@ struct Rows {
 };
 struct RowsOut {
   Mat<double> nll, kl, dlogits;
+  std::vector<int32_t> correct;
 };
-RowsOut run_rows(const Rows& r) {
-  Context ctx(Device::kCpu);
+RowsOut run_rows(Device device, const Rows& r) {
+  Context ctx(device);
   const int64_t n = r.logits.rows;
-  Guarded logits(Device::kCpu, r.logits), teacher(Device::kCpu, r.teacher);
-  Guarded nll(Device::kCpu, 1, n), kl(Device::kCpu, 1, n);
-  GuardedInts targets(Device::kCpu, r.targets);
-  cpu::run(ctx, LossRows{.logits = logits.view(),
-                         .teacher = teacher.view(),
-                         .targets = targets.row(),
-                         .nll = nll.row(),
-                         .kl = kl.row(),
-                         .ce_weight = static_cast<float>(r.rule.ce_weight),
-                         .kl_weight = static_cast<float>(r.rule.kl_weight),
-                         .temperature = static_cast<float>(r.rule.temperature),
-                         .logit_scale = static_cast<float>(r.rule.logit_scale),
-                         .teacher_logit_scale = static_cast<float>(r.rule.teacher_logit_scale),
-                         .gradient = true});
-  return {nll.read(), kl.read(), logits.read()};
+  Guarded logits(device, r.logits), teacher(device, r.teacher);
+  Guarded nll(device, 1, n), kl(device, 1, n);
+  GuardedInts targets(device, r.targets), correct(device, 1, n);
+  const LossRows rows{.logits = logits.view(),
+                      .teacher = teacher.view(),
+                      .targets = targets.row(),
+                      .nll = nll.row(),
+                      .kl = kl.row(),
+                      .correct = correct.row(),
+                      .ce_weight = static_cast<float>(r.rule.ce_weight),
+                      .kl_weight = static_cast<float>(r.rule.kl_weight),
+                      .temperature = static_cast<float>(r.rule.temperature),
+                      .logit_scale = static_cast<float>(r.rule.logit_scale),
+                      .teacher_logit_scale = static_cast<float>(r.rule.teacher_logit_scale),
+                      .gradient = true};
+  device == Device::kCuda ? cuda::run(ctx, rows) : cpu::run(ctx, rows);
+  ctx.synchronize();
+  return {nll.read(), kl.read(), logits.read(), correct.read()};
 }
 
 // d = log p - log q is off by e = 4 roundings of a logarithm (below 16 here); kl = sum p f(d) with
 // f(0) = f'(0) = 0, |f'(d)| <= e |d| for |d| <= 1: off by 2.72 e sqrt(sum p d^2) ~ 2.72 e sqrt(2 kl),
 // plus the exponential's 2e-7 and the polynomial's roundings, relatively.
-TEST(LossRows, ASmallDivergenceKeepsItsDigits) {
+TEST_P(LossRowsOn, ASmallDivergenceKeepsItsDigits) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
   Rng rng(31);
   for (double distance : {0.3, 1e-2, 1e-3}) {
     Rows r;
@@ -248,7 +268,7 @@ TEST(LossRows, ASmallDivergenceKeepsItsDigits) {
     r.logits = r.teacher;
     for (auto& x : r.logits.v) x = static_cast<float>(x + distance * rng.normal());
     r.targets = {1, 2, 3, 4, -1};
-    const auto got = run_rows(r);
+    const auto got = run_rows(device, r);
     const auto want = reference::loss_rows(r.logits, r.teacher, r.targets, {1, 1, 1, 1, 1}, r.rule);
     for (int64_t t = 0; t < 5; ++t) {
       const double error = 4 * 16 * kEps32;
@@ -260,20 +280,24 @@ TEST(LossRows, ASmallDivergenceKeepsItsDigits) {
   }
 }
 
-TEST(LossRows, EqualLogitsDivergeByExactlyNothing) {
+TEST_P(LossRowsOn, EqualLogitsDivergeByExactlyNothing) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
   Rng rng(32);
   Rows r;
   r.logits = r.teacher = random_mat(rng, 3, 149, 4.0);
   r.targets = {-1, -1, -1};
   for (double temperature : {1.0, 3.0}) {
     r.rule.temperature = temperature;
-    const auto got = run_rows(r);
+    const auto got = run_rows(device, r);
     for (double v : got.kl.v) EXPECT_EQ(v, 0.0);
     for (double v : got.dlogits.v) EXPECT_EQ(v, 0.0);
   }
 }
 
-TEST(LossRows, SurvivesExtremeLogits) {
+TEST_P(LossRowsOn, SurvivesExtremeLogits) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
   Rows r;
   r.logits = r.teacher = Mat<double>(3, 40);
   for (int64_t v = 0; v < 40; ++v) {
@@ -285,7 +309,7 @@ TEST(LossRows, SurvivesExtremeLogits) {
     r.teacher(2, v) = v == 9 ? 0.0 : -HUGE_VAL;
   }
   r.targets = {7, 9, 0};
-  const auto got = run_rows(r);
+  const auto got = run_rows(device, r);
   const double want_nll[] = {0.0, 2e4, std::log(40.0)};
   const double want_kl[] = {0.0, 2e4, std::log(40.0)};
   for (int64_t t = 0; t < 3; ++t) {
@@ -297,13 +321,15 @@ TEST(LossRows, SurvivesExtremeLogits) {
   EXPECT_NEAR(got.dlogits(1, 7), 0.5 + 2.0, 1e-6);
 }
 
-TEST(LossRows, NaNShowsInTheLoss) {
+TEST_P(LossRowsOn, NaNShowsInTheLoss) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
   Rows r;
   r.logits = r.teacher = Mat<double>(2, 40);
   r.logits(0, 33) = std::nan("");
   r.teacher(1, 2) = std::nan("");
   r.targets = {1, 1};
-  const auto got = run_rows(r);
+  const auto got = run_rows(device, r);
   EXPECT_TRUE(std::isnan(got.nll[0]));
   EXPECT_TRUE(std::isnan(got.kl[0]));
   EXPECT_FALSE(std::isnan(got.nll[1]));
@@ -311,7 +337,9 @@ TEST(LossRows, NaNShowsInTheLoss) {
 }
 
 // bf16 weights: x is rounded to bf16, and so are the logits' gradients before the last products.
-TEST(HeadLoss, Bf16WeightsFollowTheRulesOfLinear) {
+TEST_P(HeadLossOn, Bf16WeightsFollowTheRulesOfLinear) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Case c{40, 300, 32, 0, {1.0, 0, 1, 1, 1}, 16};
   Problem p(c);
   const auto round = [](Mat<double>& m) {
@@ -319,13 +347,16 @@ TEST(HeadLoss, Bf16WeightsFollowTheRulesOfLinear) {
   };
   round(p.x);
   round(p.w);
-  Tensor w(Device::kCpu, DType::kBF16, {c.vocabulary, c.width});
-  for (int64_t i = 0; i < w.size(); ++i) w.ptr<bf16>()[i] = bf16(static_cast<float>(p.w[i]));
-  Guarded x(Device::kCpu, p.x), nll(Device::kCpu, 1, c.tokens), dx(Device::kCpu, c.tokens, c.width);
-  Guarded dw(Device::kCpu, c.vocabulary, c.width);
-  GuardedInts targets(Device::kCpu, p.targets);
+  Tensor host_w(Device::kCpu, DType::kBF16, {c.vocabulary, c.width});
+  for (int64_t i = 0; i < host_w.size(); ++i)
+    host_w.ptr<bf16>()[i] = bf16(static_cast<float>(p.w[i]));
+  Tensor w(device, DType::kBF16, {c.vocabulary, c.width});
+  copy(w.view(), host_w.view());
+  Guarded x(device, p.x), nll(device, 1, c.tokens), dx(device, c.tokens, c.width);
+  Guarded dw(device, c.vocabulary, c.width);
+  GuardedInts targets(device, p.targets);
   dw.fill(0.0f);
-  Context ctx(Device::kCpu);
+  Context ctx(device);
   ctx.scratch().set_poison(true);
   head_loss(ctx, {.nll = nll.row(),
                   .dx = dx.view(),
@@ -335,6 +366,7 @@ TEST(HeadLoss, Bf16WeightsFollowTheRulesOfLinear) {
                   .targets = targets.row(),
                   .ce_weight = 1.0f,
                   .chunk = c.chunk});
+  ctx.synchronize();
   const auto want = p.loss(p.x, p.w, c.rule);
   const double student = logit_error(p.x, p.w, 1.0);
   const double root = std::sqrt(static_cast<double>(c.tokens));
@@ -348,33 +380,38 @@ TEST(HeadLoss, Bf16WeightsFollowTheRulesOfLinear) {
                (dy + sums) * norm(p.x));
 }
 
-TEST(HeadLoss, ScratchIsTheChunkNotTheBatch) {
+TEST_P(HeadLossOn, ScratchIsTheChunkNotTheBatch) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Case small{64, 2000, 8, 8, {0.5, 0.5, 1, 1, 1}, 8};
   const int64_t logits = 2 * small.chunk * small.vocabulary * 4;  // a teacher's and a student's
   Case large = small;
   large.tokens = 256;
-  const int64_t peak = run_loss(Device::kCpu, small, Problem(small)).scratch;
-  EXPECT_EQ(run_loss(Device::kCpu, large, Problem(large)).scratch, peak);
+  const int64_t peak = run_loss(device, small, Problem(small)).scratch;
+  EXPECT_EQ(run_loss(device, large, Problem(large)).scratch, peak);
   // Beside the logits: padding, and what the products take to read x and w.
   const int64_t operands = 4 * (small.vocabulary * 8 + small.chunk * 8) * 2;
   const int64_t exponentials = 4 * 3 * (small.vocabulary + 15) * thread_count();
   EXPECT_LE(peak, logits + operands + exponentials + (int64_t{1} << 16));
 }
 
-// A teacher's logits made beforehand, in the same chunks: the same bits.
-TEST(HeadLoss, TakesTheTeachersLogits) {
+// A teacher's logits made beforehand, in the same chunks and at the pitch that head_loss gives its
+// own (a multiple of 16: the library may choose another algorithm for another): the same bits.
+TEST_P(HeadLossOn, TakesTheTeachersLogits) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Case c{30, 200, 16, 12, {0.5, 1, 2, 1, 1.5}, 8};
   const Problem p(c);
-  Guarded x(Device::kCpu, p.x), w(Device::kCpu, p.w), tx(Device::kCpu, p.teacher_x);
-  Guarded tw(Device::kCpu, p.teacher_w), logits(Device::kCpu, c.tokens, c.vocabulary);
-  Context ctx(Device::kCpu);
+  Guarded x(device, p.x), w(device, p.w), tx(device, p.teacher_x);
+  Guarded tw(device, p.teacher_w), logits(device, c.tokens, c.vocabulary, 8);
+  Context ctx(device);
   for (int64_t begin = 0; begin < c.tokens; begin += c.chunk) {
     const int64_t n = std::min(c.chunk, c.tokens - begin);
     linear_forward(
         ctx,
         {.y = logits.view().slice(0, begin, n), .x = tx.view().slice(0, begin, n), .w = tw.view()});
   }
-  Guarded kl(Device::kCpu, 1, c.tokens), dx(Device::kCpu, c.tokens, c.width);
+  Guarded kl(device, 1, c.tokens), dx(device, c.tokens, c.width);
   HeadLoss a{.kl = kl.row(),
              .dx = dx.view(),
              .x = x.view(),
@@ -386,23 +423,27 @@ TEST(HeadLoss, TakesTheTeachersLogits) {
              .teacher_logit_scale = static_cast<float>(c.rule.teacher_logit_scale),
              .chunk = c.chunk};
   head_loss(ctx, a);
+  ctx.synchronize();
   const Mat<double> want_kl = kl.read(), want_dx = dx.read();
   a.teacher_x = a.teacher_w = ConstView();
   a.teacher_logits = logits.view();
   head_loss(ctx, a);
+  ctx.synchronize();
   EXPECT_GT(norm(want_kl), 0.0);
   EXPECT_EQ(kl.read().v, want_kl.v);
   EXPECT_EQ(dx.read().v, want_dx.v);
 }
 
-TEST(HeadLoss, EvaluatesWithoutGradients) {
+TEST_P(HeadLossOn, EvaluatesWithoutGradients) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LinearForward, LinearBackward, LossRows);
   const Case c{30, 200, 16, 12, {1, 1, 1, 1, 1}, 8};
   const Problem p(c);
-  const Outputs whole = run_loss(Device::kCpu, c, p);
-  Guarded x(Device::kCpu, p.x), w(Device::kCpu, p.w), tx(Device::kCpu, p.teacher_x);
-  Guarded tw(Device::kCpu, p.teacher_w), nll(Device::kCpu, 1, 30), kl(Device::kCpu, 1, 30);
-  GuardedInts targets(Device::kCpu, p.targets), counts(Device::kCpu, p.counts);
-  Context ctx(Device::kCpu);
+  const Outputs whole = run_loss(device, c, p);
+  Guarded x(device, p.x), w(device, p.w), tx(device, p.teacher_x);
+  Guarded tw(device, p.teacher_w), nll(device, 1, 30), kl(device, 1, 30);
+  GuardedInts targets(device, p.targets), counts(device, p.counts);
+  Context ctx(device);
   head_loss(ctx, {.nll = nll.row(),
                   .kl = kl.row(),
                   .x = x.view(),
@@ -412,6 +453,7 @@ TEST(HeadLoss, EvaluatesWithoutGradients) {
                   .teacher_x = tx.view(),
                   .teacher_w = tw.view(),
                   .chunk = c.chunk});
+  ctx.synchronize();
   EXPECT_EQ(nll.read().v, whole.nll.v);
   EXPECT_EQ(kl.read().v, whole.kl.v);
 }
@@ -446,16 +488,31 @@ TEST(HeadLossContract, NamesWhatDoesNotFit) {
   refused([&](HeadLoss& b) { b.chunk = 0; });
 }
 
-TEST(HeadLossContract, NamesTheTargetOutsideTheVocabulary) {
+TEST_P(LossRowsOn, NamesTheTargetOutsideTheVocabulary) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
   Rows r;
   r.logits = r.teacher = Mat<double>(2, 40);
   r.targets = {1, 40};
   try {
-    run_rows(r);
+    run_rows(device, r);
     FAIL() << "accepted target 40 of 40";
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("target 40 at row 1"), std::string::npos) << e.what();
+    const char* named = device == Device::kCuda ? "target of token 1" : "target 40 at row 1";
+    EXPECT_NE(std::string(e.what()).find(named), std::string::npos) << e.what();
   }
+}
+
+// Of equal logits the first is the arg max.
+TEST_P(LossRowsOn, TheFirstOfEqualLogitsIsCorrect) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
+  Rows r;
+  r.logits = r.teacher = Mat<double>(5, 1300);
+  for (int64_t t = 0; t < 5; ++t)
+    r.logits(t, 700) = r.logits(t, 1297) = t == 3 ? -1.0 : 2.0;  // row 3: all others are 0
+  r.targets = {700, 1297, 5, 0, -1};
+  EXPECT_EQ(run_rows(device, r).correct, (std::vector<int32_t>{1, 0, 0, 1, 0}));
 }
 
 }  // namespace

@@ -1,0 +1,302 @@
+// loss.cu - the losses of rows of logits and their gradient in place, one block a row.
+//
+// Passes        one over the row for the sums of exponentials of student and teacher (online: the
+//               largest logit so far is subtracted, sums are rescaled when it rises), one that
+//               writes the gradient and sums the kl. The exponentials are computed again rather than
+//               kept: at V = 131072 they would be a third of the traffic.
+// Sums          f32 in a thread (V / 512 terms), f64 over the threads of a row.
+// Bytes         8 V read and 4 V written a row; a teacher reads 8 V more. Rows that start on 16 bytes
+//               are read by four.
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/fault.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/ops/loss.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+constexpr int kThreads = 512;
+constexpr float kLowest = -3.402823466e38f;  // finite: e^(-infinity - kLowest) is 0, not NaN
+
+struct Rows {
+  float* logits;
+  const float* teacher;  // null: no kl
+  const int32_t* targets;
+  const int32_t* kl_tokens;
+  float* nll;
+  float* kl;
+  int32_t* correct;
+  int64_t logits_pitch, teacher_pitch, width;
+  float ce_weight, kl_weight, temperature, logit_scale, teacher_logit_scale;
+  bool gradient;
+  FaultWord* fault;
+};
+
+// kRun neighbours of a row, loaded and stored at once.
+template <int kRun>
+struct Run {
+  float x[kRun];
+};
+template <int kRun>
+__device__ Run<kRun> load_run(const float* p) {
+  Run<kRun> run;
+  if constexpr (kRun == 4) {
+    const float4 v = *reinterpret_cast<const float4*>(p);
+    run.x[0] = v.x;
+    run.x[1] = v.y;
+    run.x[2] = v.z;
+    run.x[3] = v.w;
+  } else {
+    run.x[0] = *p;
+  }
+  return run;
+}
+template <int kRun>
+__device__ void store_run(float* p, const Run<kRun>& run) {
+  if constexpr (kRun == 4)
+    *reinterpret_cast<float4*>(p) = make_float4(run.x[0], run.x[1], run.x[2], run.x[3]);
+  else
+    *p = run.x[0];
+}
+
+// body(Width, i) over the row: runs of kRun, then what is left one by one.
+template <int kRun>
+struct Width {
+  static constexpr int kValue = kRun;
+};
+template <int kRun, class Body>
+__device__ void over_row(int64_t width, Body&& body) {
+  const int64_t whole = width / kRun * kRun;
+  for (int64_t i = int64_t{threadIdx.x} * kRun; i < whole; i += int64_t{kThreads} * kRun)
+    body(Width<kRun>{}, i);
+  if (kRun > 1 && whole + threadIdx.x < width) body(Width<1>{}, whole + threadIdx.x);
+}
+
+// The largest logit so far, and the sum of e^(scale (x - top)).
+struct Sum {
+  float top = kLowest;
+  float total = 0.0f;
+};
+template <int kRun>
+__device__ void add(Sum& sum, const Run<kRun>& run, float top, float scale) {
+  if (top > sum.top) {
+    sum.total *= expf((sum.top - top) * scale);
+    sum.top = top;
+  }
+#pragma unroll
+  for (int u = 0; u < kRun; ++u) sum.total += expf((run.x[u] - sum.top) * scale);
+}
+template <int kRun>
+__device__ float largest(const Run<kRun>& run) {
+  float top = run.x[0];
+#pragma unroll
+  for (int u = 1; u < kRun; ++u) top = fmaxf(top, run.x[u]);
+  return top;
+}
+
+// A row softened: log p = (x - top) scale - log_z, p = e^((x - top) scale) share.
+struct Softmax {
+  float top, scale, log_z, share;
+  double exact_log_z;
+};
+// The largest over the block. Barriers as in block_sum.
+__device__ float block_max(float x) {
+  __shared__ float parts[kThreads / kWarp];
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  float top = parts[0];
+#pragma unroll
+  for (int w = 1; w < kThreads / kWarp; ++w) top = fmaxf(top, parts[w]);
+  return top;
+}
+__device__ Softmax soften(const Sum& part, float scale) {
+  const float top = block_max(part.top);
+  const double z = block_sum<kThreads>(double{part.total} * double{expf((part.top - top) * scale)});
+  const double log_z = log(z);
+  return {.top = top,
+          .scale = scale,
+          .log_z = static_cast<float>(log_z),
+          .share = static_cast<float>(1.0 / z),
+          .exact_log_z = log_z};
+}
+__device__ float shifted(const Softmax& s, float x) {
+  return (x - s.top) * s.scale;
+}
+
+// d + e^-d - 1 by its series, |d| <= 1: the first term left out is below 2^-25 of the first.
+__device__ float excess(float d) {
+  float p = -1.0f / 39916800.0f;
+  p = p * d + 1.0f / 3628800.0f;
+  p = p * d - 1.0f / 362880.0f;
+  p = p * d + 1.0f / 40320.0f;
+  p = p * d - 1.0f / 5040.0f;
+  p = p * d + 1.0f / 720.0f;
+  p = p * d - 1.0f / 120.0f;
+  p = p * d + 1.0f / 24.0f;
+  p = p * d - 1.0f / 6.0f;
+  p = p * d + 0.5f;
+  return p * d * d;
+}
+
+// One logit's term of the kl, p (d + e^-d - 1) with d = log p - log q; q - p goes to `difference`.
+__device__ float kl_term(float log_p, float log_q, float p, float q, float& difference) {
+  const float d = log_p - log_q;
+  const bool near = fabsf(d) <= 1.0f;
+  const float small = excess(d);
+  difference = near ? p * (small - d) : q - p;
+  if (p == 0.0f) return q;  // p log p is 0 at p = 0
+  return near ? p * small : p * d + (q - p);
+}
+
+// The softmaxes that the loss of a row needs.
+struct RowSoftmax {
+  Softmax plain;  // of the logits: needs a target
+  Softmax q, p;   // student and teacher at the temperature
+};
+
+// `unbeaten`: the target's logit is the largest, and the first of equals.
+template <int kRun>
+__device__ RowSoftmax sum_row(const Rows& r, const float* x, const float* teacher, int64_t target,
+                              bool& unbeaten) {
+  const bool soft = teacher != nullptr && (target < 0 || r.temperature != 1.0f);
+  const float scale_q = r.logit_scale / r.temperature;
+  const float scale_p = r.teacher_logit_scale / r.temperature;
+  const float goal = target >= 0 ? x[target] : 0.0f;
+  Sum plain;
+  Sum q;
+  Sum p;
+  bool beaten = false;
+  over_row<kRun>(r.width, [&](auto width, int64_t i) {
+    constexpr int kN = decltype(width)::kValue;
+    const Run<kN> run = load_run<kN>(x + i);
+    const float top = largest(run);
+    if (target >= 0) {
+      add(plain, run, top, r.logit_scale);
+#pragma unroll
+      for (int u = 0; u < kN; ++u)  // so written that NaN beats all
+        beaten |= i + u < target ? !(run.x[u] < goal) : !(run.x[u] <= goal);
+    }
+    if (soft) add(q, run, top, scale_q);
+    if (teacher != nullptr) {
+      const Run<kN> other = load_run<kN>(teacher + i);
+      add(p, other, largest(other), scale_p);
+    }
+  });
+  unbeaten = __syncthreads_or(beaten) == 0;
+  RowSoftmax s{};
+  if (target >= 0) s.plain = soften(plain, r.logit_scale);
+  if (teacher != nullptr) {
+    s.q = soft ? soften(q, scale_q) : s.plain;
+    s.p = soften(p, scale_p);
+  }
+  return s;
+}
+
+// Writes the gradient over x, and returns this thread's part of the kl.
+template <int kRun>
+__device__ float finish_row(const Rows& r, float* x, const float* teacher, int64_t target,
+                            const RowSoftmax& s) {
+  const float ce = target >= 0 ? r.ce_weight * r.logit_scale : 0.0f;
+  const float kl_slope = r.kl_weight * r.logit_scale / r.temperature;
+  float kl = 0.0f;
+  over_row<kRun>(r.width, [&](auto width, int64_t i) {
+    constexpr int kN = decltype(width)::kValue;
+    Run<kN> run = load_run<kN>(x + i);
+    Run<kN> other{};
+    if (teacher != nullptr) other = load_run<kN>(teacher + i);
+#pragma unroll
+    for (int u = 0; u < kN; ++u) {
+      float slope = 0.0f;
+      if (teacher != nullptr) {
+        const float log_q = shifted(s.q, run.x[u]);
+        const float log_p = shifted(s.p, other.x[u]);
+        float difference;
+        kl += kl_term(log_p - s.p.log_z, log_q - s.q.log_z, expf(log_p) * s.p.share,
+                      expf(log_q) * s.q.share, difference);
+        slope = difference * kl_slope;
+      }
+      if (ce != 0.0f) slope += expf(shifted(s.plain, run.x[u])) * s.plain.share * ce;
+      run.x[u] = i + u == target ? slope - ce : slope;
+    }
+    if (r.gradient) store_run<kN>(x + i, run);
+  });
+  return kl;
+}
+
+template <int kRun>
+__global__ void __launch_bounds__(kThreads) loss_kernel(Rows r) {
+  const int64_t t = blockIdx.x;
+  float* x = r.logits + t * r.logits_pitch;
+  const bool distil = r.teacher != nullptr && (r.kl_tokens == nullptr || r.kl_tokens[t] != 0);
+  const float* teacher = distil ? r.teacher + t * r.teacher_pitch : nullptr;
+  int64_t target = r.targets != nullptr ? r.targets[t] : -1;
+  if (target < -1 || target >= r.width) {
+    if (threadIdx.x == 0) report_fault(r.fault, FaultKind::kTarget, t);
+    target = -1;
+  }
+  bool unbeaten = false;
+  RowSoftmax s{};
+  if (target >= 0 || distil) s = sum_row<kRun>(r, x, teacher, target, unbeaten);
+  if (threadIdx.x == 0) {
+    if (r.correct != nullptr) r.correct[t] = target >= 0 && unbeaten ? 1 : 0;
+    if (r.nll != nullptr)
+      r.nll[t] =
+          target < 0
+              ? 0.0f
+              : static_cast<float>(s.plain.exact_log_z + (double{s.plain.top} - double{x[target]}) *
+                                                             double{r.logit_scale});
+  }
+  __syncthreads();  // x[target] has been read
+  float kl_part = 0.0f;
+  if (distil || r.gradient) kl_part = finish_row<kRun>(r, x, teacher, target, s);
+  const double kl = block_sum<kThreads>(double{kl_part});
+  if (threadIdx.x == 0 && r.kl != nullptr) r.kl[t] = static_cast<float>(kl);
+}
+
+// Rows that may be read four floats at a time.
+bool aligned(ConstView v) {
+  constexpr int64_t kBytes = sizeof(float4);
+  return !v || (reinterpret_cast<uintptr_t>(v.data()) % kBytes == 0 &&
+                v.pitch() * dtype_bytes(v.dtype()) % kBytes == 0);
+}
+
+template <class T, class V>
+auto optional(V v) {
+  return v ? v.template ptr<T>() : nullptr;
+}
+
+}  // namespace
+
+void run(Context& ctx, const LossRows& a) {
+  const int64_t rows = a.logits.dim(0);
+  const Rows r{.logits = a.logits.ptr<float>(),
+               .teacher = optional_floats(a.teacher),
+               .targets = optional<int32_t>(a.targets),
+               .kl_tokens = optional<int32_t>(a.kl_tokens),
+               .nll = optional_floats(a.nll),
+               .kl = optional_floats(a.kl),
+               .correct = optional<int32_t>(a.correct),
+               .logits_pitch = a.logits.pitch(),
+               .teacher_pitch = a.teacher ? a.teacher.pitch() : 0,
+               .width = a.logits.dim(1),
+               .ce_weight = a.ce_weight,
+               .kl_weight = a.kl_weight,
+               .temperature = a.temperature,
+               .logit_scale = a.logit_scale,
+               .teacher_logit_scale = a.teacher_logit_scale,
+               .gradient = a.gradient,
+               .fault = ctx.cuda().fault};
+  const Grid grid{.blocks = dim3(static_cast<unsigned>(rows)), .threads = kThreads};
+  if (aligned(a.logits) && aligned(a.teacher))
+    launch(ctx, grid, loss_kernel<4>, r);
+  else
+    launch(ctx, grid, loss_kernel<1>, r);
+}
+
+}  // namespace nestling::cuda
