@@ -1,9 +1,14 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/elementwise.h"
+#include "kernels/ops/embedding.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/rope.h"
 #include "kernels/ops/scan.h"
 
 namespace nestling::cuda {
@@ -44,10 +49,40 @@ void StreamStateDelete::operator()(StreamState* state) const noexcept {
 }
 
 // Operators, by name.
+void run(Context&, const SquaredReluForward&) {
+  absent();
+}
+void run(Context&, const SquaredReluBackward&) {
+  absent();
+}
+void run(Context&, const GatedSiluForward&) {
+  absent();
+}
+void run(Context&, const GatedSiluBackward&) {
+  absent();
+}
 void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void add(Context&, View, ConstView, ConstView) {
+  absent();
+}
+void add_scaled(Context&, View, ConstView, float) {
+  absent();
+}
+void scale(Context&, View, float) {
+  absent();
+}
+void cast(Context&, View, ConstView) {
+  absent();
+}
+void run(Context&, const EmbeddingForward&) {
+  absent();
+}
+void run(Context&, const EmbeddingBackward&) {
   absent();
 }
 void run(Context&, const LinearForward&) {
@@ -56,10 +91,19 @@ void run(Context&, const LinearForward&) {
 void run(Context&, const LinearBackward&) {
   absent();
 }
+void run(Context&, const MaskForward&) {
+  absent();
+}
+void run(Context&, const MaskBackward&) {
+  absent();
+}
 void run(Context&, const RmsNormForward&) {
   absent();
 }
 void run(Context&, const RmsNormBackward&) {
+  absent();
+}
+void run(Context&, const Rope&) {
   absent();
 }
 void run(Context&, const ScanForward&) {

@@ -1,5 +1,7 @@
 // fault.cuh - reports a fault from device code; see fault.h.
 #pragma once
+#include <cuda_runtime.h>
+
 #include "kernels/cuda/fault.h"
 
 namespace nestling::cuda {
