@@ -1,14 +1,19 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/conv1d.h"
+#include "kernels/ops/elementwise.h"
+#include "kernels/ops/embedding.h"
+#include "kernels/ops/experts.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gated_norm.h"
-#include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/loss.h"
+#include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/rope.h"
 #include "kernels/ops/scan.h"
 #include "kernels/ops/sum.h"
 
@@ -53,6 +58,18 @@ void StreamStateDelete::operator()(StreamState* state) const noexcept {
 }
 
 // Operators, by name.
+void run(Context&, const SquaredReluForward&) {
+  absent();
+}
+void run(Context&, const SquaredReluBackward&) {
+  absent();
+}
+void run(Context&, const GatedSiluForward&) {
+  absent();
+}
+void run(Context&, const GatedSiluBackward&) {
+  absent();
+}
 void run(Context&, const AdamWStep&) {
   absent();
 }
@@ -68,16 +85,24 @@ void run(Context&, const Conv1dBackward&) {
 void run(Context&, const Conv1dStep&) {
   absent();
 }
-void run(Context&, const GateForward&) {
+void add(Context&, View, ConstView, ConstView) {
   absent();
 }
-void run(Context&, const GateBackward&) {
+void add_scaled(Context&, View, ConstView, float) {
   absent();
 }
-void run(Context&, const GatedNormForward&) {
+void scale(Context&, View, float) {
   absent();
 }
-void run(Context&, const GatedNormBackward&) {
+void cast(Context&, View, ConstView) {
+  absent();
+}
+void run(Context&, const EmbeddingForward&) {
+  absent();
+}
+void run(Context&, const EmbeddingBackward&) {
+  absent();
+}
 void run(Context&, const ExpertSort&) {
   absent();
 }
@@ -99,6 +124,18 @@ void run(Context&, const ExpertLinearForward&) {
 void run(Context&, const ExpertLinearBackward&) {
   absent();
 }
+void run(Context&, const GateForward&) {
+  absent();
+}
+void run(Context&, const GateBackward&) {
+  absent();
+}
+void run(Context&, const GatedNormForward&) {
+  absent();
+}
+void run(Context&, const GatedNormBackward&) {
+  absent();
+}
 void run(Context&, const LinearForward&) {
   absent();
 }
@@ -108,10 +145,19 @@ void run(Context&, const LinearBackward&) {
 void run(Context&, const LossRows&) {
   absent();
 }
+void run(Context&, const MaskForward&) {
+  absent();
+}
+void run(Context&, const MaskBackward&) {
+  absent();
+}
 void run(Context&, const RmsNormForward&) {
   absent();
 }
 void run(Context&, const RmsNormBackward&) {
+  absent();
+}
+void run(Context&, const Rope&) {
   absent();
 }
 void run(Context&, const ScanForward&) {

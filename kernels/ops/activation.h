@@ -35,5 +35,11 @@ void run(Context& ctx, const SquaredReluBackward& a);
 void run(Context& ctx, const GatedSiluForward& a);
 void run(Context& ctx, const GatedSiluBackward& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const SquaredReluForward& a);
+void run(Context& ctx, const SquaredReluBackward& a);
+void run(Context& ctx, const GatedSiluForward& a);
+void run(Context& ctx, const GatedSiluBackward& a);
+}  // namespace cuda
 
 }  // namespace nestling

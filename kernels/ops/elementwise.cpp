@@ -6,7 +6,7 @@ namespace nestling {
 
 namespace {
 
-// True when the CPU is to do the work; the null device is done once checked and counted.
+// True when there is work to do; the null device is done once checked and counted.
 bool begin(Context& ctx, const char* op, std::initializer_list<ConstView> views, double flops,
            double bytes) {
   const ConstView& first = *views.begin();
@@ -15,8 +15,7 @@ bool begin(Context& ctx, const char* op, std::initializer_list<ConstView> views,
                    " differ in shape");
   check_device(ctx, op, views);
   ctx.count(op, flops, bytes);
-  if (ctx.device() == Device::kCuda) throw_no_cuda_kernel(op);
-  return ctx.device() == Device::kCpu && first.size() > 0;
+  return ctx.device() != Device::kNull && first.size() > 0;
 }
 
 void check_f32(const char* op, std::initializer_list<ConstView> views) {
@@ -29,21 +28,27 @@ void add(Context& ctx, View y, ConstView a, ConstView b) {
   constexpr const char* kOp = "add";
   check_f32(kOp, {y, a, b});
   const auto n = static_cast<double>(y.size());
-  if (begin(ctx, kOp, {y, a, b}, n, 12 * n)) cpu::add(y, a, b);
+  if (!begin(ctx, kOp, {y, a, b}, n, 12 * n)) return;
+  if (ctx.device() == Device::kCuda) return cuda::add(ctx, y, a, b);
+  cpu::add(y, a, b);
 }
 
 void add_scaled(Context& ctx, View y, ConstView x, float scale) {
   constexpr const char* kOp = "add_scaled";
   check_f32(kOp, {y, x});
   const auto n = static_cast<double>(y.size());
-  if (begin(ctx, kOp, {y, x}, 2 * n, 12 * n)) cpu::add_scaled(y, x, scale);
+  if (!begin(ctx, kOp, {y, x}, 2 * n, 12 * n)) return;
+  if (ctx.device() == Device::kCuda) return cuda::add_scaled(ctx, y, x, scale);
+  cpu::add_scaled(y, x, scale);
 }
 
 void scale(Context& ctx, View x, float factor) {
   constexpr const char* kOp = "scale";
   check_f32(kOp, {x});
   const auto n = static_cast<double>(x.size());
-  if (begin(ctx, kOp, {x}, n, 8 * n)) cpu::scale(x, factor);
+  if (!begin(ctx, kOp, {x}, n, 8 * n)) return;
+  if (ctx.device() == Device::kCuda) return cuda::scale(ctx, x, factor);
+  cpu::scale(x, factor);
 }
 
 void cast(Context& ctx, View y, ConstView x) {
@@ -51,7 +56,9 @@ void cast(Context& ctx, View y, ConstView x) {
   for (const ConstView& v : {ConstView(y), x})
     NESTLING_CHECK(v.dtype() == DType::kF32 || v.dtype() == DType::kBF16, kOp, ": operand ",
                    v.describe(), ", needs f32 or bf16");
-  if (begin(ctx, kOp, {y, x}, 0, static_cast<double>(y.bytes() + x.bytes()))) cpu::cast(y, x);
+  if (!begin(ctx, kOp, {y, x}, 0, static_cast<double>(y.bytes() + x.bytes()))) return;
+  if (ctx.device() == Device::kCuda) return cuda::cast(ctx, y, x);
+  cpu::cast(y, x);
 }
 
 }  // namespace nestling

@@ -11,4 +11,11 @@ void add_scaled(Context& ctx, View y, ConstView x, float scale);  // y += scale 
 void scale(Context& ctx, View x, float factor);                   // x *= factor
 void cast(Context& ctx, View y, ConstView x);                     // f32 <-> bf16, to nearest even
 
+namespace cuda {
+void add(Context& ctx, View y, ConstView a, ConstView b);
+void add_scaled(Context& ctx, View y, ConstView x, float scale);
+void scale(Context& ctx, View x, float factor);
+void cast(Context& ctx, View y, ConstView x);
+}  // namespace cuda
+
 }  // namespace nestling

@@ -2,7 +2,7 @@
 //
 // Shapes        y [T, D]   table [V, D]   ids [T] i32
 // Dtypes        table f32 or bf16, y f32, dtable f32.
-// Errors        an id outside [0, V) throws, naming its position (CPU).
+// Errors        an id outside [0, V) throws, naming its position; on CUDA, from Context::synchronize.
 // Determinism   equal ids are summed in token order: same inputs, same bits.
 #pragma once
 #include "kernels/core/context.h"
@@ -27,5 +27,9 @@ namespace cpu {
 void run(Context& ctx, const EmbeddingForward& a);
 void run(Context& ctx, const EmbeddingBackward& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const EmbeddingForward& a);
+void run(Context& ctx, const EmbeddingBackward& a);
+}  // namespace cuda
 
 }  // namespace nestling

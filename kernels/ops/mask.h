@@ -31,5 +31,9 @@ namespace cpu {
 void run(Context& ctx, const MaskForward& a);
 void run(Context& ctx, const MaskBackward& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const MaskForward& a);
+void run(Context& ctx, const MaskBackward& a);
+}  // namespace cuda
 
 }  // namespace nestling

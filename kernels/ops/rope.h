@@ -36,5 +36,8 @@ void rope(Context& ctx, const Rope& a);
 namespace cpu {
 void run(Context& ctx, const Rope& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const Rope& a);
+}  // namespace cuda
 
 }  // namespace nestling

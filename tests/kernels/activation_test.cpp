@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/activation.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/operands.h"
 
 namespace nestling {
@@ -52,6 +52,7 @@ constexpr double kSiluBound = 2e-7 + 9 * kEps32;
 
 TEST_P(Activation, SquaredReluMatchesTheReference) {
   const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, SquaredReluForward, SquaredReluBackward);
   Rng rng(7, static_cast<uint64_t>(shape.cols));
   const auto x = random_mat(rng, shape.rows, shape.cols);
   const auto dy = random_mat(rng, shape.rows, shape.cols);
@@ -76,6 +77,7 @@ TEST_P(Activation, SquaredReluMatchesTheReference) {
 
 TEST_P(Activation, GatedSiluMatchesTheReference) {
   const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GatedSiluForward, GatedSiluBackward);
   Rng rng(8, static_cast<uint64_t>(shape.cols));
   const auto gate = random_mat(rng, shape.rows, shape.cols, 3.0);
   const auto up = random_mat(rng, shape.rows, shape.cols);
@@ -115,28 +117,33 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>&
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Activation,
-                         ::testing::Combine(::testing::Values(Device::kCpu),
+                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                                             ::testing::Values(Shape{1, 1}, Shape{5, 7},
                                                               Shape{33, 64}, Shape{70, 149},
                                                               Shape{300, 384})),
                          case_name);
 
-TEST(ActivationEnds, SaturateWithoutNaN) {
-  Context ctx(Device::kCpu);
+class ActivationEnds : public ::testing::TestWithParam<Device> {};
+
+TEST_P(ActivationEnds, SaturateWithoutNaN) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GatedSiluForward, GatedSiluBackward);
+  Context ctx(device);
   Mat<double> gate(1, 4), ones(1, 4);
   const double ends[] = {-1e4, -100.0, 100.0, 1e4};
   for (int i = 0; i < 4; ++i) {
     gate[i] = ends[i];
     ones[i] = 1;
   }
-  Guarded g(Device::kCpu, gate), one(Device::kCpu, ones), y(Device::kCpu, 1, 4);
-  Guarded dgate(Device::kCpu, 1, 4), dup(Device::kCpu, 1, 4);
+  Guarded g(device, gate), one(device, ones), y(device, 1, 4);
+  Guarded dgate(device, 1, 4), dup(device, 1, 4);
   gated_silu_forward(ctx, {.y = y.view(), .gate = g.view(), .up = one.view()});
   gated_silu_backward(ctx, {.dgate = dgate.view(),
                             .dup = dup.view(),
                             .dy = one.view(),
                             .gate = g.view(),
                             .up = one.view()});
+  ctx.synchronize();
   const double want[] = {0.0, 0.0, 100.0, 1e4};
   for (int i = 0; i < 4; ++i) {
     EXPECT_NEAR(y.read()[i], want[i], 1e-35 + kEps32 * want[i]);
@@ -144,13 +151,19 @@ TEST(ActivationEnds, SaturateWithoutNaN) {
   }
 }
 
-TEST(ActivationEnds, NaNIsNotHidden) {
-  Context ctx(Device::kCpu);
-  Guarded x(Device::kCpu, 2, 21), y(Device::kCpu, 2, 21);  // a Guarded starts as NaN
+TEST_P(ActivationEnds, NaNIsNotHidden) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, SquaredReluForward);
+  Context ctx(device);
+  Guarded x(device, 2, 21), y(device, 2, 21);  // a Guarded starts as NaN
   y.fill(0.0f);
   squared_relu_forward(ctx, {.y = y.view(), .x = x.view()});
+  ctx.synchronize();
   for (double v : y.read().v) EXPECT_TRUE(std::isnan(v));
 }
+
+INSTANTIATE_TEST_SUITE_P(All, ActivationEnds, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const auto& test) { return device_name(test.param); });
 
 TEST(ActivationContract, NamesWhatDoesNotFit) {
   Context ctx(Device::kNull);

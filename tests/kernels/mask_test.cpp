@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/memory.h"
 #include "kernels/reference/mask.h"
 #include "tests/support/complex_step.h"
+#include "tests/support/device.h"
 #include "tests/support/operands.h"
 
 namespace nestling {
@@ -41,6 +41,7 @@ class Mask : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
 
 TEST_P(Mask, MatchesTheReference) {
   const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, MaskForward, MaskBackward);
   Rng rng(7, static_cast<uint64_t>(shape.entries));
   const int64_t cols = shape.entries * shape.repeat;
   const auto x = random_mat(rng, shape.rows, cols);
@@ -97,10 +98,10 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>&
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Mask,
-                         ::testing::Combine(::testing::Values(Device::kCpu),
+                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                                             ::testing::Values(Shape{1, 1, 1}, Shape{5, 7, 3},
                                                               Shape{33, 64, 1}, Shape{70, 149, 1},
-                                                              Shape{301, 6, 64})),
+                                                              Shape{301, 6, 64}, Shape{90, 43, 3})),
                          case_name);
 
 TEST(MaskContract, NamesWhatDoesNotFit) {

@@ -34,6 +34,7 @@ TEST(RopeReference, InverseIsTheComplexStepDerivative) {
 
 struct Shape {
   int64_t tokens, heads, width, rotary;
+  int64_t gap = 3;  // with 4 or 0, rows of whole packs
 };
 
 class RopeOp : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
@@ -65,7 +66,7 @@ TEST_P(RopeOp, MatchesTheReferenceAndTurnsBack) {
   const auto positions = some_positions(shape.tokens);
   const Tensor inv_freq = to_device(device, frequencies);
   const Tensor at = to_device(device, positions);
-  Guarded g(device, x);
+  Guarded g(device, x, shape.gap);
   const View heads = g.view().reshape({shape.tokens, shape.heads, shape.width});
   Context ctx(device);
   ctx.scratch().set_poison(true);
@@ -97,8 +98,8 @@ TEST_P(RopeOp, PrefixOfHeadsLeavesTheRestAlone) {
   const auto x = random_mat(rng, shape.tokens, shape.heads * shape.width);
   const Tensor inv_freq = to_device(device, rope_inverse_frequencies(shape.rotary, 500000.0, {}));
   const Tensor at = to_device(device, some_positions(shape.tokens));
-  Guarded all(device, x);
-  Guarded part(device, x);
+  Guarded all(device, x, shape.gap);
+  Guarded part(device, x, shape.gap);
   const auto heads = [&](Guarded& g) {
     return g.view().reshape({shape.tokens, shape.heads, shape.width});
   };
@@ -115,43 +116,49 @@ TEST_P(RopeOp, PrefixOfHeadsLeavesTheRestAlone) {
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, s] = test.param;
-  return str(device_name(device), "_T", s.tokens, "_heads", s.heads, "_h", s.width, "_r", s.rotary);
+  return str(device_name(device), "_T", s.tokens, "_heads", s.heads, "_h", s.width, "_r", s.rotary,
+             "_gap", s.gap);
 }
 INSTANTIATE_TEST_SUITE_P(
     All, RopeOp,
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                        ::testing::Values(Shape{1, 1, 2, 2}, Shape{5, 3, 7, 6}, Shape{40, 2, 64, 64},
-                                         Shape{33, 5, 80, 20}, Shape{70, 1, 128, 128})),
+                                         Shape{33, 5, 80, 20}, Shape{70, 1, 128, 128},
+                                         Shape{70, 1, 128, 128, 4}, Shape{37, 3, 80, 24, 0},
+                                         Shape{3, 2, 600, 520, 4}, Shape{300, 2, 4, 2, 4})),
     case_name);
 
 // transformers' LlamaRotaryEmbedding and apply_rotary_pos_emb (tests/golden/ops.py).
-class RopeGolden : public ::testing::TestWithParam<const char*> {
+std::filesystem::path golden_path(const char* file) {
+  const char* root = std::getenv("NESTLING_SOURCE_DIR");
+  return std::filesystem::path(root != nullptr ? root : ".") / "tests/golden/ops" / file;
+}
+
+class RopeGolden : public ::testing::TestWithParam<std::tuple<Device, const char*>> {
  protected:
-  RopeGolden() : file_(std::filesystem::path(root()) / "tests/golden/ops" / GetParam()) {}
-  static const char* root() {
-    const char* root = std::getenv("NESTLING_SOURCE_DIR");
-    return root != nullptr ? root : ".";
-  }
-  double parameter(const std::string& name) {
-    const auto* found = file_.find("param." + name);
-    return found != nullptr ? found->view().ptr<double>()[0] : 0.0;
-  }
+  RopeGolden() : file_(golden_path(std::get<1>(GetParam()))) {}
   // Heads of the golden `from`, rotated, against the golden `to`.
   void expect_rotated(const char* from, const char* to, bool inverse) {
+    const Device device = std::get<0>(GetParam());
     const ConstView x = file_.at(from).view();
     const ConstView want = file_.at(to).view();
     const ConstView inv_freq = file_.at("inv_freq").view();
     const ConstView at = file_.at("positions").view();
     Tensor y(Device::kCpu, DType::kF32, {x.dim(0), x.dim(1), x.dim(2)});
-    copy(y, x);
+    Tensor turned(device, DType::kF32, {x.dim(0), x.dim(1), x.dim(2)});
+    Tensor frequencies(device, DType::kF32, {inv_freq.dim(0)});
+    copy(turned, x);
+    copy(frequencies, inv_freq);
     std::vector<int32_t> positions;
     for (int64_t t = 0; t < at.size(); ++t)
       positions.push_back(static_cast<int32_t>(at.ptr<int64_t>()[t]));
-    Context ctx(Device::kCpu);
-    rope(ctx, {.x = y,
-               .inv_freq = inv_freq,
-               .positions = to_device(Device::kCpu, positions),
+    Context ctx(device);
+    rope(ctx, {.x = turned,
+               .inv_freq = frequencies,
+               .positions = to_device(device, positions),
                .inverse = inverse});
+    ctx.synchronize();
+    copy(y, turned);
     const int64_t half = inv_freq.size();
     const int64_t per_token = x.dim(1) * x.dim(2);
     for (int64_t i = 0; i < y.size(); ++i) {
@@ -168,8 +175,31 @@ class RopeGolden : public ::testing::TestWithParam<const char*> {
   SafetensorsFile file_;
 };
 
-TEST_P(RopeGolden, Frequencies) {
-  const ConstView want = file_.at("inv_freq").view();
+TEST_P(RopeGolden, Rotation) {
+  NESTLING_SKIP_WITHOUT(std::get<0>(GetParam()), Rope);
+  expect_rotated("q", "q_out", false);
+  expect_rotated("k", "k_out", false);
+  expect_rotated("dq_out", "dq", true);
+  expect_rotated("dk_out", "dk", true);
+}
+INSTANTIATE_TEST_SUITE_P(Transformers, RopeGolden,
+                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
+                                            ::testing::Values("rope_default.safetensors",
+                                                              "rope_llama3.safetensors")),
+                         [](const auto& test) {
+                           return str(device_name(std::get<0>(test.param)), "_",
+                                      std::string(std::get<1>(test.param)).substr(0, 11));
+                         });
+
+class RopeFrequencies : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(RopeFrequencies, MatchTransformers) {
+  const SafetensorsFile file(golden_path(GetParam()));
+  const auto parameter = [&](const std::string& name) {
+    const auto* found = file.find("param." + name);
+    return found != nullptr ? found->view().ptr<double>()[0] : 0.0;
+  };
+  const ConstView want = file.at("inv_freq").view();
   const auto got = rope_inverse_frequencies(
       2 * want.size(), parameter("rope_theta"),
       {.factor = parameter("factor"),
@@ -183,13 +213,7 @@ TEST_P(RopeGolden, Frequencies) {
                 (14 + 8) * kEps32 * want.ptr<float>()[i])
         << i;
 }
-TEST_P(RopeGolden, Rotation) {
-  expect_rotated("q", "q_out", false);
-  expect_rotated("k", "k_out", false);
-  expect_rotated("dq_out", "dq", true);
-  expect_rotated("dk_out", "dk", true);
-}
-INSTANTIATE_TEST_SUITE_P(Transformers, RopeGolden,
+INSTANTIATE_TEST_SUITE_P(Transformers, RopeFrequencies,
                          ::testing::Values("rope_default.safetensors", "rope_llama3.safetensors"),
                          [](const auto& test) { return std::string(test.param).substr(0, 11); });
 

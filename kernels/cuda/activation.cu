@@ -1,0 +1,55 @@
+// activation.cu - squared ReLU and gated SiLU, element by element.
+#include "kernels/cuda/sweep.cuh"
+#include "kernels/ops/activation.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+struct SquaredRelu {
+  static constexpr int kInputs = 1, kOutputs = 1;
+  // A comparison, not fmaxf: a NaN goes on to y.
+  __device__ void operator()(const float* x, float* y) const {
+    y[0] = x[0] < 0.0f ? 0.0f : x[0] * x[0];
+  }
+};
+
+struct SquaredReluGrad {  // of dy, x
+  static constexpr int kInputs = 2, kOutputs = 1;
+  __device__ void operator()(const float* in, float* dx) const {
+    const float x = in[1];
+    dx[0] = in[0] * (x < 0.0f ? 0.0f : x + x);
+  }
+};
+
+struct GatedSilu {  // of gate, up
+  static constexpr int kInputs = 2, kOutputs = 1;
+  __device__ void operator()(const float* in, float* y) const { y[0] = silu(in[0]) * in[1]; }
+};
+
+struct GatedSiluGrad {  // of dy, gate, up; to dgate, dup
+  static constexpr int kInputs = 3, kOutputs = 2;
+  __device__ void operator()(const float* in, float* out) const {
+    const float dy = in[0];
+    const float gate = in[1];
+    out[0] = dy * in[2] * silu_slope(gate);
+    out[1] = dy * silu(gate);
+  }
+};
+
+}  // namespace
+
+void run(Context& ctx, const SquaredReluForward& a) {
+  sweep<float, float>(ctx, SquaredRelu{}, {a.y}, {a.x});
+}
+void run(Context& ctx, const SquaredReluBackward& a) {
+  sweep<float, float>(ctx, SquaredReluGrad{}, {a.dx}, {a.dy, a.x});
+}
+void run(Context& ctx, const GatedSiluForward& a) {
+  sweep<float, float>(ctx, GatedSilu{}, {a.y}, {a.gate, a.up});
+}
+void run(Context& ctx, const GatedSiluBackward& a) {
+  sweep<float, float>(ctx, GatedSiluGrad{}, {a.dgate, a.dup}, {a.dy, a.gate, a.up});
+}
+
+}  // namespace nestling::cuda
