@@ -65,6 +65,9 @@ void run(Context&, const RmsNormBackward&) {
 void run(Context&, const ScanForward&) {
   absent();
 }
+void run(Context&, const ScanBackward&) {
+  absent();
+}
 void run(Context&, const ScanStep&) {
   absent();
 }
