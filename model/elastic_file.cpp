@@ -100,6 +100,8 @@ void check_group(Hdf5File& in, const std::string& group, ElasticContents& found)
 
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const Weights& weights, StoredType precision) {
+  if (weights.device() != Device::kCpu)
+    return write_elastic(file, model, weights.on(Device::kCpu, DType::kF32), precision);
   NESTLING_CHECK(precision == StoredType::kBF16 || precision == StoredType::kF32,
                  "elastic file in ", stored_name(precision), ": needs BF16 or F32");
   check_elastic_model(model, file.string());

@@ -191,6 +191,13 @@ StoredType published_type(const ParameterSpec& spec, StoredType type) {
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights) {
+  if (weights.device() != Device::kCpu) {
+    Weights host(config, Device::kCpu, {});
+    PublishedTypes types = import_weights(directory, config, host);
+    Context ctx(weights.device());
+    weights.take_masters(ctx, host);
+    return types;
+  }
   Source source(directory, config);
   PublishedTypes types;
   for (int64_t i = 0; i < weights.count(); ++i) {
@@ -212,6 +219,8 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
 
 void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
                     const Weights& weights, const ExportOptions& options) {
+  if (weights.device() != Device::kCpu)
+    return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
   std::vector<std::pair<std::string, Published>> order;  // as the list goes
   std::map<std::string, size_t> place;
   for (int64_t i = 0; i < weights.count(); ++i) {

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "kernels/core/host_view.h"
+
 namespace nestling {
 
 namespace {
@@ -39,6 +41,7 @@ SoftMasks::SoftMasks(ElasticSpace space, Device device)
   add({.a = hidden}, 1, masks_.hidden, grads_.hidden);
   add({.a = hidden, .sum = true}, 1, masks_.active, grads_.active);
   for (int64_t l = 0; l < space_.config.layers(); ++l) plan_layer(l);
+  allocate();
   set(parent);
 }
 
@@ -101,15 +104,30 @@ void SoftMasks::plan_layer(int64_t layer) {
 
 void SoftMasks::add(Product p, int rank, ConstView& mask, View& gradient) {
   if (p.a.axis < 0 && p.b.axis < 0) return;
-  p.value = Tensor(device_, DType::kF32, {p.size()});
-  p.gradient = Tensor(device_, DType::kF32, {p.size()});
-  mask = p.value.view();
-  gradient = p.gradient.view();
-  if (rank == 2) {
-    mask = mask.reshape({p.a.extent, p.b.extent});
-    gradient = gradient.reshape({p.a.extent, p.b.extent});
-  }
+  places_.push_back({rank, &mask, &gradient});
   products_.push_back(std::move(p));
+}
+
+void SoftMasks::allocate() {
+  constexpr int64_t kLine = 64;  // elements: masks begin at multiples of 256 bytes
+  int64_t total = 0;
+  for (Product& p : products_) {
+    p.at = total;
+    total += (p.size() + kLine - 1) / kLine * kLine;
+  }
+  if (total == 0) return;
+  values_ = Tensor(device_, DType::kF32, {total});
+  gradients_ = Tensor(device_, DType::kF32, {total});
+  for (size_t i = 0; i < products_.size(); ++i) {
+    const Product& p = products_[i];
+    const auto shaped = [&](View pool) {
+      const View part = pool.slice(0, p.at, p.size());
+      return places_[i].rank == 2 ? part.reshape({p.a.extent, p.b.extent}) : part;
+    };
+    *places_[i].mask = shaped(values_);
+    *places_[i].gradient = shaped(gradients_);
+  }
+  places_.clear();
 }
 
 double SoftMasks::value(const Factor& f, int64_t i) const {
@@ -142,15 +160,14 @@ void SoftMasks::set(const Probabilities& p) {
       std::fill(units_[a].begin() + next, units_[a].begin() + c.widths[order[k]], alive);
     }
   }
-  for (Product& product : products_) {
-    Tensor host(Device::kCpu, DType::kF32, {product.size()});
-    fill(product, host.ptr<float>());
-    copy(product.value.view(), host.view());
-  }
+  if (!values_) return;
+  Tensor host(Device::kCpu, DType::kF32, {values_.size()});
+  for (const Product& product : products_) fill(product, host.ptr<float>() + product.at);
+  copy(values_, host.view());
 }
 
 void SoftMasks::zero_gradients() {
-  for (Product& p : products_) fill_zero(p.gradient.view());
+  if (gradients_) fill_zero(gradients_);
 }
 
 void SoftMasks::spread(const Product& p, const float* gradient, Probabilities& units) const {
@@ -171,10 +188,9 @@ void SoftMasks::backward(Probabilities& dp) {
                  " axes in a space of ", space_.axes.size());
   Probabilities units;
   for (const std::vector<double>& axis : units_) units.emplace_back(axis.size(), 0.0);
-  for (Product& p : products_) {
-    Tensor host(Device::kCpu, DType::kF32, {p.size()});
-    copy(host.view(), p.gradient.view());
-    spread(p, host.ptr<float>(), units);
+  if (gradients_) {
+    const Tensor host = on_host(gradients_);
+    for (const Product& p : products_) spread(p, host.ptr<float>() + p.at, units);
   }
   for (size_t a = 0; a < dp.size(); ++a) {
     const AxisChoices& c = space_.axes[a];

@@ -38,15 +38,21 @@ class SoftMasks {
     Factor a = {}, b = {};
     bool sum = false;
     double scale = 1;
-    Tensor value = {}, gradient = {};  // on the device
+    int64_t at = 0;  // where its elements begin in the pools
     int64_t size() const { return sum ? 1 : a.extent * b.extent; }
   };
 
   int64_t find(Axis axis, int64_t layer) const;  // -1: one choice
   void check_once() const;
   void plan_layer(int64_t layer);
-  // Leaves the fields absent where no factor has an axis; `rank` of the views is 1 or 2.
+  // Where a product's views go; absent where no factor has an axis. `rank` of the views is 1 or 2.
+  struct Place {
+    int rank;
+    ConstView* mask;
+    View* gradient;
+  };
   void add(Product product, int rank, ConstView& mask, View& gradient);
+  void allocate();
   double value(const Factor& f, int64_t i) const;
   void fill(const Product& p, float* to) const;
   // units += the gradients of the units of p's factors.
@@ -55,7 +61,9 @@ class SoftMasks {
   ElasticSpace space_;
   Device device_;
   std::vector<Product> products_;
-  Probabilities units_;  // the mask of every axis, one value a unit
+  std::vector<Place> places_;  // one a product
+  Tensor values_, gradients_;  // of all products: one copy to the device, one back
+  Probabilities units_;        // the mask of every axis, one value a unit
   ModelMasks masks_;
   ModelMaskGrads grads_;
 };

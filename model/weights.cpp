@@ -105,6 +105,18 @@ void Weights::refresh_low(Context& ctx) {
     if (const View copy = low(i)) cast(ctx, copy, master(i));
 }
 
+void Weights::take_masters(Context& ctx, const Weights& from) {
+  copy(master_.view(), from.master_.view());
+  refresh_low(ctx);
+}
+
+Weights Weights::on(Device device, DType compute) const {
+  Weights there(config_, device, {.compute = compute});
+  Context ctx(device);
+  there.take_masters(ctx, *this);
+  return there;
+}
+
 void Weights::zero_gradients() {
   if (grads_) fill_zero(grads_.view());
 }

@@ -25,6 +25,7 @@ class Weights {
  public:
   Weights(const ModelConfig& config, Device device, WeightsOptions options);
 
+  Device device() const { return device_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   int64_t count() const { return static_cast<int64_t>(specs_.size()); }
   View master(int64_t i) { return at(master_, i, DType::kF32); }
@@ -40,7 +41,9 @@ class Weights {
   void initialize(uint64_t seed);  // fresh weights by each spec's Init; refreshes the low copies
   void refresh_low(Context& ctx);
   void zero_gradients();
-  int64_t parameter_count() const;  // trained or not, buffers included
+  void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
+  Weights on(Device device, DType compute) const;        // a copy there, without gradients
+  int64_t parameter_count() const;                       // trained or not, buffers included
   struct Bytes {
     int64_t masters, gradients, low;
   };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/core/host_view.h"
 #include "model/model.h"
 
 namespace nestling {
@@ -27,13 +28,12 @@ void Decoder::prefill(const std::vector<std::vector<int32_t>>& prompts) {
     flat.insert(flat.end(), prompts[i].begin(), prompts[i].end());
     offsets.push_back(static_cast<int32_t>(flat.size()));
   }
-  Tensor ids(ctx_.device(), DType::kI32, {static_cast<int64_t>(flat.size())});
-  std::copy(flat.begin(), flat.end(), ids.ptr<int32_t>());
   Arena arena(ctx_.device());
+  const ConstView ids = device_view(ctx_, arena, flat);
   const Segments segments(offsets);
   LayerRun run{
       .ctx = ctx_, .arena = arena, .config = model_.config(), .segments = segments, .save = false};
-  const ModelActs acts = model_forward(run, params_, ids.view(), &state_.caches());
+  const ModelActs acts = model_forward(run, params_, ids, &state_.caches());
   state_.set_lengths(segments);
   for (int64_t b = 0; b < batch_; ++b)
     copy(normed_.view().slice(0, b, 1), acts.final_norm.normed.slice(0, segments.end(b) - 1, 1));
@@ -41,7 +41,8 @@ void Decoder::prefill(const std::vector<std::vector<int32_t>>& prompts) {
 
 void Decoder::step(std::span<const int32_t> tokens) {
   NESTLING_CHECK(std::ssize(tokens) == batch_, tokens.size(), " tokens for a batch of ", batch_);
-  std::copy(tokens.begin(), tokens.end(), tokens_.ptr<int32_t>());
+  sampled_.assign(tokens.begin(), tokens.end());
+  send(ctx_, tokens_.view().prefix(0, batch_), host_view(sampled_));
   state_.advance();
   StepRun run{.ctx = ctx_, .config = model_.config(), .lengths = state_.lengths()};
   model_step(run, params_, tokens_.view().prefix(0, batch_), state_.caches(),
@@ -64,7 +65,10 @@ std::span<const int32_t> Decoder::sample(const SamplingRule& rule, uint64_t seed
                           .seed = seed,
                           .streams = streams,
                           .position = position});
-  return {tokens_.ptr<int32_t>(), static_cast<size_t>(batch_)};
+  sampled_.resize(static_cast<size_t>(batch_));
+  ctx_.synchronize();
+  copy(host_view(sampled_), tokens_.view().prefix(0, batch_));
+  return sampled_;
 }
 
 }  // namespace nestling

@@ -36,9 +36,10 @@ class Decoder {
   ModelParams<ConstView> params_;
   int64_t batch_;
   DecodeState state_;
-  Tensor tokens_;  // [B] i32, the newest of each; B of the start, as below
-  Tensor normed_;  // [B, D]
-  Tensor logits_;  // [B, V]
+  std::vector<int32_t> sampled_;  // [B] the newest of each
+  Tensor tokens_;                 // [B] i32, the same on the device; B of the start, as below
+  Tensor normed_;                 // [B, D]
+  Tensor logits_;                 // [B, V]
 };
 
 }  // namespace nestling

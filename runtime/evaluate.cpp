@@ -27,6 +27,12 @@ int32_t closing_token(const LoadedModel& model) {
   return static_cast<int32_t>(model.config().eos.front());
 }
 
+// total += the elements of x, in order.
+void add_to(double& total, ConstView x) {
+  const Tensor host = on_host(x);
+  for (int64_t t = 0; t < host.size(); ++t) total += host.ptr<float>()[t];
+}
+
 // Windows of documents end to end, and where documents begin in them; every rank scores its own.
 class WindowLoss {
  public:
@@ -77,19 +83,16 @@ class WindowLoss {
   void score(const std::vector<int32_t>& offsets, const std::vector<int32_t>& targets,
              int64_t count) {
     const Arena::Mark mark(arena_);
-    const auto ids = [&](const int32_t* data) {
-      const View v = arena_.alloc(DType::kI32, {count});
-      std::copy_n(data, count, v.ptr<int32_t>());
-      return v;
-    };
-    const View inputs = ids(pending_.data());
-    const View wanted = ids(targets.data());
+    const std::vector<int32_t> tokens(pending_.begin(), pending_.begin() + count);
+    const ConstView inputs = device_view(ctx_, arena_, tokens);
+    const ConstView wanted = device_view(ctx_, arena_, targets);
     const auto start = Clock::now();
     const View normed = forward(model_, offsets, inputs);
     const View nll = arena_.alloc(DType::kF32, {count});
     head_loss(ctx_, {.nll = nll, .x = normed, .w = model_.params().head, .targets = wanted});
+    ctx_.synchronize();
     seconds_ += seconds_since(start);
-    for (int64_t t = 0; t < count; ++t) nll_ += nll.ptr<float>()[t];
+    add_to(nll_, nll);
     tokens_ += count - std::count(targets.begin(), targets.end(), -1);
     if (parent_ != nullptr) compare(offsets, inputs, targets, normed);
   }
@@ -104,9 +107,9 @@ class WindowLoss {
   void compare(const std::vector<int32_t>& offsets, ConstView inputs,
                const std::vector<int32_t>& targets, ConstView normed) {
     const auto count = std::ssize(targets);
-    const View counts = arena_.alloc(DType::kI32, {count});
-    for (int64_t t = 0; t < count; ++t)
-      counts.ptr<int32_t>()[t] = targets[static_cast<size_t>(t)] >= 0 ? 1 : 0;
+    std::vector<int32_t> counted;
+    for (const int32_t target : targets) counted.push_back(target >= 0 ? 1 : 0);
+    const ConstView counts = device_view(ctx_, arena_, counted);
     const View kl = arena_.alloc(DType::kF32, {count});
     head_loss(ctx_, {.kl = kl,
                      .x = normed,
@@ -114,7 +117,7 @@ class WindowLoss {
                      .kl_tokens = counts,
                      .teacher_x = forward(*parent_, offsets, inputs),
                      .teacher_w = parent_->params().head});
-    for (int64_t t = 0; t < count; ++t) kl_ += kl.ptr<float>()[t];
+    add_to(kl_, kl);
   }
 
   Context& ctx_;

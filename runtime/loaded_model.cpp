@@ -53,8 +53,11 @@ LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType c
   return o;
 }
 
-LoadedModel::LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size)
-    : LoadedModel(path, open(path, compute, size)) {}
+LoadedModel::LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size,
+                         Device device)
+    : LoadedModel(path, open(path, compute, size)) {
+  if (device != Device::kCpu) weights_ = weights_.on(device, compute);
+}
 
 LoadedModel::LoadedModel(const std::filesystem::path& path, Opened o)
     : path_(path),

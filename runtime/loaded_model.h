@@ -22,7 +22,9 @@ class LoadedModel {
  public:
   // `size` names the one size to open of an elastic file; empty: the whole file, its largest size
   // selected. The tokenizer is optional: token-id models have none.
-  LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size = "");
+  // Weights are read into host memory, and go from there to `device`.
+  LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size = "",
+              Device device = Device::kCpu);
 
   const ModelConfig& config() const { return config_; }
   const std::string& name() const { return name_; }  // of the directory or file

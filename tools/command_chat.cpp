@@ -17,9 +17,9 @@ struct ChatCommand : ModelOptions {
 
 int run_chat(ChatCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type());  // the whole: /size switches
+  LoadedModel model(o.model, o.compute_type(), "", o.device());  // the whole: /size switches
   if (!o.size.empty()) model.select(o.size);
-  Context ctx(Device::kCpu);
+  Context ctx(o.device());
   o.chat.thinking = !o.no_thinking;
   ChatSession session(ctx, model, o.chat);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;

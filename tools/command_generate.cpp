@@ -18,9 +18,9 @@ struct GenerateCommand : ModelOptions {
 
 int run_generate(GenerateCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type(), o.size);
+  LoadedModel model(o.model, o.compute_type(), o.size, o.device());
   const Tokenizer& tokenizer = model.tokenizer();
-  Context ctx(Device::kCpu);
+  Context ctx(o.device());
   o.generate.stop_tokens = model.config().eos;
   TokenStream stream(tokenizer);
   o.generate.on_token = [&](size_t, int32_t token) {

@@ -2,6 +2,7 @@
 
 #include "data/chat_turn.h"
 #include "data/safetensors_writer.h"
+#include "kernels/core/host_view.h"
 #include "model/model.h"
 #include "runtime/loaded_model.h"
 #include "tools/commands.h"
@@ -20,21 +21,19 @@ struct LogitsOptions : ModelOptions {
 
 int write_logits(const LogitsOptions& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type(), o.size);
+  LoadedModel model(o.model, o.compute_type(), o.size, o.device());
   std::vector<int32_t> tokens = o.token_ids;
   if (tokens.empty())
     tokens = model.tokenizer().encode(o.raw ? o.prompt : chat_turn(o.prompt), false);
   const auto count = static_cast<int64_t>(tokens.size());
   NESTLING_CHECK_INPUT(count > 0, "logits: --prompt '", o.prompt, "' is no token");
-  Tensor ids(Device::kCpu, DType::kI32, {count});
   for (int64_t t = 0; t < count; ++t) {
     const int32_t id = tokens[static_cast<size_t>(t)];
     NESTLING_CHECK_INPUT(id >= 0 && id < model.config().vocab, "token ", id, " at place ", t,
                          " is outside the vocabulary of ", model.config().vocab);
-    ids.ptr<int32_t>()[t] = id;
   }
-  Context ctx(Device::kCpu);
-  Arena arena(Device::kCpu);
+  Context ctx(o.device());
+  Arena arena(o.device());
   const int32_t offsets[] = {0, static_cast<int32_t>(count)};
   LayerRun run{.ctx = ctx,
                .arena = arena,
@@ -42,10 +41,13 @@ int write_logits(const LogitsOptions& o) {
                .segments = Segments(offsets),
                .save = false};
   const auto w = model.params();
-  const ModelActs acts = model_forward(run, w, ids.view());
+  const ModelActs acts = model_forward(run, w, device_view(ctx, arena, tokens));
+  const View made = arena.alloc(DType::kF32, {count, model.config().vocab});
+  model_logits(ctx, w, acts.final_norm.normed, made);
+  ctx.synchronize();
   Tensor logits(Device::kCpu, DType::kF32, {count, model.config().vocab});
-  model_logits(ctx, w, acts.final_norm.normed, logits.view());
-  write_safetensors(o.out, {store("logits", logits.view()), store("token_ids", ids.view())});
+  copy(logits, made);
+  write_safetensors(o.out, {store("logits", logits.view()), store("token_ids", host_view(tokens))});
   return 0;
 }
 

@@ -12,6 +12,8 @@ void ModelOptions::add_to(CLI::App& command) {
       "largest; eval: or all)");
   command.add_option("--compute", compute, "Precision of the products: fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command.add_option("--device", on, "Where it computes: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   command.add_option("--threads", threads, "Threads (default: all)")->check(CLI::PositiveNumber);
 }
 

@@ -10,6 +10,7 @@
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
 #include "kernels/core/check.h"
+#include "kernels/core/host_view.h"
 #include "trainer/checkpoint_manifest.h"
 
 namespace nestling {
@@ -52,16 +53,23 @@ void remove_leftovers(const fs::path& directory) {
   for (const fs::path& path : found) fs::remove_all(path);
 }
 
+// Empty for a tensor that the host can read where it is.
+Tensor copy_of_device(ConstView v) {
+  return v.device() == Device::kCpu ? Tensor() : on_host(v.reshape({v.size()}));
+}
+
 std::vector<StoredTensor> write_state(const fs::path& file,
                                       const std::vector<NamedState>& tensors) {
   AtomicFile out(file);
   std::vector<StoredTensor> list;
   std::set<std::string> names;
   for (const NamedState& t : tensors) {
-    NESTLING_CHECK(t.view.device() == Device::kCpu && t.view.dense(), t.name, ": ",
-                   t.view.describe(), " cannot be saved: needs a dense tensor on the CPU");
+    NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
+                   " cannot be saved: needs a dense tensor");
     NESTLING_CHECK(names.insert(t.name).second, t.name, " is twice in the state");
-    const std::span<const std::byte> bytes(t.view.data(), static_cast<size_t>(t.view.bytes()));
+    const Tensor copied = copy_of_device(t.view);
+    const ConstView host = copied ? copied.view() : ConstView(t.view);
+    const std::span<const std::byte> bytes(host.data(), static_cast<size_t>(host.bytes()));
     StoredTensor& stored = list.emplace_back();
     stored.name = t.name;
     stored.dtype = dtype_name(t.view.dtype());
@@ -128,8 +136,8 @@ void check_same_tensors(const fs::path& checkpoint, const CheckpointManifest& ma
       t.dtype = dtype_name(tensors[i].view.dtype());
       for (int d = 0; d < tensors[i].view.rank(); ++d) t.shape.push_back(tensors[i].view.dim(d));
       needs = tensors[i].name + " " + shape_text(t);
-      NESTLING_CHECK(tensors[i].view.device() == Device::kCpu && tensors[i].view.dense(),
-                     tensors[i].name, ": needs a dense tensor on the CPU to load into");
+      NESTLING_CHECK(tensors[i].view.dense(), tensors[i].name,
+                     ": needs a dense tensor to load into");
     }
     NESTLING_CHECK_INPUT(has == needs, checkpoint.string(), ": tensor ", i, " is ", has,
                          ", this run needs ", needs, "; it is another model's checkpoint");
@@ -154,7 +162,9 @@ std::optional<CheckpointMeta> load_one(const fs::path& checkpoint,
   const std::byte* from = state->bytes().data();
   for (const NamedState& t : tensors) {
     const auto bytes = static_cast<size_t>(t.view.bytes());
-    if (bytes > 0) std::memcpy(t.view.data(), from, bytes);
+    if (bytes > 0)
+      copy(t.view.reshape({t.view.size()}),
+           ConstView(from, t.view.dtype(), Device::kCpu, {t.view.size()}));
     from += bytes;
   }
   return manifest.meta;

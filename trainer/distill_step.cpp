@@ -2,23 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/loss.h"
+#include "kernels/ops/sum.h"
 
 namespace nestling {
 
 namespace {
 
 // Columns of a size's row in the sums.
-enum Column : uint8_t { kKl, kTokens, kCost, kDraws, kColumns };
+enum Column : uint8_t { kKl, kNll, kWeight, kTokens, kCost, kDraws, kColumns };
 
 constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
 constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
+
+double sum_of(ConstView x) {
+  const Tensor host = on_host(x);
+  return std::accumulate(host.ptr<float>(), host.ptr<float>() + host.size(), 0.0);
+}
 
 }  // namespace
 
@@ -35,9 +42,9 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
                {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
                 .gradients = true}),
       optimizer_(student_, config.optimizer),
-      masks_(space, ctx.device()) {
-  for (int64_t i = 0; i < student_.count(); ++i) copy(student_.master(i), teacher_.master(i));
-  student_.refresh_low(ctx_);
+      masks_(space, ctx.device()),
+      losses_(ctx.device(), 2 * router.sizes()) {
+  student_.take_masters(ctx_, teacher_);
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
 }
 
@@ -89,7 +96,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
                  .config = space_.config,
                  .segments = Segments(batch.cu_seqlens),
                  .save = false};
-    copy(x, model_forward(run, w, host_view(ctx_, batch.tokens)).final_norm.normed);
+    copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
   for (int64_t begin = 0; begin < count; begin += kLossChunk) {
@@ -102,7 +109,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
                         const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
-  const ConstView tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -115,7 +122,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .dw = space_.config.tied ? g.embeddings : g.head,
                    .x = normed,
                    .w = w.head,
-                   .targets = host_view(ctx_, batch.targets),
+                   .targets = device_view(ctx_, arena_, batch.targets),
                    .teacher_x = teacher.x,
                    .teacher_w = teacher.w,
                    .teacher_logits = teacher.logits,
@@ -123,14 +130,13 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
                    .chunk = kLossChunk});
+  add_sum(ctx_, {.total = losses_.at(2 * drawn.size), .x = kl});
+  add_sum(ctx_, {.total = losses_.at(2 * drawn.size + 1), .x = nll});
   double* row = sums_.data() + drawn.size * kColumns;
-  const double divergence = host_sum(kl);
-  row[kKl] += divergence;
   row[kTokens] += static_cast<double>(tokens.dim(0));
-  sums_[static_cast<size_t>(router_.sizes() * kColumns)] +=
-      weight * (divergence + config_.distill.ce_weight * host_sum(nll));
+  row[kWeight] = weight;  // one a size and step
   model_backward(run, w, g, acts, tokens, dx);
-  loads_[static_cast<size_t>(drawn.size)].add(acts);
+  loads_[static_cast<size_t>(drawn.size)].add(ctx_, acts);
 }
 
 void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
@@ -213,7 +219,7 @@ int64_t DistillStep::experts_of(int64_t size) const {
 
 void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
   const Arena::Mark mark(arena_);
-  const ConstView tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,
@@ -229,17 +235,28 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .kl = kl,
                      .x = model_forward(run, w, tokens).final_norm.normed,
                      .w = w.head,
-                     .targets = host_view(ctx_, batch.targets),
+                     .targets = device_view(ctx_, arena_, batch.targets),
                      .teacher_x = teacher.x,
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
                      .temperature = static_cast<float>(config_.distill.temperature),
                      .chunk = kLossChunk});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
-    total.nll += host_sum(nll);
+    total.nll += sum_of(nll);
     total.targets += static_cast<double>(batch.counted_targets);
-    total.kl += host_sum(kl);
+    total.kl += sum_of(kl);
     total.tokens += static_cast<double>(tokens.dim(0));
+  }
+}
+
+// What the step left on the device, into the sums.
+void DistillStep::collect_losses() {
+  const std::vector<double> losses = losses_.read();
+  for (int64_t s = 0; s < router_.sizes(); ++s) {
+    double* row = sums_.data() + s * kColumns;
+    row[kKl] = losses[static_cast<size_t>(2 * s)];
+    row[kNll] = losses[static_cast<size_t>(2 * s + 1)];
+    sums_[sums_.size() - 2] += row[kWeight] * (row[kKl] + config_.distill.ce_weight * row[kNll]);
   }
 }
 
@@ -252,11 +269,13 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   student_.zero_gradients();
   router_.zero_gradients();
   for (ExpertLoad& load : loads_) load.clear();
+  losses_.clear();
   sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
   const double share = 1.0 / static_cast<double>(micro_batches.size());
   for (int64_t i = 0; i < std::ssize(micro_batches); ++i)
     micro_batch(micro_batches[static_cast<size_t>(i)], draw_sizes(sampling, at, i),
                 1.0 / counted[0], share, {.tokens = at.tokens, .step = at.step, .micro_step = i});
+  collect_losses();
   comm_.all_reduce(ctx_, host_view(ctx_, sums_), Reduce::kSum);
   for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
 

@@ -20,6 +20,7 @@
 #include "kernels/comm/comm.h"
 #include "model/model.h"
 #include "model/soft_masks.h"
+#include "trainer/device_sums.h"
 #include "trainer/expert_load.h"
 #include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
@@ -87,6 +88,7 @@ class DistillStep {
   void train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                     double per_token);
   int64_t experts_of(int64_t size) const;
+  void collect_losses();
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
              const Batch& batch, const Teacher& teacher, const Drawn& drawn, double per_token);
@@ -101,8 +103,9 @@ class DistillStep {
   Weights student_;
   WeightsOptimizer optimizer_;
   SoftMasks masks_;
-  // Sums of the step in hand: a row a size of kl, tokens, cost, draws; then loss and budget loss.
+  // Of the step in hand: a row a size of kl, nll, weight, tokens, cost, draws; then loss and budget loss.
   std::vector<double> sums_;
+  DeviceSums losses_;              // kl and nll of every size, until the step's end
   std::vector<ExpertLoad> loads_;  // one a size
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/ops/sum.h"
+
 namespace nestling {
 
 ExpertLoad::ExpertLoad(const ModelConfig& config, Device device) : experts_(config.experts) {
@@ -9,6 +11,7 @@ ExpertLoad::ExpertLoad(const ModelConfig& config, Device device) : experts_(conf
     if (config.kind(l) == LayerKind::kMoe) layers_.push_back(static_cast<size_t>(l));
   if (layers_.empty()) return;
   counts_ = Tensor(device, DType::kF64, {std::ssize(layers_), experts_});
+  host_ = Tensor(Device::kCpu, DType::kF64, {std::ssize(layers_), experts_});
   clear();
 }
 
@@ -16,24 +19,26 @@ void ExpertLoad::clear() {
   if (counts_) fill_zero(counts_.view());
 }
 
-void ExpertLoad::add(const ModelActs& acts) {
-  if (!counted()) return;
+void ExpertLoad::add(Context& ctx, const ModelActs& acts) {
+  if (!counts_) return;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto* moe = std::get_if<MoeActs>(&acts.layers.at(layers_[i]));
     if (moe == nullptr) continue;  // a layer that this size leaves out
-    const ConstView offsets = moe->offsets;
-    double* row = counts_.ptr<double>() + static_cast<int64_t>(i) * experts_;
-    for (int64_t e = 0; e + 1 < offsets.size(); ++e)
-      row[e] += offsets.ptr<int32_t>()[e + 1] - offsets.ptr<int32_t>()[e];
+    const int64_t experts = moe->offsets.dim(0) - 1;
+    const View row = counts_.view().slice(0, static_cast<int64_t>(i), 1).prefix(1, experts);
+    count_rows(ctx, {.counts = row.reshape({experts}), .offsets = moe->offsets});
   }
 }
 
 void ExpertLoad::reduce(Context& ctx, Comm& comm) {
-  if (counts_) comm.all_reduce(ctx, counts_.view(), Reduce::kSum);
+  if (!counts_) return;
+  const View all = counted() ? host_.view() : counts_.view();
+  copy(all, counts_.view());
+  comm.all_reduce(ctx, all, Reduce::kSum);
 }
 
 const double* ExpertLoad::of_layer(size_t moe_layer) const {
-  return counts_.ptr<double>() + static_cast<int64_t>(moe_layer) * experts_;
+  return host_.ptr<double>() + static_cast<int64_t>(moe_layer) * experts_;
 }
 
 double ExpertLoad::worst_imbalance(int64_t experts) const {

@@ -1,7 +1,8 @@
 // expert_load.h - how evenly the gates of a model's MoE layers deal tokens to experts.
 //
-// Counts        (token, expert) pairs of the forward passes added, a row a layer; all ranks' after
-//               reduce(). A smaller size counts in the columns of the experts it has.
+// Counts        (token, expert) pairs of the forward passes added, a row a layer. They stay on the device
+//               until reduce(), after which all ranks' can be read. A smaller size counts in the columns
+//               of the experts it has.
 // Ownership     owns the counts. Threads: one.
 #pragma once
 #include "kernels/comm/comm.h"
@@ -19,7 +20,7 @@ class ExpertLoad {
 
   bool counted() const { return counts_ && counts_.view().device() != Device::kNull; }
   void clear();
-  void add(const ModelActs& acts);  // of a forward that saved
+  void add(Context& ctx, const ModelActs& acts);  // of a forward that saved
   void reduce(Context& ctx, Comm& comm);
 
   const double* of_layer(size_t moe_layer) const;  // [experts]
@@ -29,7 +30,8 @@ class ExpertLoad {
  private:
   int64_t experts_ = 0;
   std::vector<size_t> layers_;  // that are MoE
-  Tensor counts_;               // [MoE layers, E] f64
+  Tensor counts_;               // [MoE layers, E] f64, on the device
+  Tensor host_;                 // all ranks'
 };
 
 }  // namespace nestling

@@ -69,7 +69,7 @@ Pretraining::Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange 
       comm_(comm),
       run_(settings_of(config), comm, change),
       model_(architecture()),
-      ctx_(Device::kCpu),
+      ctx_(parse_device(config.device)),
       step_(model_, config, ctx_, comm),
       train_(run_.batches(config.data.train, config.seq_len, config.seed)) {
   for (const SourceConfig& source : config.data.validation)
@@ -192,8 +192,6 @@ int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
   NESTLING_CHECK_INPUT(step_sequences % comm.size() == 0, "global_batch_tokens ",
                        config.global_batch_tokens, " is ", step_sequences, " sequences of ",
                        config.seq_len, ", which ", comm.size(), " ranks cannot share equally");
-  NESTLING_CHECK_INPUT(config.device == "cpu", "device: '", config.device,
-                       "': pretraining runs on cpu in this build");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
   Pretraining run(config, comm, change);

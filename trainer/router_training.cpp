@@ -121,11 +121,12 @@ void RouterTraining::step(Context& ctx, Comm& comm, int64_t update) {
                        .lr = static_cast<float>(config_.router.lr),
                        .decay = 0.0f});
   }
-  adamw_step(ctx, {.tensors = tensors,
-                   .beta1 = static_cast<float>(config_.optimizer.beta1),
-                   .beta2 = static_cast<float>(config_.optimizer.beta2),
-                   .eps = static_cast<float>(config_.optimizer.eps),
-                   .step = update});
+  Context host(ctx.device() == Device::kCuda ? Device::kCpu : ctx.device());
+  adamw_step(host, {.tensors = tensors,
+                    .beta1 = static_cast<float>(config_.optimizer.beta1),
+                    .beta2 = static_cast<float>(config_.optimizer.beta2),
+                    .eps = static_cast<float>(config_.optimizer.eps),
+                    .step = update});
 }
 
 double RouterTraining::probability(int64_t size, int64_t tokens) const {

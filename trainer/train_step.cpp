@@ -5,6 +5,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/ops/loss.h"
+#include "kernels/ops/sum.h"
 
 namespace nestling {
 
@@ -19,12 +20,13 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
                {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
                 .gradients = true}),
       optimizer_(weights_, config.optimizer),
-      load_(model, ctx.device()) {
+      load_(model, ctx.device()),
+      nll_(ctx.device(), 1) {
   for (int64_t i = 0; i < weights_.count(); ++i)
     if (!weights_.specs()[static_cast<size_t>(i)].trained) gate_bias_.push_back(i);
 }
 
-void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
+void TrainStep::accumulate(const Batch& batch, double weight) {
   const Arena::Mark mark(arena_);
   const auto w = weights_.params();
   const auto g = weights_.grads();
@@ -33,7 +35,7 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .recompute = config_.recompute == "layer"};
-  const ConstView tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
@@ -43,11 +45,11 @@ void TrainStep::accumulate(const Batch& batch, double weight, LossSum& total) {
                    .dw = model_.tied ? g.embeddings : g.head,
                    .x = normed,
                    .w = w.head,
-                   .targets = host_view(ctx_, batch.targets),
+                   .targets = device_view(ctx_, arena_, batch.targets),
                    .ce_weight = static_cast<float>(weight)});
-  total.nll += host_sum(nll);
+  add_sum(ctx_, {.total = nll_.at(0), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
-  load_.add(acts);
+  load_.add(ctx_, acts);
 }
 
 std::vector<MemoryPool> TrainStep::memory() const {
@@ -65,7 +67,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .save = false};
-  const ConstView tokens = host_view(ctx_, batch.tokens);
+  const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
   const View correct = arena_.alloc(DType::kI32, {tokens.dim(0)});
@@ -73,12 +75,14 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                    .correct = correct,
                    .x = acts.final_norm.normed,
                    .w = w.head,
-                   .targets = host_view(ctx_, batch.targets)});
-  double right = 0;
-  for (int64_t t = 0; t < tokens.dim(0); ++t) right += correct.ptr<int32_t>()[t];
-  return {.nll = host_sum(nll),
-          .targets = static_cast<double>(batch.counted_targets),
-          .correct = right};
+                   .targets = device_view(ctx_, arena_, batch.targets)});
+  const Tensor losses = on_host(nll), hits = on_host(correct);
+  LossSum sum{.nll = 0, .targets = static_cast<double>(batch.counted_targets), .correct = 0};
+  for (int64_t t = 0; t < tokens.dim(0); ++t) {
+    sum.nll += losses.ptr<float>()[t];
+    sum.correct += hits.ptr<int32_t>()[t];
+  }
+  return sum;
 }
 
 void TrainStep::balance_experts() {
@@ -87,11 +91,14 @@ void TrainStep::balance_experts() {
     double mean = 0;
     for (int64_t e = 0; e < model_.experts; ++e)
       mean += load[e] / static_cast<double>(model_.experts);
-    auto* bias = weights_.master(gate_bias_[layer]).ptr<float>();
+    const View master = weights_.master(gate_bias_[layer]);
+    Tensor host = on_host(master);
+    auto* bias = host.ptr<float>();
     for (int64_t e = 0; e < model_.experts; ++e) {
       const double direction = load[e] < mean ? 1.0 : (load[e] > mean ? -1.0 : 0.0);
       bias[e] += static_cast<float>(config_.moe.bias_rate * direction);
     }
+    copy(master, host.view());
   }
 }
 
@@ -103,10 +110,10 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
 
   weights_.zero_gradients();
   load_.clear();
-  LossSum total;
-  for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, total);
+  nll_.clear();
+  for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);
 
-  std::vector<double> nll(1, total.nll);
+  std::vector<double> nll = nll_.read();
   comm_.all_reduce(ctx_, host_view(ctx_, nll), Reduce::kSum);
   load_.reduce(ctx_, comm_);
 

@@ -19,6 +19,7 @@
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
+#include "trainer/device_sums.h"
 #include "trainer/expert_load.h"
 #include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
@@ -53,7 +54,7 @@ class TrainStep {
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
-  void accumulate(const Batch& batch, double weight, LossSum& sum);
+  void accumulate(const Batch& batch, double weight);
   void balance_experts();
 
   ModelConfig model_;
@@ -65,6 +66,7 @@ class TrainStep {
   WeightsOptimizer optimizer_;
   std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
   ExpertLoad load_;
+  DeviceSums nll_;  // of the step in hand
 };
 
 }  // namespace nestling

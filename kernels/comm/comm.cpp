@@ -14,9 +14,12 @@ void check_operands(const Comm& comm, Context& ctx, const char* call,
     NESTLING_CHECK(v, call, ": an operand of rank ", comm.rank(), " is absent");
     NESTLING_CHECK(v.dtype() == views[0].dtype(), call, ": operands ", views[0].describe(), " and ",
                    v.describe(), " differ in dtype");
-    check_device(ctx, call, {v});
-    NESTLING_CHECK(v.device() != Device::kCuda, call, ": ", v.describe(),
-                   ": this communicator moves host memory only");
+    // Host memory travels under a CUDA context too: counters and sums of a step.
+    if (v.device() != Device::kCpu || ctx.device() != Device::kCuda) check_device(ctx, call, {v});
+    NESTLING_CHECK(v.device() == views[0].device(), call, ": operands ", views[0].describe(),
+                   " and ", v.describe(), " are on different devices");
+    NESTLING_CHECK(v.device() != Device::kCuda || comm.moves_device_memory(), call, ": ",
+                   v.describe(), ": this communicator moves host memory only");
   }
 }
 

@@ -5,6 +5,7 @@
 // Contract      every rank of a Comm makes the same calls in the same order with the same shapes: a
 //               size skips arithmetic, never a collective. A call that differs (another collective,
 //               shape, dtype, reduction or root) throws on every rank, naming who called what.
+// Devices       host memory, under any context; device memory where moves_device_memory().
 // Dtypes        sums and means: f32, f64, and bf16 (added in f32, rounded once). Sums of i32 and
 //               i64 throw when they overflow. Maxima: these and u8; a NaN on any rank gives NaN.
 //               Everything that only moves data takes any dtype.
@@ -38,6 +39,7 @@ class Comm {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  virtual bool moves_device_memory() const { return false; }
 
   void all_reduce(Context& ctx, View x, Reduce op);  // in place
 

@@ -12,6 +12,7 @@ class SelfComm final : public Comm {
  public:
   SelfComm() : Comm(0, 1) {}
 
+  bool moves_device_memory() const override { return true; }
   void barrier() override {}
   std::unique_ptr<Comm> split(int color) override {
     NESTLING_CHECK(color >= 0, "split: color ", color, ", needs at least 0");

@@ -2,11 +2,14 @@
 //
 // Null device   host_view(ctx, v) of a null context is the extents alone: a dry run checks and counts
 //               them and reads nothing.
-// Ownership     borrowed from the array.
+// CUDA          host_view stays in host memory, where communicators take it; device_view is a copy in the
+//               arena, enqueued without waiting for the device.
+// Ownership     borrowed from the array, or from the arena.
 #pragma once
 #include <vector>
 
 #include "kernels/core/context.h"
+#include "kernels/cuda/stream.h"
 
 namespace nestling {
 
@@ -40,12 +43,27 @@ ConstView host_view(const Context& ctx, const std::vector<T>& v) {
   return seen_by(ctx, host_view(v));
 }
 
-// Sum of a vector of floats in memory the host reads; 0 on the null device.
-inline double host_sum(ConstView x) {
-  if (x.device() == Device::kNull) return 0;
-  double total = 0;
-  for (int64_t i = 0; i < x.size(); ++i) total += x.ptr<float>()[i];
-  return total;
+// A copy in host memory, dense; waits for the device that holds it.
+inline Tensor on_host(ConstView v) {
+  NESTLING_CHECK(v.rank() == 1, "on_host of ", v.describe(), ", needs rank 1");
+  Tensor host(Device::kCpu, v.dtype(), {v.dim(0)});
+  copy(host, v);
+  return host;
+}
+
+// A dense host array into the memory of ctx's device; the array may change as soon as it returns.
+inline void send(Context& ctx, View to, ConstView host) {
+  if (ctx.device() == Device::kCuda) return cuda::upload(ctx, to, host);
+  copy(to, host);
+}
+
+// The array in the memory of ctx's device.
+template <class T>
+ConstView device_view(Context& ctx, Arena& arena, const std::vector<T>& v) {
+  if (ctx.device() != Device::kCuda) return host_view(ctx, v);
+  const View there = arena.alloc(DTypeOf<T>::kValue, {std::ssize(v)});
+  send(ctx, there, host_view(v));
+  return there;
 }
 
 }  // namespace nestling

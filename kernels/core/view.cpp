@@ -14,6 +14,12 @@ const char* device_name(Device device) {
   return "unknown";
 }
 
+Device parse_device(const std::string& name) {
+  for (const Device device : {Device::kCpu, Device::kCuda})
+    if (name == device_name(device)) return device;
+  throw Error("device '" + name + "', needs cpu or cuda", ErrorKind::kInput);
+}
+
 bool same_shape(ConstView a, ConstView b) {
   if (a.rank() != b.rank()) return false;
   for (int d = 0; d < a.rank(); ++d)

@@ -18,6 +18,7 @@ namespace nestling {
 
 enum class Device : uint8_t { kCpu, kCuda, kNull };
 const char* device_name(Device device);
+Device parse_device(const std::string& name);  // "cpu" or "cuda", as in configs
 
 inline constexpr int kMaxRank = 4;
 using Extents = std::array<int64_t, kMaxRank>;

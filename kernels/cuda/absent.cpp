@@ -5,6 +5,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
+#include "kernels/ops/sum.h"
 
 namespace nestling::cuda {
 
@@ -39,6 +40,9 @@ StreamState* make_stream_state() {
 void synchronize(StreamState&) {
   absent();
 }
+void upload(Context&, View, ConstView) {
+  absent();
+}
 void StreamStateDelete::operator()(StreamState* state) const noexcept {
   delete state;
 }
@@ -69,6 +73,12 @@ void run(Context&, const ScanBackward&) {
   absent();
 }
 void run(Context&, const ScanStep&) {
+  absent();
+}
+void run(Context&, const AddSum&) {
+  absent();
+}
+void run(Context&, const CountRows&) {
   absent();
 }
 

@@ -6,5 +6,7 @@ namespace nestling::cuda {
 
 StreamState* make_stream_state();  // owned by the caller through StreamStateDelete
 void synchronize(StreamState& state);
+// Enqueues a copy of a dense host array; the array may change as soon as the call returns.
+void upload(Context& ctx, View device, ConstView host);
 
 }  // namespace nestling::cuda

@@ -41,8 +41,6 @@ RunSettings settings_of(const RunConfig& c) {
 // Before anything is read or written.
 const RunConfig& checked(const RunConfig& config, const Comm& comm) {
   check_ranks(config, comm.size());
-  NESTLING_CHECK_INPUT(config.device == "cpu", "device: '", config.device,
-                       "': elastic runs are on cpu in this build");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
   return config;
@@ -55,9 +53,9 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       comm_(comm),
       run_(settings_of(config_), comm, change),
       curriculum_(config_),
-      ctx_(Device::kCpu),
+      ctx_(parse_device(config_.device)),
       model_(read_model_config(config_.parent)),
-      teacher_(model_, Device::kCpu, {.compute = teacher_precision(config_)}) {
+      teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_)}) {
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
 }

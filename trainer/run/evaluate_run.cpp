@@ -20,7 +20,10 @@ namespace fs = std::filesystem;
 class Evaluation {
  public:
   Evaluation(const RunConfig& config, Comm& comm)
-      : config_(config), comm_(comm), ctx_(Device::kCpu), parent_(config.parent, compute()) {}
+      : config_(config),
+        comm_(comm),
+        ctx_(parse_device(config.device)),
+        parent_(config.parent, compute(), "", ctx_.device()) {}
 
   // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
@@ -58,7 +61,7 @@ class Evaluation {
     return result;
   }
   Json measure(const fs::path& file, const std::string& size) {
-    LoadedModel model(file, compute(), size);
+    LoadedModel model(file, compute(), size, ctx_.device());
     return measure(model);
   }
   Json parent() { return measure(parent_); }
