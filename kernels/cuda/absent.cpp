@@ -163,6 +163,9 @@ void run(Context&, const Rope&) {
 void run(Context&, const ScanForward&) {
   absent();
 }
+void run(Context&, const ScanBackward&) {
+  absent();
+}
 void run(Context&, const ScanStep&) {
   absent();
 }

@@ -32,16 +32,21 @@ void check_common(Context& ctx, const char* op, const Common& c) {
   check_shape(op, "A_log", c.A_log, {heads});
   check_shape(op, "D", c.D, {heads});
   check_shape(op, "dt_bias", c.dt_bias, {heads});
-  for (const ConstView& v : {c.x, c.dt_raw, c.B, c.C, c.A_log, c.D, c.dt_bias})
+  for (const ConstView& v : {c.dt_raw, c.A_log, c.D, c.dt_bias})
     check_dtype(op, "operand", v, DType::kF32);
+  NESTLING_CHECK(
+      c.x.dtype() == DType::kF32 || (c.x.dtype() == DType::kBF16 && ctx.device() != Device::kCpu),
+      op, ": x is ", c.x.describe(), ", needs f32, or on CUDA bf16");
+  check_dtype(op, "B", c.B, c.x.dtype());
+  check_dtype(op, "C", c.C, c.x.dtype());
   check_device(ctx, op, {c.x, c.dt_raw, c.B, c.C, c.A_log, c.D, c.dt_bias});
 }
 
 // Optional operands pass where absent; `like` gives the shape of the others.
 void check_operand(Context& ctx, const char* op, const char* name, ConstView view,
-                   std::initializer_list<int64_t> shape) {
+                   std::initializer_list<int64_t> shape, DType dtype = DType::kF32) {
   check_shape(op, name, view, shape);
-  check_dtype(op, name, view, DType::kF32);
+  check_dtype(op, name, view, dtype);
   check_device(ctx, op, {view});
 }
 
@@ -98,7 +103,7 @@ void scan_forward(Context& ctx, const ScanForward& a) {
   const int64_t state = a.B.dim(1);
   const int64_t chunks = scan_chunks(a.segments, a.chunk);
   NESTLING_CHECK(static_cast<bool>(a.y), kOp, ": needs y");
-  check_operand(ctx, kOp, "y", a.y, {a.x.dim(0), heads, channels});
+  check_operand(ctx, kOp, "y", a.y, {a.x.dim(0), heads, channels}, a.x.dtype());
   check_operand(ctx, kOp, "chunk_states", a.chunk_states, {chunks, heads, channels, state});
   check_operand(ctx, kOp, "initial", a.initial, {a.segments.count(), heads, channels, state});
   check_operand(ctx, kOp, "final_state", a.final_state,
@@ -111,8 +116,10 @@ void scan_forward(Context& ctx, const ScanForward& a) {
   ctx.count(kOp, flops,
             bytes_of({a.y, a.x, a.dt_raw, a.B, a.C, a.chunk_states, a.initial, a.final_state}));
   switch (ctx.device()) {
+    case Device::kNull:
+      if (a.x.dtype() != DType::kF32) return;
+      [[fallthrough]];  // it takes the CPU's scratch
     case Device::kCpu:
-    case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
       return cuda::run(ctx, a);
@@ -130,11 +137,11 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
   NESTLING_CHECK(
       a.dx && a.ddt_raw && a.dB && a.dC && a.dA_log && a.dD && a.ddt_bias && a.dy && a.chunk_states,
       kOp, ": every gradient, dy and chunk_states are needed");
-  check_operand(ctx, kOp, "dx", a.dx, {tokens, heads, channels});
-  check_operand(ctx, kOp, "dy", a.dy, {tokens, heads, channels});
+  check_operand(ctx, kOp, "dx", a.dx, {tokens, heads, channels}, a.x.dtype());
+  check_operand(ctx, kOp, "dy", a.dy, {tokens, heads, channels}, a.x.dtype());
   check_operand(ctx, kOp, "ddt_raw", a.ddt_raw, {tokens, heads});
-  check_operand(ctx, kOp, "dB", a.dB, {tokens, state, a.B.dim(2)});
-  check_operand(ctx, kOp, "dC", a.dC, {tokens, state, a.B.dim(2)});
+  check_operand(ctx, kOp, "dB", a.dB, {tokens, state, a.B.dim(2)}, a.x.dtype());
+  check_operand(ctx, kOp, "dC", a.dC, {tokens, state, a.B.dim(2)}, a.x.dtype());
   check_operand(ctx, kOp, "dA_log", a.dA_log, {heads});
   check_operand(ctx, kOp, "dD", a.dD, {heads});
   check_operand(ctx, kOp, "ddt_bias", a.ddt_bias, {heads});
@@ -149,11 +156,13 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
   ctx.count(kOp, flops,
             bytes_of({a.dx, a.ddt_raw, a.dB, a.dC, a.dy, a.x, a.dt_raw, a.B, a.C, a.chunk_states}));
   switch (ctx.device()) {
+    case Device::kNull:
+      if (a.x.dtype() != DType::kF32) return;
+      [[fallthrough]];  // it takes the CPU's scratch
     case Device::kCpu:
-    case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
   }
 }
 
@@ -161,7 +170,7 @@ void scan_step(Context& ctx, const ScanStep& a) {
   constexpr const char* kOp = "scan_step";
   check_common(ctx, kOp, {a.x, a.dt_raw, a.B, a.C, a.A_log, a.D, a.dt_bias});
   NESTLING_CHECK(a.y && a.state, kOp, ": needs y and state");
-  check_operand(ctx, kOp, "y", a.y, {a.x.dim(0), a.x.dim(1), a.x.dim(2)});
+  check_operand(ctx, kOp, "y", a.y, {a.x.dim(0), a.x.dim(1), a.x.dim(2)}, a.x.dtype());
   check_operand(ctx, kOp, "state", a.state, {a.x.dim(0), a.x.dim(1), a.x.dim(2), a.B.dim(1)});
   ctx.count(kOp, 5 * static_cast<double>(a.state.size()),
             bytes_of({a.state, a.state, a.x, a.y, a.B, a.C, a.dt_raw}));

@@ -7,7 +7,11 @@
 // Shapes        x, y [T, H, P]   dt_raw [T, H]   B, C [T, N, G]   A_log, D, dt_bias [H]
 //               state [segments, H, P, N]        H heads, P channels, N state, G groups
 // Groups        head h reads group h mod G (slot-major heads); H is a multiple of G.
-// Dtypes        f32; the state is always f32. dt is not clamped.
+// Dtypes        x, B and C are f32, or on CUDA bf16; y, dy, dx, dB and dC are as x. All else is f32, the
+//               state always. dt is not clamped.
+// Precision     f32: products in f32. bf16: products take bf16 operands and sum in f32; what enters
+//               one and is not bf16 is rounded once (the state; x, dy, B and C scaled by decays; pairs
+//               C_i.B_j with theirs). Decays and the gradient of dt are f32, sums of logs better.
 // Segments      each starts from a zero state, or from `initial` where given.
 // Chunk         a matter of speed and rounding only; any length, dividing nothing.
 // Saved         `chunk_states` holds the state before every chunk: scan_chunks(segments, chunk) of
@@ -71,6 +75,7 @@ void run(Context& ctx, const ScanStep& a);
 }  // namespace cpu
 namespace cuda {
 void run(Context& ctx, const ScanForward& a);
+void run(Context& ctx, const ScanBackward& a);
 void run(Context& ctx, const ScanStep& a);
 }  // namespace cuda
 

@@ -6,6 +6,7 @@
 #include "kernels/reference/scan.h"
 #include "tests/support/complex_step.h"
 #include "tests/support/device.h"
+#include "tests/support/half_operands.h"
 #include "tests/support/window.h"
 
 namespace nestling {
@@ -77,29 +78,41 @@ struct Case {
   bool initial;
   double dt_shift;  // of dt_bias: 0 gives dt near 1, -4 slow decays, 6 decays far below roundoff
   int64_t gap;      // of heads, channels and state: prefix views
+  DType dtype = DType::kF32;  // of x, B, C and dy
 };
+
+// The numbers that the operands of a case hold.
+Mat<double> typed(const Case& c, Mat<double> m) {
+  return c.dtype == DType::kBF16 ? rounded(std::move(m)) : m;
+}
+ScanInputs<double> case_inputs(Rng& rng, const Case& c) {
+  const int64_t segments = c.initial ? static_cast<int64_t>(c.offsets.size()) - 1 : 0;
+  auto in = random_inputs(rng, c.s, c.offsets.back(), segments, c.dt_shift);
+  for (auto* m : {&in.x, &in.B, &in.C}) *m = typed(c, *m);
+  return in;
+}
 
 // All operands of one case, in windows.
 struct Operands {
   Operands(Device device, const Case& c, const ScanInputs<double>& in, const Mat<double>& grad)
       : segments(c.offsets),
         chunks(scan_chunks(segments, c.chunk)),
-        x(device, tokens(c), {0, c.gap, c.gap}, in.x),
+        x(device, tokens(c), {0, c.gap, c.gap}, in.x, c.dtype),
         dt_raw(device, {c.offsets.back(), c.s.heads}, {0, c.gap}, in.dt_raw),
-        B(device, group_shape(c), {0, c.gap, 0}, in.B),
-        C(device, group_shape(c), {0, c.gap, 0}, in.C),
+        B(device, group_shape(c), {0, c.gap, 0}, in.B, c.dtype),
+        C(device, group_shape(c), {0, c.gap, 0}, in.C, c.dtype),
         A_log(device, {c.s.heads}, {c.gap}, in.A_log),
         D(device, {c.s.heads}, {c.gap}, in.D),
         dt_bias(device, {c.s.heads}, {c.gap}, in.dt_bias),
-        dy(device, tokens(c), {0, 2, c.gap}, grad),
-        y(device, tokens(c), {0, c.gap, 1}),
+        dy(device, tokens(c), {0, 2, c.gap}, grad, c.dtype),
+        y(device, tokens(c), {0, c.gap, 1}, c.dtype),
         chunk_states(device, state_shape(c, chunks), {0, c.gap, c.gap, c.gap}),
         final_state(device, state_shape(c, segments.count()), {0, c.gap, 0, c.gap}),
         initial(device, state_shape(c, segments.count()), {0, c.gap, c.gap, 0}),
-        dx(device, tokens(c), {0, c.gap, c.gap}),
+        dx(device, tokens(c), {0, c.gap, c.gap}, c.dtype),
         ddt_raw(device, {c.offsets.back(), c.s.heads}, {0, c.gap}),
-        dB(device, group_shape(c), {0, c.gap, 0}),
-        dC(device, group_shape(c), {0, c.gap, 0}),
+        dB(device, group_shape(c), {0, c.gap, 0}, c.dtype),
+        dC(device, group_shape(c), {0, c.gap, 0}, c.dtype),
         dA_log(device, {c.s.heads}, {c.gap}),
         dD(device, {c.s.heads}, {c.gap}),
         ddt_bias(device, {c.s.heads}, {c.gap}) {
@@ -161,13 +174,26 @@ struct Operands {
 // Every output is a sum of products; its error is bounded relative to the same sum over absolute
 // values (the reference run on |x|, |B|, |C|, |D|, |dy|). A product carries a decay, good to some
 // 8 roundings times the argument's size, which counts up to ln(2^24) = 17 (a smaller decay leaves
-// nothing above the roundoff of its neighbours); sums of n terms add sqrt(n) roundings.
-double bound(const Case& c) {
+// nothing above the roundoff of its neighbours); sums of n terms add sqrt(n) roundings. Of bf16
+// operands `halves` factors and results of each term are rounded to bf16 besides.
+double half_bound(const Case& c, int halves) {
+  return c.dtype == DType::kBF16 ? halves * kEpsHalf : 0.0;
+}
+double bound(const Case& c, int halves = 0) {
   const auto root = [](int64_t n) { return std::sqrt(static_cast<double>(n)); };
   return (8 + 17 + root(c.s.state) + root(c.s.channels) + root(c.s.heads) +
           root(c.offsets.back())) *
-         kEps32;
+             kEps32 +
+         half_bound(c, halves);
 }
+
+// The halves: a state's terms have x or dy with its decay; a product with the state rounds the state
+// too, and the other operand with its decay (y, dx) or none (dB, dC); y, dx, dB and dC are rounded.
+// A pair's term rounds one factor. dt and A_log see states' products alone. dD sees no rounding.
+constexpr int kHalvesOfState = 1;
+constexpr int kHalvesOfY = 4;
+constexpr int kHalvesOfB = 3;
+constexpr int kHalvesOfDt = 2;
 
 class Scan : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
@@ -176,8 +202,7 @@ TEST_P(Scan, ForwardMatchesTheReference) {
   NESTLING_SKIP_WITHOUT(device, ScanForward);
   Rng rng(7, static_cast<uint64_t>(c.chunk));
   const Segments segments(c.offsets);
-  const auto in =
-      random_inputs(rng, c.s, c.offsets.back(), c.initial ? segments.count() : 0, c.dt_shift);
+  const auto in = case_inputs(rng, c);
   Operands o(device, c, in, in.x);
   Context ctx(device);
   ctx.scratch().set_poison(true);
@@ -185,11 +210,11 @@ TEST_P(Scan, ForwardMatchesTheReference) {
   ctx.synchronize();
   const auto want = reference::scan_forward(in, c.s, segments, c.chunk);
   const auto terms = reference::scan_forward(absolute(in), c.s, segments, c.chunk);
-  expect_close("y", o.y.read(), want.y, 0.0, bound(c) * norm(terms.y));
+  expect_close("y", o.y.read(), want.y, 0.0, bound(c, kHalvesOfY) * norm(terms.y));
   expect_close("final_state", o.final_state.read(), want.final_state, 0.0,
-               bound(c) * norm(terms.final_state));
+               bound(c, kHalvesOfState) * norm(terms.final_state));
   expect_close("chunk_states", o.chunk_states.read(), want.chunk_states, 0.0,
-               bound(c) * norm(terms.chunk_states));
+               bound(c, kHalvesOfState) * norm(terms.chunk_states));
   for (auto* w : {&o.y, &o.final_state, &o.chunk_states}) w->expect_guards_intact("output");
 
   // Without what a backward needs: the same bits.
@@ -215,9 +240,8 @@ TEST_P(Scan, BackwardMatchesTheReference) {
   NESTLING_SKIP_WITHOUT(device, ScanForward, ScanBackward);
   Rng rng(8, static_cast<uint64_t>(c.chunk));
   const Segments segments(c.offsets);
-  const auto in =
-      random_inputs(rng, c.s, c.offsets.back(), c.initial ? segments.count() : 0, c.dt_shift);
-  const auto dy = random_mat(rng, c.offsets.back(), c.s.heads * c.s.channels);
+  const auto in = case_inputs(rng, c);
+  const auto dy = typed(c, random_mat(rng, c.offsets.back(), c.s.heads * c.s.channels));
   Operands o(device, c, in, dy);
   Context ctx(device);
   ctx.scratch().set_poison(true);
@@ -232,14 +256,14 @@ TEST_P(Scan, BackwardMatchesTheReference) {
   auto dy_size = dy;
   for (auto& g : dy_size.v) g = std::abs(g);
   const auto terms = reference::scan_backward(absolute(in), c.s, segments, dy_size, 1);
-  expect_close("dx", o.dx.read(), want.dx, 0.0, bound(c) * norm(terms.dx));
-  expect_close("dB", o.dB.read(), want.dB, 0.0, bound(c) * norm(terms.dB));
-  expect_close("dC", o.dC.read(), want.dC, 0.0, bound(c) * norm(terms.dC));
+  expect_close("dx", o.dx.read(), want.dx, 0.0, bound(c, kHalvesOfY) * norm(terms.dx));
+  expect_close("dB", o.dB.read(), want.dB, 0.0, bound(c, kHalvesOfB) * norm(terms.dB));
+  expect_close("dC", o.dC.read(), want.dC, 0.0, bound(c, kHalvesOfB) * norm(terms.dC));
   expect_close("dD", o.dD.read(), want.dD, 0.0, bound(c) * (norm(terms.dD) + 3.0));
   // d log a_t is a running sum over a chunk of rows less columns that cancel: the roundings of up
   // to `chunk` sums, each of the size of what crosses the token, come together.
   const double running = std::sqrt(static_cast<double>(std::min<int64_t>(c.chunk, in.x.rows)));
-  const double dt_bound = bound(c) * running;
+  const double dt_bound = bound(c) * running + half_bound(c, kHalvesOfDt);
   expect_close("ddt_raw", o.ddt_raw.read(), want.ddt_raw, 0.0, dt_bound * norm(terms.ddt_raw));
   expect_close("dA_log", o.dA_log.read(), want.dA_log, 0.0, dt_bound * (norm(terms.dA_log) + 2.0));
   expect_close("ddt_bias", o.ddt_bias.read(), want.ddt_bias, 0.0,
@@ -252,9 +276,7 @@ TEST_P(Scan, RepeatsBitForBit) {
   const auto& [device, c] = GetParam();
   NESTLING_SKIP_WITHOUT(device, ScanForward, ScanBackward);
   Rng rng(9);
-  const auto in =
-      random_inputs(rng, c.s, c.offsets.back(),
-                    c.initial ? static_cast<int64_t>(c.offsets.size()) - 1 : 0, c.dt_shift);
+  const auto in = case_inputs(rng, c);
   Context ctx(device);
   std::vector<Mat<double>> first;
   for (int pass = 0; pass < 2; ++pass) {
@@ -278,8 +300,7 @@ TEST_P(Scan, StepsEqualTheForward) {
   NESTLING_SKIP_WITHOUT(device, ScanForward, ScanStep);
   Rng rng(10);
   const Segments segments(c.offsets);
-  const auto in =
-      random_inputs(rng, c.s, c.offsets.back(), c.initial ? segments.count() : 0, c.dt_shift);
+  const auto in = case_inputs(rng, c);
   Operands o(device, c, in, in.x);
   Context ctx(device);
   ctx.scratch().set_poison(true);
@@ -300,10 +321,12 @@ TEST_P(Scan, StepsEqualTheForward) {
                       .dt_bias = o.dt_bias.view()});
   ctx.synchronize();
   // Both err by the bound. Token by token, every step adds a rounding to the state it carries.
-  const double limit = 2 * bound(c) + static_cast<double>(c.offsets.back()) * kEps32;
+  const double carried = static_cast<double>(c.offsets.back()) * kEps32;
   const auto terms = reference::scan_forward(absolute(in), c.s, segments, c.chunk);
-  expect_close("y", o.y.read(), y, 0.0, limit * norm(terms.y));
-  expect_close("state", o.initial.read(), final_state, 0.0, limit * norm(terms.final_state));
+  expect_close("y", o.y.read(), y, 0.0,
+               (bound(c, kHalvesOfY) + bound(c, 1) + carried) * norm(terms.y));
+  expect_close("state", o.initial.read(), final_state, 0.0,
+               (bound(c, kHalvesOfState) + bound(c) + carried) * norm(terms.final_state));
   o.y.expect_guards_intact("y");
   o.initial.expect_guards_intact("state");
 }
@@ -327,20 +350,38 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{{3, 40, 65, 1}, {0, 300}, 128, true, -5, 1},
                           Case{{8, 16, 32, 4}, {0, 40, 64}, 32, true, -1, 0},  // groups without
                           Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0},  // gaps: by vectors
-                          Case{{8, 24, 48, 4}, {0, 31, 32, 100}, 1000, true, 6, 8})),
+                          Case{{8, 24, 48, 4}, {0, 31, 32, 100}, 1000, true, 6, 8},
+                          Case{{2, 64, 128, 2}, {0, 130, 170}, 96, true, -3, 0})),
     case_name);
 
-TEST(ScanCpu, NoDecayOverflows) {
+INSTANTIATE_TEST_SUITE_P(
+    Bf16, Scan,
+    ::testing::Combine(
+        ::testing::Values(Device::kCuda),
+        ::testing::Values(Case{{1, 1, 1, 1}, {0, 1}, 1, false, 0, 0, DType::kBF16},
+                          Case{{6, 7, 19, 3}, {0, 9, 40}, 7, true, -3, 2, DType::kBF16},
+                          Case{{3, 40, 65, 1}, {0, 150}, 100, true, -5, 1, DType::kBF16},
+                          Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
+                          Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16})),
+    case_name);
+
+class ScanOn : public ::testing::TestWithParam<Device> {};
+INSTANTIATE_TEST_SUITE_P(All, ScanOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const auto& test) { return device_name(test.param); });
+
+TEST_P(ScanOn, NoDecayOverflows) {
+  NESTLING_SKIP_WITHOUT(GetParam(), ScanForward, ScanBackward);
   // dt of 200 and of e^-200: every decay is 0 or 1, and every output finite.
   const Case c{{2, 8, 8, 1}, {0, 50}, 16, true, 0, 0};
   Rng rng(11);
   for (const double shift : {200.0, -200.0}) {
     auto in = random_inputs(rng, c.s, 50, 1, shift);
     for (auto& a : in.A_log.v) a = 5.0;
-    Operands o(Device::kCpu, c, in, in.x);
-    Context ctx(Device::kCpu);
+    Operands o(GetParam(), c, in, in.x);
+    Context ctx(GetParam());
     o.forward(ctx, c);
     o.backward(ctx, c);
+    ctx.synchronize();
     for (auto* w : {&o.y, &o.final_state, &o.dx, &o.ddt_raw, &o.dB, &o.dC, &o.dA_log})
       for (double v : w->read().v) ASSERT_TRUE(std::isfinite(v)) << shift;
   }
@@ -384,6 +425,16 @@ TEST(ScanContract, NamesWhatDoesNotFit) {
   // Chunks of 3, 3 and 2: C B^T and its product with x, 2 states read and 2 left.
   const double pairs = 12 + 12 + 6;
   EXPECT_EQ(ctx.total_work().flops, 12 * pairs + 8 * pairs + 2 * 8 * 6 * (5 + 6));
+  const auto half = [](View v) {
+    return View(nullptr, DType::kBF16, Device::kNull, {v.dim(0), v.dim(1), v.dim(2)});
+  };
+  ScanForward b = a;
+  b.x = half(a.y);
+  EXPECT_THROW(scan_forward(ctx, b), Error);  // B and C are f32
+  b.B = b.C = half(null({8, 6, 2}));
+  EXPECT_THROW(scan_forward(ctx, b), Error);  // y is f32
+  b.y = half(a.y);
+  scan_forward(ctx, b);
   a.chunk_states = null({2, 4, 2, 6});
   try {
     scan_forward(ctx, a);

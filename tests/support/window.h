@@ -1,5 +1,6 @@
 // window.h - an operand of up to four dims cut as a prefix out of a larger tensor, for operators
 // that take prefix views. The surroundings hold a sentinel and must stay; the inside starts as NaN.
+// f32 or bf16; what is set is rounded to it.
 #pragma once
 #include <limits>
 #include <vector>
@@ -12,22 +13,24 @@ class Window {
  public:
   // Dim d is the first shape[d] of shape[d] + gaps[d]. Values are read and set as a Mat [shape[0],
   // product of the rest]; a vector as one row.
-  Window(Device device, std::vector<int64_t> shape, std::vector<int64_t> gaps)
+  Window(Device device, std::vector<int64_t> shape, std::vector<int64_t> gaps,
+         DType dtype = DType::kF32)
       : shape_(std::move(shape)), full_(shape_) {
     for (size_t d = 0; d < shape_.size(); ++d) full_[d] += gaps[d];
-    host_ = make(Device::kCpu);
+    host_ = make(Device::kCpu, DType::kF32);
     for (int64_t i = 0; i < host_.size(); ++i) host_.ptr<float>()[i] = kSentinel;
-    if (device == Device::kCuda) device_ = make(device);
+    if (dtype == DType::kBF16) half_ = make(Device::kCpu, dtype);
+    if (device == Device::kCuda) device_ = make(device, dtype);
     fill(std::numeric_limits<float>::quiet_NaN());
   }
   Window(Device device, std::vector<int64_t> shape, std::vector<int64_t> gaps,
-         const Mat<double>& values)
-      : Window(device, std::move(shape), std::move(gaps)) {
+         const Mat<double>& values, DType dtype = DType::kF32)
+      : Window(device, std::move(shape), std::move(gaps), dtype) {
     set(values);
   }
 
   View view() {
-    View v = device_ ? device_.view() : host_.view();
+    View v = device_ ? device_.view() : memory();
     for (size_t d = 0; d < shape_.size(); ++d) v = v.prefix(static_cast<int>(d), shape_[d]);
     return v;
   }
@@ -50,27 +53,29 @@ class Window {
   // Fails the test if anything outside the window was written.
   void expect_guards_intact(const char* name) {
     download();
+    const float sentinel = half_ ? static_cast<float>(bf16(kSentinel)) : kSentinel;
     std::vector<bool> inside(static_cast<size_t>(host_.size()));
     for_each(
         [&](float& x, int64_t) { inside[static_cast<size_t>(&x - host_.ptr<float>())] = true; });
     for (int64_t i = 0; i < host_.size(); ++i) {
       if (inside[static_cast<size_t>(i)]) continue;
-      ASSERT_EQ(host_.ptr<float>()[i], kSentinel)
+      ASSERT_EQ(host_.ptr<float>()[i], sentinel)
           << name << " was written outside its view, at element " << i << " of the full tensor";
     }
   }
 
  private:
-  Tensor make(Device device) const {
+  View memory() { return half_ ? half_.view() : host_.view(); }
+  Tensor make(Device device, DType dtype) const {
     switch (full_.size()) {
       case 1:
-        return {device, DType::kF32, {full_[0]}};
+        return {device, dtype, {full_[0]}};
       case 2:
-        return {device, DType::kF32, {full_[0], full_[1]}};
+        return {device, dtype, {full_[0], full_[1]}};
       case 3:
-        return {device, DType::kF32, {full_[0], full_[1], full_[2]}};
+        return {device, dtype, {full_[0], full_[1], full_[2]}};
       default:
-        return {device, DType::kF32, {full_[0], full_[1], full_[2], full_[3]}};
+        return {device, dtype, {full_[0], full_[1], full_[2], full_[3]}};
     }
   }
   // fn(element, index among the window's elements)
@@ -90,15 +95,21 @@ class Window {
     }
   }
   void upload() {
-    if (device_) copy(device_.view(), host_.view());
+    if (half_)
+      for (int64_t i = 0; i < host_.size(); ++i) half_.ptr<bf16>()[i] = bf16(host_.ptr<float>()[i]);
+    if (device_) copy(device_.view(), memory());
   }
   void download() {
-    if (device_) copy(host_.view(), device_.view());
+    if (device_) copy(memory(), device_.view());
+    if (half_)
+      for (int64_t i = 0; i < host_.size(); ++i)
+        host_.ptr<float>()[i] = static_cast<float>(half_.ptr<bf16>()[i]);
   }
   std::vector<int64_t> shape_;
   std::vector<int64_t> full_;
-  Tensor host_;
-  Tensor device_;
+  Tensor host_;    // f32
+  Tensor half_;    // the same in bf16, where that is the type
+  Tensor device_;  // where it is CUDA's
 };
 
 }  // namespace nestling::testing
