@@ -2,6 +2,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/attention.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/rms_norm.h"
@@ -49,6 +50,15 @@ void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const AttentionForward&) {
+  absent();
+}
+void run(Context&, const AttentionBackward&) {
+  absent();
+}
+void run(Context&, const AttentionStep&) {
   absent();
 }
 void run(Context&, const LinearForward&) {
