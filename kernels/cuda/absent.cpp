@@ -3,6 +3,7 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/attention.h"
 #include "kernels/ops/conv1d.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
@@ -74,6 +75,15 @@ void run(Context&, const AdamWStep&) {
   absent();
 }
 double global_norm(Context&, std::span<const ConstView>) {
+  absent();
+}
+void run(Context&, const AttentionForward&) {
+  absent();
+}
+void run(Context&, const AttentionBackward&) {
+  absent();
+}
+void run(Context&, const AttentionStep&) {
   absent();
 }
 void run(Context&, const Conv1dForward&) {

@@ -25,9 +25,16 @@ double bytes_of(std::initializer_list<ConstView> views) {
   return bytes;
 }
 
+// All of one type: f32, or on CUDA bf16.
 void check_operands(Context& ctx, const char* op, std::initializer_list<ConstView> views) {
-  for (const ConstView& v : views) check_dtype(op, "operand", v, DType::kF32);
+  const DType first = views.begin()->dtype();
+  const bool low = ctx.device() == Device::kCuda && first == DType::kBF16;
+  for (const ConstView& v : views) check_dtype(op, "operand", v, low ? first : DType::kF32);
   check_device(ctx, op, views);
+}
+void check_lse(Context& ctx, const char* op, ConstView lse) {
+  check_dtype(op, "lse", lse, DType::kF32);
+  check_device(ctx, op, {lse});
 }
 
 void check_common(const char* op, ConstView q, ConstView k, ConstView v, ConstView y, ConstView lse,
@@ -50,7 +57,8 @@ void check_common(const char* op, ConstView q, ConstView k, ConstView v, ConstVi
 void attention_forward(Context& ctx, const AttentionForward& a) {
   constexpr const char* kOp = "attention_forward";
   check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.window);
-  check_operands(ctx, kOp, {a.y, a.lse, a.q, a.k, a.v});
+  check_operands(ctx, kOp, {a.y, a.q, a.k, a.v});
+  check_lse(ctx, kOp, a.lse);
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 4 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.y, a.lse, a.q, a.k, a.v}));
@@ -59,7 +67,7 @@ void attention_forward(Context& ctx, const AttentionForward& a) {
     case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
   }
 }
 
@@ -70,7 +78,8 @@ void attention_backward(Context& ctx, const AttentionBackward& a) {
   check_shape(kOp, "dq", a.dq, {a.q.dim(0), a.q.dim(1), a.q.dim(2)});
   check_shape(kOp, "dk", a.dk, {a.k.dim(0), a.k.dim(1), a.k.dim(2)});
   check_shape(kOp, "dv", a.dv, {a.k.dim(0), a.k.dim(1), a.k.dim(2)});
-  check_operands(ctx, kOp, {a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse});
+  check_operands(ctx, kOp, {a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y});
+  check_lse(ctx, kOp, a.lse);
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 10 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse}));
@@ -79,7 +88,7 @@ void attention_backward(Context& ctx, const AttentionBackward& a) {
     case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
   }
 }
 
@@ -107,12 +116,13 @@ void attention_step(Context& ctx, const AttentionStep& a) {
     seen += static_cast<double>(a.window > 0 ? std::min<int64_t>(length, a.window) : length);
   }
   ctx.count(kOp, 4 * seen * static_cast<double>(a.q.dim(1) * width),
-            bytes_of({a.y, a.q}) + 8 * seen * static_cast<double>(kv_heads * width));
+            bytes_of({a.y, a.q}) +
+                2 * seen * static_cast<double>(dtype_bytes(a.k.dtype()) * kv_heads * width));
   switch (ctx.device()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
-      throw_no_cuda_kernel(kOp);
+      return cuda::run(ctx, a);
     case Device::kNull:
       return;
   }

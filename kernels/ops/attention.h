@@ -7,13 +7,18 @@
 // Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K.
 // Mask          token t sees tokens s <= t of its own segment. With `window` > 0 only
 //               s > t - window.
-// Dtypes        f32; softmax in f32. scale is usually 1/sqrt(h).
+// Dtypes        f32; softmax in f32. scale is usually 1/sqrt(h). On CUDA all operands but lse may be
+//               bf16 instead: products in bf16 (so are the softmax's weights and their gradients),
+//               sums and lse in f32.
 // Saved         lse = log of the sum of exponentials, per token and head.
 // Elasticity    Q comes from the views: the heads of the first slots are a prefix of dim 1.
 // FLOPs         counted causally: 4h forward and 10h backward for each visible pair and head.
 // Scratch       CPU: backward threads x 4 S h, S the longest segment; forward and step need less.
+//               CUDA: backward T Q, step Q (h + 1) f32 for each part of the caches (64 keys or more),
+//               and tables of 16 bytes for 64 (h > 128: 16) tokens.
+// Limits        CUDA: h <= 256.
 // Determinism   same inputs, shapes and threads: same bits. Forward and step do not depend on the
-//               threads at all.
+//               threads at all; a sequence's step not on the others of its batch.
 #pragma once
 #include "kernels/core/context.h"
 #include "kernels/ops/segments.h"
@@ -60,5 +65,10 @@ void run(Context& ctx, const AttentionForward& a);
 void run(Context& ctx, const AttentionBackward& a);
 void run(Context& ctx, const AttentionStep& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const AttentionForward& a);
+void run(Context& ctx, const AttentionBackward& a);
+void run(Context& ctx, const AttentionStep& a);
+}  // namespace cuda
 
 }  // namespace nestling

@@ -1,0 +1,299 @@
+// Attention on bf16 operands: CUDA's tensor core path against the reference.
+#include <gtest/gtest.h>
+
+#include "kernels/ops/attention.h"
+#include "kernels/reference/attention.h"
+#include "tests/support/device.h"
+#include "tests/support/half_operands.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+struct Shape {
+  std::vector<int32_t> offsets;
+  int64_t heads, kv_heads, width, window;
+  int64_t gap = 3;  // elements between rows; 8 lets kernels read 16 bytes at a time
+  int64_t tokens() const { return offsets.back(); }
+};
+
+Mat<double> half_mat(Rng& rng, int64_t rows, int64_t cols) {
+  return rounded(random_mat(rng, rows, cols));
+}
+
+struct Operands {
+  Operands(const Shape& s, uint64_t seed) : shape(s) {
+    Rng rng(seed);
+    q = half_mat(rng, s.tokens(), s.heads * s.width);
+    k = half_mat(rng, s.tokens(), s.kv_heads * s.width);
+    v = half_mat(rng, s.tokens(), s.kv_heads * s.width);
+    dy = half_mat(rng, s.tokens(), s.heads * s.width);
+    for (const auto* m : {&q, &k, &v, &dy}) in.emplace_back(Device::kCuda, *m, s.gap);
+    for (const auto* m : {&q, &q, &k, &v}) out.emplace_back(Device::kCuda, m->rows, m->cols, s.gap);
+  }
+  View heads(GuardedHalf& g) {
+    return g.view().reshape({shape.tokens(), g.view().dim(1) / shape.width, shape.width});
+  }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.width)); }
+  Segments segments() const { return Segments(shape.offsets); }
+  void run(Context& ctx) {
+    attention_forward(ctx, {.y = heads(out[0]),
+                            .lse = lse.view(),
+                            .q = heads(in[0]),
+                            .k = heads(in[1]),
+                            .v = heads(in[2]),
+                            .segments = segments(),
+                            .scale = scale(),
+                            .window = shape.window});
+    attention_backward(ctx, {.dq = heads(out[1]),
+                             .dk = heads(out[2]),
+                             .dv = heads(out[3]),
+                             .dy = heads(in[3]),
+                             .q = heads(in[0]),
+                             .k = heads(in[1]),
+                             .v = heads(in[2]),
+                             .y = heads(out[0]),
+                             .lse = lse.view(),
+                             .segments = segments(),
+                             .scale = scale(),
+                             .window = shape.window});
+    ctx.synchronize();
+  }
+
+  Shape shape;
+  Mat<double> q, k, v, dy;
+  std::vector<GuardedHalf> in;   // q k v dy
+  std::vector<GuardedHalf> out;  // y dq dk dv
+  Guarded lse{Device::kCuda, shape.tokens(), shape.heads};
+};
+
+Mat<double> cut(const Mat<double>& m, int64_t begin, int64_t rows, int64_t head, int64_t width) {
+  Mat<double> part(rows, width);
+  for (int64_t t = 0; t < rows; ++t)
+    for (int64_t c = 0; c < width; ++c) part(t, c) = m(begin + t, head * width + c);
+  return part;
+}
+void add(Mat<double>& m, const Mat<double>& part, int64_t begin, int64_t head) {
+  for (int64_t t = 0; t < part.rows; ++t)
+    for (int64_t c = 0; c < part.cols; ++c) m(begin + t, head * part.cols + c) += part(t, c);
+}
+Mat<double> absolute(Mat<double> m) {
+  for (auto& x : m.v) x = std::abs(x);
+  return m;
+}
+
+struct Results {
+  explicit Results(const Shape& s)
+      : y(s.tokens(), s.heads * s.width),
+        dq(y),
+        dk(s.tokens(), s.kv_heads * s.width),
+        dv(dk),
+        lse(s.tokens(), s.heads) {}
+  Mat<double> y, dq, dk, dv, lse;
+};
+
+// What roundings to bf16 may add, with u their unit roundoff. Element by element:
+//   y   weights p are rounded, then y: u (sum p |v| + |y|)
+//   dv  likewise: u (sum p |dy| + |dv|)
+//   ds  = p (dp - delta) is rounded, and delta = sum dy y has y's error e_y:
+//       e_ds = u |ds| + p sum |dy| e_y
+//   dq  scale sum e_ds |k| + u |dq|;  dk  scale sum e_ds |q| + u |dk|
+// The last term of each, u times the result, is added once the heads have been summed.
+void add_errors(Results& error, const Operands& o, int64_t begin, int64_t n, int64_t head) {
+  const Shape& s = o.shape;
+  const int64_t kv = head % s.kv_heads;
+  const auto q = cut(o.q, begin, n, head, s.width);
+  const auto k = cut(o.k, begin, n, kv, s.width);
+  const auto v = cut(o.v, begin, n, kv, s.width);
+  const auto dy = cut(o.dy, begin, n, head, s.width);
+  Mat<double> lse;
+  const auto p = reference::attention_probabilities(q, k, o.scale(), s.window, lse);
+  const auto y = reference::attention_forward(q, k, v, o.scale(), s.window).y;
+  const auto y_sizes = reference::attention_forward(q, k, absolute(v), o.scale(), s.window).y;
+  Mat<double> ey(n, s.width), edq(n, s.width), edk(n, s.width), edv(n, s.width);
+  for (int64_t i = 0; i < ey.size(); ++i) ey[i] = kEpsHalf * (y_sizes[i] + std::abs(y[i]));
+  for (int64_t t = 0; t < n; ++t) {
+    double delta = 0;
+    double e_delta = 0;
+    for (int64_t c = 0; c < s.width; ++c) {
+      delta += dy(t, c) * y(t, c);
+      e_delta += std::abs(dy(t, c)) * ey(t, c);
+    }
+    for (int64_t i = 0; i <= t; ++i) {
+      double dp = 0;
+      for (int64_t c = 0; c < s.width; ++c) dp += dy(t, c) * v(i, c);
+      const double e_ds = p(t, i) * (kEpsHalf * std::abs(dp - delta) + e_delta) * o.scale();
+      for (int64_t c = 0; c < s.width; ++c) {
+        edq(t, c) += e_ds * std::abs(k(i, c));
+        edk(i, c) += e_ds * std::abs(q(t, c));
+        edv(i, c) += kEpsHalf * p(t, i) * std::abs(dy(t, c));
+      }
+    }
+  }
+  for (int64_t i = 0; i < ey.size(); ++i) ey[i] -= kEpsHalf * std::abs(y[i]);
+  add(error.y, ey, begin, head);
+  add(error.dq, edq, begin, head);
+  add(error.dk, edk, begin, kv);
+  add(error.dv, edv, begin, kv);
+}
+
+void add_reference(Results& want, const Operands& o, int64_t begin, int64_t n, int64_t head) {
+  const Shape& s = o.shape;
+  const int64_t kv = head % s.kv_heads;
+  const auto q = cut(o.q, begin, n, head, s.width);
+  const auto k = cut(o.k, begin, n, kv, s.width);
+  const auto v = cut(o.v, begin, n, kv, s.width);
+  const auto f = reference::attention_forward(q, k, v, o.scale(), s.window);
+  const auto g = reference::attention_backward(q, k, v, o.scale(), s.window,
+                                               cut(o.dy, begin, n, head, s.width));
+  add(want.y, f.y, begin, head);
+  add(want.dq, g.dq, begin, head);
+  add(want.dk, g.dk, begin, kv);
+  add(want.dv, g.dv, begin, kv);
+  for (int64_t t = 0; t < n; ++t) want.lse(begin + t, head) = f.lse[t];
+}
+
+// The f32 sums' share: far below u. Terms of a score, |q||k| scale, enter every weight.
+double sums_error(const Operands& o) {
+  double longest = 0;
+  for (int32_t n : o.shape.offsets) longest = std::max<double>(longest, n);
+  const auto row = [&](const Mat<double>& m) {
+    return norm(m) / std::sqrt(static_cast<double>(m.size() / o.shape.width));
+  };
+  return 16 * (row(o.q) * row(o.k) * o.scale() + std::sqrt(longest)) * kEps32;
+}
+
+class AttentionHalf : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
+
+TEST_P(AttentionHalf, MatchesTheReference) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
+  Operands o(shape, 3);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  o.run(ctx);
+  Results want(shape);
+  Results error(shape);
+  for (size_t i = 0; i + 1 < shape.offsets.size(); ++i)
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const int64_t n = shape.offsets[i + 1] - shape.offsets[i];
+      add_reference(want, o, shape.offsets[i], n, head);
+      add_errors(error, o, shape.offsets[i], n, head);
+    }
+  const double sums = sums_error(o);
+  const auto check = [&](const char* name, GuardedHalf& got, const Mat<double>& w,
+                         const Mat<double>& e) {
+    // Products of two roundings: u of the terms again.
+    expect_close(name, got.read(), w, kEpsHalf + sums, (1 + 2 * kEpsHalf) * norm(e) + sums);
+    got.expect_guards_intact(name);
+  };
+  check("y", o.out[0], want.y, error.y);
+  check("dq", o.out[1], want.dq, error.dq);
+  check("dk", o.out[2], want.dk, error.dk);
+  check("dv", o.out[3], want.dv, error.dv);
+  expect_close("lse", o.lse.read(), want.lse, 4 * kEps32,
+               sums * std::sqrt(static_cast<double>(want.lse.size())));
+  o.lse.expect_guards_intact("lse");
+}
+
+TEST_P(AttentionHalf, RepeatsBitForBit) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
+  Context ctx(device);
+  Operands first(shape, 4);
+  Operands second(shape, 4);
+  first.run(ctx);
+  second.run(ctx);
+  for (size_t i = 0; i < first.out.size(); ++i)
+    EXPECT_EQ(first.out[i].read().v, second.out[i].read().v) << i;
+}
+
+// The last token of every segment, decoded against a cache of the segment's keys: weights and y are
+// rounded in both, so either may be off by y's bound.
+TEST_P(AttentionHalf, StepEqualsPrefill) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward, AttentionStep);
+  Operands o(shape, 5);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  o.run(ctx);
+  const auto batch = static_cast<int64_t>(shape.offsets.size()) - 1;
+  std::vector<int32_t> lengths;
+  for (int64_t b = 0; b < batch; ++b)
+    lengths.push_back(static_cast<int32_t>(o.segments().length(b)));
+  const int64_t capacity = *std::max_element(lengths.begin(), lengths.end()) + 2;
+  const int64_t kv_width = shape.kv_heads * shape.width;
+  Mat<double> q(batch, shape.heads * shape.width), k(batch * capacity, kv_width);
+  std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
+  Mat<double> v = k;
+  Mat<double> want = q;
+  Mat<double> bound = q;
+  const Mat<double> prefill = o.out[0].read();
+  Results error(shape);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t begin = o.segments().begin(b);
+    const int64_t n = o.segments().length(b);
+    for (int64_t head = 0; head < shape.heads; ++head) add_errors(error, o, begin, n, head);
+    for (int64_t c = 0; c < q.cols; ++c) {
+      q(b, c) = o.q(begin + n - 1, c);
+      want(b, c) = prefill(begin + n - 1, c);
+      bound(b, c) = error.y(begin + n - 1, c);
+    }
+    for (int64_t t = 0; t < n; ++t)
+      for (int64_t c = 0; c < kv_width; ++c) {
+        k(b * capacity + t, c) = o.k(begin + t, c);
+        v(b * capacity + t, c) = o.v(begin + t, c);
+      }
+  }
+  GuardedHalf gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, shape.gap);
+  GuardedHalf y(device, q.rows, q.cols, shape.gap);
+  attention_step(ctx, {.y = y.view().reshape({batch, shape.heads, shape.width}),
+                       .q = gq.view().reshape({batch, shape.heads, shape.width}),
+                       .k = gk.view().reshape({batch, capacity, kv_width}),
+                       .v = gv.view().reshape({batch, capacity, kv_width}),
+                       .lengths = lengths,
+                       .scale = o.scale(),
+                       .window = shape.window});
+  ctx.synchronize();
+  const double sums = sums_error(o);
+  expect_close("y", y.read(), want, 2 * (kEpsHalf + sums),
+               2 * ((1 + 2 * kEpsHalf) * norm(bound) + sums));
+  y.expect_guards_intact("y");
+}
+
+TEST_P(AttentionHalf, NeedsOneTypeForAll) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward);
+  Context ctx(device);
+  Operands o(shape, 6);
+  Guarded y(device, shape.tokens(), shape.heads * shape.width);
+  EXPECT_THROW(
+      attention_forward(ctx, {.y = y.view().reshape({shape.tokens(), shape.heads, shape.width}),
+                              .lse = o.lse.view(),
+                              .q = o.heads(o.in[0]),
+                              .k = o.heads(o.in[1]),
+                              .v = o.heads(o.in[2]),
+                              .segments = o.segments(),
+                              .scale = o.scale()}),
+      Error);
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
+  const auto& [device, s] = test.param;
+  return str(device_name(device), "_T", s.tokens(), "x", s.offsets.size() - 1, "_Q", s.heads, "_K",
+             s.kv_heads, "_h", s.width, "_w", s.window, s.gap == 3 ? "" : "_aligned");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionHalf,
+                         ::testing::Combine(::testing::Values(Device::kCuda),
+                                            ::testing::Values(Shape{{0, 1}, 1, 1, 5, 0},
+                                                              Shape{{0, 65, 66, 201}, 4, 2, 33, 0},
+                                                              Shape{{0, 150}, 2, 1, 64, 17, 8},
+                                                              Shape{{0, 130, 210}, 4, 2, 128, 0, 8},
+                                                              Shape{{0, 33, 100}, 2, 1, 200, 0, 8},
+                                                              Shape{{0, 90}, 40, 2, 12, 0})),
+                         case_name);
+
+}  // namespace
+}  // namespace nestling
