@@ -1,0 +1,183 @@
+// Whole training steps on a CUDA device against the CPU: loss, every gradient, the curve of some steps.
+#include <cmath>
+#include <gtest/gtest.h>
+
+#include "kernels/core/host_view.h"
+#include "tests/support/device.h"
+#include "tests/support/training_batch.h"
+#include "trainer/distill_step.h"
+#include "trainer/train_step.h"
+
+namespace nestling {
+namespace {
+
+using testing::kSequences;
+using testing::kVocab;
+using testing::sequences;
+
+ModelConfig model() {
+  ModelConfig c;
+  c.pattern = "ME*-E";
+  c.vocab = kVocab;
+  c.hidden = 32;
+  c.query_heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 8;
+  c.mamba_heads = 4;
+  c.mamba_head_dim = 8;
+  c.state = 8;
+  c.groups = 2;
+  c.conv_kernel = 4;
+  c.chunk = 8;
+  c.ffn = 48;
+  c.experts = 6;
+  c.top_k = 2;
+  c.expert_ffn = 32;
+  c.shared_ffn = 32;
+  c.validate("model");
+  return c;
+}
+
+// Losses and gradients of some hundred f32 roundings in a row differ by that many, random in sign:
+// sqrt(500) * 2^-24 is 1.3e-6 of a tensor's norm; ten times that for what layers above amplify.
+constexpr double kStepBound = 1.3e-5;
+
+double norm_of_difference(ConstView a, ConstView b, double& norm) {
+  const Tensor x = on_host(a.reshape({a.size()})), y = on_host(b.reshape({b.size()}));
+  double difference = 0;
+  norm = 0;
+  for (int64_t i = 0; i < x.size(); ++i) {
+    const double d = double{x.ptr<float>()[i]} - y.ptr<float>()[i];
+    difference += d * d;
+    norm += double{y.ptr<float>()[i]} * y.ptr<float>()[i];
+  }
+  norm = std::sqrt(norm);
+  return std::sqrt(difference);
+}
+
+void expect_same_gradients(Weights& got, Weights& want) {
+  for (int64_t i = 0; i < want.count(); ++i) {
+    const View g = want.grad(i);
+    if (!g) continue;
+    double norm = 0;
+    const double difference = norm_of_difference(got.grad(i), g, norm);
+    EXPECT_GT(norm, 0) << want.specs()[static_cast<size_t>(i)].name;
+    EXPECT_LE(difference, kStepBound * norm) << want.specs()[static_cast<size_t>(i)].name;
+  }
+}
+
+struct Training {
+  PretrainConfig config;
+  Context ctx;
+  std::unique_ptr<Comm> comm = make_self_comm();
+  TrainStep step;
+
+  explicit Training(Device device)
+      : config(settings()), ctx(device), step(model(), config, ctx, *comm) {
+    step.weights().initialize(3);
+  }
+  static PretrainConfig settings() {
+    PretrainConfig c;
+    c.precision.compute = "fp32";
+    return c;
+  }
+  StepResult advance(int64_t i) { return step.run({sequences(i, 0, kSequences)}, 1e-3, i + 1); }
+};
+
+TEST(DeviceStep, LossAndEveryGradientAreTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training cuda(Device::kCuda), cpu(Device::kCpu);
+  const StepResult got = cuda.advance(0), want = cpu.advance(0);
+  EXPECT_NEAR(got.loss, want.loss, kStepBound * want.loss);
+  EXPECT_NEAR(got.grad_norm, want.grad_norm, kStepBound * want.grad_norm);
+  EXPECT_EQ(got.expert_imbalance, want.expert_imbalance);
+  expect_same_gradients(cuda.step.weights(), cpu.step.weights());
+}
+
+TEST(DeviceStep, TheCurveFollowsTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training cuda(Device::kCuda), cpu(Device::kCpu);
+  for (int64_t i = 0; i < 8; ++i) {
+    const double want = cpu.advance(i).loss;
+    // AdamW's first steps are nearly signs of the gradient: elements whose gradient is a rounding error
+    // go either way, and the loss feels lr times their share of the gradient.
+    EXPECT_NEAR(cuda.advance(i).loss, want, 1e-3 * want) << "step " << i;
+  }
+}
+
+TEST(DeviceStep, RepeatsBitForBit) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training a(Device::kCuda), b(Device::kCuda);
+  for (int64_t i = 0; i < 2; ++i) EXPECT_EQ(a.advance(i).loss, b.advance(i).loss);
+  for (int64_t i = 0; i < a.step.weights().count(); ++i) {
+    double norm = 0;
+    EXPECT_EQ(norm_of_difference(a.step.weights().master(i), b.step.weights().master(i), norm), 0);
+  }
+}
+
+struct Distillation {
+  RunConfig config;
+  ElasticSpace space;
+  Context ctx;
+  std::unique_ptr<Comm> comm = make_self_comm();
+  Weights teacher;
+  RouterTraining router;
+  DistillStep step;
+
+  Distillation(Device device, bool frozen)
+      : config(settings()),
+        space(make_space(model(), written_choices(config.elastic.choices), kBlock, {})),
+        ctx(device),
+        teacher(model(), device, {}),
+        router(space, config),
+        step(space, config, initialized(teacher), router, ctx, *comm) {
+    if (frozen) router.freeze_evenly();
+  }
+  static Weights& initialized(Weights& w) {
+    w.initialize(3);
+    return w;
+  }
+  static RunConfig settings() {
+    RunConfig c;
+    c.precision.compute = "fp32";
+    c.elastic.choices.hidden = {"100%", "50%"};
+    c.elastic.choices.mamba_heads = {"100%", "50%"};
+    c.elastic.choices.experts = {"100%", "50%"};
+    c.elastic.choices.expert_ffn = {"100%", "50%"};
+    c.elastic.sizes = {{.name = "full", .target = {{"full", ""}}},
+                       {.name = "half", .target = {{"active_params", "55%"}}}};
+    c.router.hidden = 16;
+    c.router.dead_zone = 0.1;
+    c.curriculum = {
+        {.name = "one", .seq_len = testing::kLength, .tokens = 4096, .global_batch_tokens = 96}};
+    c.distill.sizes_per_micro_batch = 2;
+    c.distill.ce_weight =
+        0.5;  // the whole size starts as its teacher: KL alone would teach nothing
+    return c;
+  }
+  DistillResult advance() {
+    return step.run({sequences(0, 0, kSequences)}, {0.5, 0.5}, {.lr = 1e-3});
+  }
+};
+
+class DeviceDistillation : public ::testing::TestWithParam<bool> {};
+
+TEST_P(DeviceDistillation, LossBudgetAndEveryGradientAreTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Distillation cuda(Device::kCuda, GetParam()), cpu(Device::kCpu, GetParam());
+  const DistillResult got = cuda.advance(), want = cpu.advance();
+  EXPECT_NEAR(got.loss, want.loss, kStepBound * want.loss);
+  EXPECT_NEAR(got.budget, want.budget, 1e-6 * (1 + want.budget));
+  EXPECT_NEAR(got.grad_norm, want.grad_norm, kStepBound * want.grad_norm);
+  for (size_t s = 0; s < want.sizes.size(); ++s) {
+    EXPECT_NEAR(got.sizes[s].kl, want.sizes[s].kl, kStepBound * (1 + want.sizes[s].kl));
+    EXPECT_EQ(got.sizes[s].imbalance, want.sizes[s].imbalance);
+  }
+  expect_same_gradients(cuda.step.student(), cpu.step.student());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, DeviceDistillation, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "sliced" : "masked"; });
+
+}  // namespace
+}  // namespace nestling
