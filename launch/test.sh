@@ -2,11 +2,12 @@
 # launch/test.sh [--all] - one command from a bare Debian 12 to a tested build.
 #
 # Installs what is missing (launch/setup.sh), then: format, release build, fast tests and their
-# skips, the preset `cuda` (wherever nvcc is found: the program and its CUDA tests; with a GPU all of
-# it, and the fast suite on it), clang-tidy on what changed. --all adds slow tests, the fast suite on
-# AVX2, and the fast suite under both sanitizers. A step that fails does not keep the others from
-# running, but a build that fails ends it. The last lines are one for each step: ok, FAILED, or skipped
-# with the reason. Exit 0 only if nothing failed and every skip was expected (tests/expected_skips.txt).
+# skips, the CUDA kernels and whole steps on the CPU (preset `emulated`), the preset `cuda` (wherever
+# nvcc is found: the program and its CUDA tests; with a GPU all of it, and the fast suite on it),
+# clang-tidy on what changed. --all adds slow tests, the fast suite on AVX2, and the fast suite under
+# both sanitizers. A step that fails does not keep the others from running, but a build that fails
+# ends it. The last lines are one for each step: ok, FAILED, or skipped with the reason. Exit 0 only
+# if nothing failed and every skip was expected (tests/expected_skips.txt).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 all=0
@@ -92,6 +93,12 @@ if [ $all = 1 ]; then
   step avx2-tests tests release -LE slow
   step avx2-skips skips release
   unset NESTLING_TEST_ISA
+fi
+emulated=$(sed -nE 's#^nestling_test\((kernels/[a-z0-9_]+_test|trainer/device_step_test) .*#\1#p' tests/CMakeLists.txt |
+  grep -vE 'comm|simd|view')
+# shellcheck disable=SC2086,SC2046  # lists of words
+if step emulated-build build emulated $(tr / _ <<<"$emulated"); then
+  step emulated-tests tests emulated -R "^($(paste -sd'|' <<<"$emulated"))\$"
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then
