@@ -97,8 +97,8 @@ fi
 emulated=$(sed -nE 's#^nestling_test\((kernels/[a-z0-9_]+_test|trainer/device_step_test) .*#\1#p' tests/CMakeLists.txt |
   grep -vE 'comm|simd|view')
 # shellcheck disable=SC2086,SC2046  # lists of words
-if step emulated-build build emulated $(tr / _ <<<"$emulated"); then
-  step emulated-tests tests emulated -R "^($(paste -sd'|' <<<"$emulated"))\$"
+if step emulated-build build emulated nestling $(tr / _ <<<"$emulated"); then
+  step emulated-tests tests emulated -R "^($(paste -sd'|' <<<"$emulated")|trainer/device_run_test)\$"
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then

@@ -354,8 +354,9 @@ int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds) 
   std::exception_ptr thrown;
   {
     MpiWorld world(timeout_seconds);
+    const auto self = make_self_comm();  // alone: it takes device memory too
     try {
-      return body(world.comm());
+      return body(world.comm().size() > 1 ? world.comm() : *self);
     } catch (const std::exception&) {
       thrown = std::current_exception();
     }

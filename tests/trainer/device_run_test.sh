@@ -1,0 +1,67 @@
+#!/bin/sh
+# device_run_test.sh PROGRAM SOURCE_DIR - pretraining on a CUDA device: a run that is told to stop ends in the
+# very bytes of one left alone, and a checkpoint made there goes on on the CPU. Exit 77: no device.
+set -eu
+program=$1
+source_dir=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cat >"$work/run.yaml" <<YAML
+name: run
+tokenizer: $source_dir/data/tokenizers/tiny-reasoner
+model:
+  {pattern: ME*E, hidden: 32, query_heads: 4, kv_heads: 2, head_dim: 8, mamba_heads: 4, mamba_head_dim: 8,
+   state: 8, groups: 2, conv_kernel: 4, chunk: 16, experts: 6, top_k: 2, expert_ffn: 16, shared_ffn: 16}
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+seq_len: 32
+micro_batch: 2
+global_batch_tokens: 64
+tokens: 256
+optimizer: {lr: 1.0e-3, warmup_tokens: 64}
+precision: {compute: fp32}
+checkpoint: {every_tokens: 64, keep: 4}
+log: {every_steps: 1, validate_every_steps: 1000, tensorboard: false}
+threads: 1
+YAML
+
+train() {  # OUTPUT ARGS...
+  output=$1
+  shift
+  "$program" pretrain "$work/run.yaml" --set "output=$work/$output" "$@"
+}
+losses() { sed -n 's/.*"loss":\([0-9.]*\).*/\1/p' "$work/$1/run/log.jsonl"; }
+
+if ! train whole --set device=cuda 2>"$work/said"; then
+  cat "$work/said" >&2
+  if grep -qE 'no usable CUDA device|built without CUDA' "$work/said"; then exit 77; fi
+  exit 1
+fi
+
+# Cut off after its first step, and again by a fresh process.
+"$program" pretrain "$work/run.yaml" --set "output=$work/cut" --set device=cuda 2>/dev/null &
+pid=$!
+while ! [ -s "$work/cut/run/log.jsonl" ]; do
+  kill -0 $pid 2>/dev/null || break
+  sleep 0.1
+done
+kill -TERM $pid 2>/dev/null || true
+code=0
+wait $pid || code=$?
+[ $code = 75 ] || { echo "told to stop, it ended with $code, needs 75" >&2; exit 1; }
+cp -r "$work/cut" "$work/moved"
+train cut --set device=cuda
+cmp "$work/whole/run/model/model.safetensors" "$work/cut/run/model/model.safetensors"
+
+train moved --change-config
+train cpu
+# Every loss of the device, of the run that moved and of the CPU alone, to 1e-5.
+for run in whole moved; do
+  losses $run >"$work/a"
+  losses cpu >"$work/b"
+  [ "$(wc -l <"$work/a")" = 4 ] || { echo "$run: $(wc -l <"$work/a") losses, needs 4" >&2; exit 1; }
+  paste "$work/a" "$work/b" | awk -v run=$run '
+    { d = $1 - $2; if (d < 0) d = -d; if (d > 1e-5 * $2) { print run ": loss " $1 " for " $2; bad = 1 } }
+    END { exit bad }'
+done
