@@ -174,22 +174,23 @@ struct Operands {
 // Every output is a sum of products; its error is bounded relative to the same sum over absolute
 // values (the reference run on |x|, |B|, |C|, |D|, |dy|). A product carries a decay, good to some
 // 8 roundings times the argument's size, which counts up to ln(2^24) = 17 (a smaller decay leaves
-// nothing above the roundoff of its neighbours); sums of n terms add sqrt(n) roundings. Of bf16
-// operands `halves` factors and results of each term are rounded to bf16 besides.
-double half_bound(const Case& c, int halves) {
-  return c.dtype == DType::kBF16 ? halves * kEpsHalf : 0.0;
-}
-double bound(const Case& c, int halves = 0) {
+// nothing above the roundoff of its neighbours); sums of n terms add sqrt(n) roundings.
+double bound(const Case& c) {
   const auto root = [](int64_t n) { return std::sqrt(static_cast<double>(n)); };
   return (8 + 17 + root(c.s.state) + root(c.s.channels) + root(c.s.heads) +
           root(c.offsets.back())) *
-             kEps32 +
-         half_bound(c, halves);
+         kEps32;
 }
 
-// The halves: a state's terms have x or dy with its decay; a product with the state rounds the state
-// too, and the other operand with its decay (y, dx) or none (dB, dC); y, dx, dB and dC are rounded.
-// A pair's term rounds one factor. dt and A_log see states' products alone. dD sees no rounding.
+// Of bf16 operands, `count` factors and results of every term are rounded to bf16 besides. The
+// operands' signs are independent, so the squares of an output's terms sum to its own, and roundings
+// of each term by a share of it err by that share of the output's norm.
+double half_bound(const Case& c, int count) {
+  return c.dtype == DType::kBF16 ? count * kEpsHalf : 0.0;
+}
+// A state's terms hold x or dy with its decay. A product with a state rounds the state too, and the
+// other operand with its decay (y, dx) or as it is (dB, dC); then the result is rounded. A pair's
+// term rounds one factor. dt and A_log see products with states alone, dD no rounding.
 constexpr int kHalvesOfState = 1;
 constexpr int kHalvesOfY = 4;
 constexpr int kHalvesOfB = 3;
@@ -210,11 +211,11 @@ TEST_P(Scan, ForwardMatchesTheReference) {
   ctx.synchronize();
   const auto want = reference::scan_forward(in, c.s, segments, c.chunk);
   const auto terms = reference::scan_forward(absolute(in), c.s, segments, c.chunk);
-  expect_close("y", o.y.read(), want.y, 0.0, bound(c, kHalvesOfY) * norm(terms.y));
-  expect_close("final_state", o.final_state.read(), want.final_state, 0.0,
-               bound(c, kHalvesOfState) * norm(terms.final_state));
-  expect_close("chunk_states", o.chunk_states.read(), want.chunk_states, 0.0,
-               bound(c, kHalvesOfState) * norm(terms.chunk_states));
+  expect_close("y", o.y.read(), want.y, half_bound(c, kHalvesOfY), bound(c) * norm(terms.y));
+  expect_close("final_state", o.final_state.read(), want.final_state, half_bound(c, kHalvesOfState),
+               bound(c) * norm(terms.final_state));
+  expect_close("chunk_states", o.chunk_states.read(), want.chunk_states,
+               half_bound(c, kHalvesOfState), bound(c) * norm(terms.chunk_states));
   for (auto* w : {&o.y, &o.final_state, &o.chunk_states}) w->expect_guards_intact("output");
 
   // Without what a backward needs: the same bits.
@@ -256,17 +257,19 @@ TEST_P(Scan, BackwardMatchesTheReference) {
   auto dy_size = dy;
   for (auto& g : dy_size.v) g = std::abs(g);
   const auto terms = reference::scan_backward(absolute(in), c.s, segments, dy_size, 1);
-  expect_close("dx", o.dx.read(), want.dx, 0.0, bound(c, kHalvesOfY) * norm(terms.dx));
-  expect_close("dB", o.dB.read(), want.dB, 0.0, bound(c, kHalvesOfB) * norm(terms.dB));
-  expect_close("dC", o.dC.read(), want.dC, 0.0, bound(c, kHalvesOfB) * norm(terms.dC));
+  expect_close("dx", o.dx.read(), want.dx, half_bound(c, kHalvesOfY), bound(c) * norm(terms.dx));
+  expect_close("dB", o.dB.read(), want.dB, half_bound(c, kHalvesOfB), bound(c) * norm(terms.dB));
+  expect_close("dC", o.dC.read(), want.dC, half_bound(c, kHalvesOfB), bound(c) * norm(terms.dC));
   expect_close("dD", o.dD.read(), want.dD, 0.0, bound(c) * (norm(terms.dD) + 3.0));
   // d log a_t is a running sum over a chunk of rows less columns that cancel: the roundings of up
   // to `chunk` sums, each of the size of what crosses the token, come together.
   const double running = std::sqrt(static_cast<double>(std::min<int64_t>(c.chunk, in.x.rows)));
-  const double dt_bound = bound(c) * running + half_bound(c, kHalvesOfDt);
-  expect_close("ddt_raw", o.ddt_raw.read(), want.ddt_raw, 0.0, dt_bound * norm(terms.ddt_raw));
-  expect_close("dA_log", o.dA_log.read(), want.dA_log, 0.0, dt_bound * (norm(terms.dA_log) + 2.0));
-  expect_close("ddt_bias", o.ddt_bias.read(), want.ddt_bias, 0.0,
+  const double dt_bound = bound(c) * running;
+  const double dt_half = half_bound(c, kHalvesOfDt);
+  expect_close("ddt_raw", o.ddt_raw.read(), want.ddt_raw, dt_half, dt_bound * norm(terms.ddt_raw));
+  expect_close("dA_log", o.dA_log.read(), want.dA_log, dt_half,
+               dt_bound * (norm(terms.dA_log) + 2.0));
+  expect_close("ddt_bias", o.ddt_bias.read(), want.ddt_bias, dt_half,
                dt_bound * (norm(terms.ddt_bias) + 4.0));
   for (auto* w : {&o.dx, &o.ddt_raw, &o.dB, &o.dC, &o.dA_log, &o.dD, &o.ddt_bias})
     w->expect_guards_intact("gradient");
@@ -321,12 +324,11 @@ TEST_P(Scan, StepsEqualTheForward) {
                       .dt_bias = o.dt_bias.view()});
   ctx.synchronize();
   // Both err by the bound. Token by token, every step adds a rounding to the state it carries.
-  const double carried = static_cast<double>(c.offsets.back()) * kEps32;
+  const double limit = 2 * bound(c) + static_cast<double>(c.offsets.back()) * kEps32;
   const auto terms = reference::scan_forward(absolute(in), c.s, segments, c.chunk);
-  expect_close("y", o.y.read(), y, 0.0,
-               (bound(c, kHalvesOfY) + bound(c, 1) + carried) * norm(terms.y));
-  expect_close("state", o.initial.read(), final_state, 0.0,
-               (bound(c, kHalvesOfState) + bound(c) + carried) * norm(terms.final_state));
+  expect_close("y", o.y.read(), y, half_bound(c, kHalvesOfY + 1), limit * norm(terms.y));
+  expect_close("state", o.initial.read(), final_state, half_bound(c, kHalvesOfState),
+               limit * norm(terms.final_state));
   o.y.expect_guards_intact("y");
   o.initial.expect_guards_intact("state");
 }
