@@ -105,7 +105,7 @@ void SoftMasks::plan_layer(int64_t layer) {
 void SoftMasks::add(Product p, int rank, ConstView& mask, View& gradient) {
   if (p.a.axis < 0 && p.b.axis < 0) return;
   places_.push_back({rank, &mask, &gradient});
-  products_.push_back(std::move(p));
+  products_.push_back(p);
 }
 
 void SoftMasks::allocate() {
