@@ -23,6 +23,12 @@ inline std::array<uint32_t, 4> philox(uint64_t seed, uint64_t stream, uint64_t i
   return c;
 }
 
+// 53 random bits in [0, 1): the first of the four words of philox above the second.
+inline double uniform(uint64_t seed, uint64_t stream, uint64_t index) {
+  const auto r = philox(seed, stream, index);
+  return static_cast<double>((uint64_t{r[0]} << 32 | r[1]) >> 11) * 0x1.0p-53;
+}
+
 // A walk along one stream: convenience over philox for code that draws in sequence.
 class Rng {
  public:

@@ -58,12 +58,6 @@ double sum_of(const float* weight, int64_t n) {
   return sum;
 }
 
-// 53 random bits in [0, 1): a pure function of its arguments.
-double uniform(uint64_t seed, uint64_t stream, uint64_t position) {
-  const auto r = philox(seed, stream, position);
-  return static_cast<double>((uint64_t{r[0]} << 32 | r[1]) >> 11) * 0x1.0p-53;
-}
-
 // Walks the weights in id order: the id where the running sum passes `share` of the whole.
 int64_t draw_from_all(const float* weight, int64_t n, double share) {
   double total = 0;

@@ -15,6 +15,7 @@
 #include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
+#include "kernels/ops/sample.h"
 #include "kernels/ops/scan.h"
 #include "kernels/ops/sum.h"
 
@@ -168,6 +169,9 @@ void run(Context&, const RmsNormBackward&) {
   absent();
 }
 void run(Context&, const Rope&) {
+  absent();
+}
+void run(Context&, const Sample&) {
   absent();
 }
 void run(Context&, const ScanForward&) {

@@ -3,7 +3,11 @@
 // Shapes        logits [B, V] f32   tokens [B] i32
 // Order         temperature, then top-k, then top-p (nucleus: Holtzman et al. 2020), then one draw.
 //               Ties go to the lower id. temperature 0 is the arg max and draws nothing.
-// Randomness    a pure function of (seed, stream, position): repeats whatever the batch.
+// Randomness    a pure function of (seed, stream, position): repeats whatever the batch. Devices draw
+//               the same number, and so the same token, but where the rounding of weights decides.
+// Errors        a row whose largest logit is not finite, or that holds a NaN, throws, naming the row; on
+//               CUDA when the Context is synchronized.
+// Limits        CUDA: V <= 262144.
 #pragma once
 #include <span>
 
@@ -30,5 +34,8 @@ void sample(Context& ctx, const Sample& a);
 namespace cpu {
 void run(Context& ctx, const Sample& a);
 }  // namespace cpu
+namespace cuda {
+void run(Context& ctx, const Sample& a);
+}  // namespace cuda
 
 }  // namespace nestling
