@@ -46,6 +46,19 @@ void check_dtype(const char* op, const char* name, ConstView view, DType dtype) 
                  ", needs ", dtype_name(dtype));
 }
 
+void check_activations(const Context& ctx, const char* op, std::initializer_list<ConstView> views) {
+  ConstView first;
+  for (const ConstView& v : views) {
+    if (!v) continue;
+    if (!first) first = v;
+    const bool low = v.dtype() == DType::kBF16 && ctx.device() != Device::kCpu;
+    NESTLING_CHECK(low || v.dtype() == DType::kF32, op, ": operand ", v.describe(),
+                   ", needs f32, or off the CPU bf16");
+    NESTLING_CHECK(v.dtype() == first.dtype(), op, ": operand ", v.describe(), " beside ",
+                   first.describe(), ", needs one type");
+  }
+}
+
 void check_shape(const char* op, const char* name, ConstView view,
                  std::initializer_list<int64_t> shape) {
   if (!view) return;

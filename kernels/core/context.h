@@ -57,6 +57,9 @@ class Context {
 void check_device(const Context& ctx, const char* op, std::initializer_list<ConstView> views);
 // "rms_norm: x [4,8] bf16 cpu, needs f32" unless the view is absent or of that type.
 void check_dtype(const char* op, const char* name, ConstView view, DType dtype);
+// Throws unless all present views are of one type: f32, or bf16 anywhere but on the CPU, whose
+// operators keep their activations in f32.
+void check_activations(const Context& ctx, const char* op, std::initializer_list<ConstView> views);
 // Throws unless the view is absent or has exactly this shape.
 void check_shape(const char* op, const char* name, ConstView view,
                  std::initializer_list<int64_t> shape);

@@ -25,11 +25,8 @@ double bytes_of(std::initializer_list<ConstView> views) {
   return bytes;
 }
 
-// All of one type: f32, or on CUDA bf16.
 void check_operands(Context& ctx, const char* op, std::initializer_list<ConstView> views) {
-  const DType first = views.begin()->dtype();
-  const bool low = ctx.device() == Device::kCuda && first == DType::kBF16;
-  for (const ConstView& v : views) check_dtype(op, "operand", v, low ? first : DType::kF32);
+  check_activations(ctx, op, views);
   check_device(ctx, op, views);
 }
 void check_lse(Context& ctx, const char* op, ConstView lse) {

@@ -34,11 +34,7 @@ void check_common(Context& ctx, const char* op, const Common& c) {
   check_shape(op, "dt_bias", c.dt_bias, {heads});
   for (const ConstView& v : {c.dt_raw, c.A_log, c.D, c.dt_bias})
     check_dtype(op, "operand", v, DType::kF32);
-  NESTLING_CHECK(
-      c.x.dtype() == DType::kF32 || (c.x.dtype() == DType::kBF16 && ctx.device() != Device::kCpu),
-      op, ": x is ", c.x.describe(), ", needs f32, or on CUDA bf16");
-  check_dtype(op, "B", c.B, c.x.dtype());
-  check_dtype(op, "C", c.C, c.x.dtype());
+  check_activations(ctx, op, {c.x, c.B, c.C});
   check_device(ctx, op, {c.x, c.dt_raw, c.B, c.C, c.A_log, c.D, c.dt_bias});
 }
 

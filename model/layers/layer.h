@@ -30,6 +30,7 @@ struct LayerRun {
   Segments segments;
   bool save = true;                            // keep what backward needs
   bool recompute = false;                      // of it every layer's input only (model/model.h)
+  DType activations = DType::kF32;             // between the operators of a mixer; or bf16
   const ModelMasks* masks = nullptr;           // mask mode
   const ModelMaskGrads* mask_grads = nullptr;  // backward accumulates here
   size_t layer = 0;                            // the one in hand, set by the model
