@@ -15,6 +15,7 @@ void check_together(const PretrainConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.data.validation.empty() || c.data.validation_tokens >= c.seq_len, name,
                        ": data.validation_tokens ", c.data.validation_tokens,
                        " is less than one sequence of seq_len ", c.seq_len);
+  check_precision(c.precision, c.device, name);
   NESTLING_CHECK_INPUT(c.init.empty() || c.model.pattern.empty(), name, ": both init ('", c.init,
                        "') and model.pattern ('", c.model.pattern,
                        "') are given; a run goes on from one or begins the other");
@@ -25,6 +26,17 @@ void check_together(const PretrainConfig& c, const std::string& name) {
 }
 
 }  // namespace
+
+void check_precision(const PrecisionConfig& precision, const std::string& device,
+                     const std::string& file) {
+  if (precision.activations_type() == DType::kF32) return;
+  NESTLING_CHECK_INPUT(precision.compute_type() == DType::kBF16, file,
+                       ": precision.activations bf16 needs precision.compute bf16, not ",
+                       precision.compute);
+  NESTLING_CHECK_INPUT(device == "cuda", file,
+                       ": precision.activations bf16 needs device cuda; on ", device,
+                       " activations are fp32");
+}
 
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides) {

@@ -39,8 +39,7 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       comm_(comm),
       arena_(ctx.device()),
       student_(space.config, ctx.device(),
-               {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
-                .gradients = true}),
+               {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(student_, config.optimizer),
       masks_(space, ctx.device()),
       losses_(ctx.device(), 2 * router.sizes()) {
@@ -88,14 +87,16 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
   const int64_t vocabulary = w.head.dim(0);
   const bool shared = students > 1 && count * vocabulary <= kMostSharedLogits;
   const View logits = shared ? arena_.alloc(DType::kF32, {count, vocabulary}) : View();
-  const View x = arena_.alloc(DType::kF32, {count, space_.config.hidden});
+  const DType activations = teacher_activations(config_);
+  const View x = arena_.alloc(activations, {count, space_.config.hidden});
   {
     const Arena::Mark forward(arena_);
     LayerRun run{.ctx = ctx_,
                  .arena = arena_,
                  .config = space_.config,
                  .segments = Segments(batch.cu_seqlens),
-                 .save = false};
+                 .save = false,
+                 .activations = activations};
     copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
@@ -150,6 +151,7 @@ void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
                .recompute = config_.parallel.recompute == "layer",
+               .activations = config_.precision.activations_type(),
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
   train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
@@ -171,7 +173,8 @@ void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const
                .arena = arena_,
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
-               .recompute = config_.parallel.recompute == "layer"};
+               .recompute = config_.parallel.recompute == "layer",
+               .activations = config_.precision.activations_type()};
   const Widths widths = router_.widths(drawn.size);
   train(run, prefix_parameters(space_.config, widths, student_.params()),
         prefix_parameters(space_.config, widths, student_.grads()), batch, teacher, drawn,
@@ -224,7 +227,8 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                .arena = arena_,
                .config = space_.config,
                .segments = Segments(batch.cu_seqlens),
-               .save = false};
+               .save = false,
+               .activations = config_.precision.activations_type()};
   const Teacher teacher = teach(batch, router_.sizes());
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const Arena::Mark inner(arena_);

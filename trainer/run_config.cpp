@@ -18,6 +18,7 @@ void check_phase(const PhaseConfig& phase, const RunConfig& c, const std::string
 
 // What several fields must agree on; single fields were checked by their rules.
 void check_together(const RunConfig& c, const std::string& name) {
+  check_precision(c.precision, c.device, name);
   for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
   for (size_t i = 0; i < c.elastic.sizes.size(); ++i) {
     const SizeConfig& size = c.elastic.sizes[i];
@@ -146,6 +147,10 @@ std::vector<double> sampling_weights(const PhaseConfig& phase,
 DType teacher_precision(const RunConfig& c) {
   const std::string& text = c.teacher.precision.empty() ? c.precision.compute : c.teacher.precision;
   return text == "bf16" ? DType::kBF16 : DType::kF32;
+}
+
+DType teacher_activations(const RunConfig& c) {
+  return teacher_precision(c) == DType::kBF16 ? c.precision.activations_type() : DType::kF32;
 }
 
 void check_ranks(const RunConfig& config, int ranks) {

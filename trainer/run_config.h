@@ -126,7 +126,9 @@ WrittenTarget parse_target(const SizeConfig& size);
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);
 int64_t total_tokens(const RunConfig& config);
-DType teacher_precision(const RunConfig& config);
+DType teacher_precision(const RunConfig& config);  // of its products
+DType teacher_activations(
+    const RunConfig& config);  // bf16 where the student's are, and its products
 // Throws kInput where `ranks` cannot share every phase's global batch equally.
 void check_ranks(const RunConfig& config, int ranks);
 // Sequences of one forward in a phase.

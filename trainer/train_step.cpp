@@ -17,8 +17,7 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       comm_(comm),
       arena_(ctx.device()),
       weights_(model, ctx.device(),
-               {.compute = config.precision.compute == "bf16" ? DType::kBF16 : DType::kF32,
-                .gradients = true}),
+               {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(weights_, config.optimizer),
       load_(model, ctx.device()),
       nll_(ctx.device(), 1) {
@@ -34,7 +33,8 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                .arena = arena_,
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
-               .recompute = config_.recompute == "layer"};
+               .recompute = config_.recompute == "layer",
+               .activations = config_.precision.activations_type()};
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
@@ -66,7 +66,8 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                .arena = arena_,
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
-               .save = false};
+               .save = false,
+               .activations = config_.precision.activations_type()};
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});

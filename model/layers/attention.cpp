@@ -10,12 +10,13 @@ namespace nestling {
 
 namespace {
 
-void allocate(Arena& arena, const AttentionParams<ConstView>& w, int64_t tokens, AttentionActs& a) {
+void allocate(Arena& arena, const AttentionParams<ConstView>& w, int64_t tokens, DType type,
+              AttentionActs& a) {
   const int64_t Q = w.q.dim(0), K = w.k.dim(0), h = w.q.dim(1);
-  a.q = arena.alloc(DType::kF32, {tokens, Q, h});
-  a.k = arena.alloc(DType::kF32, {tokens, K, h});
-  a.v = arena.alloc(DType::kF32, {tokens, K, h});
-  a.y = arena.alloc(DType::kF32, {tokens, Q, h});
+  a.q = arena.alloc(type, {tokens, Q, h});
+  a.k = arena.alloc(type, {tokens, K, h});
+  a.v = arena.alloc(type, {tokens, K, h});
+  a.y = arena.alloc(type, {tokens, Q, h});
   a.lse = arena.alloc(DType::kF32, {tokens, Q});
 }
 
@@ -49,7 +50,7 @@ AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Const
                                       ConstView input, View output, const AttentionCache* cache) {
   AttentionActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
-  allocate(run.arena, w, input.dim(0), a);
+  allocate(run.arena, w, input.dim(0), run.activations, a);
   project(run.ctx, w, a);
   attention_forward(run.ctx, {.y = a.y,
                               .lse = a.lse,
@@ -73,7 +74,7 @@ void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w
   const Arena::Mark mark(run.arena);
   const Arena::Mark scratch(ctx.scratch());
   AttentionActs d;
-  allocate(run.arena, w, dh.dim(0), d);
+  allocate(run.arena, w, dh.dim(0), run.activations, d);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
   const ConstView heads = run.layer_masks().query_heads;
   linear_backward(ctx, {.dx = merge_cols(d.y),
@@ -113,7 +114,7 @@ void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
   const Arena::Mark mark(ctx.scratch());
   const int64_t batch = h.dim(0);
   AttentionActs a;
-  allocate(ctx.scratch(), w, batch, a);
+  allocate(ctx.scratch(), w, batch, DType::kF32, a);
   a.norm = {.input = h,
             .rstd = ctx.scratch().alloc(DType::kF32, {batch}),
             .normed = ctx.scratch().alloc(DType::kF32, {batch, h.dim(1)})};

@@ -8,8 +8,8 @@ namespace nestling {
 FfnProducts ffn_products_forward(LayerRun& run, const FfnWeights<ConstView>& w, ConstView x,
                                  View y) {
   const int64_t tokens = x.dim(0);
-  FfnProducts a{.up = run.arena.alloc(DType::kF32, {tokens, w.up.dim(0)}),
-                .act = run.arena.alloc(DType::kF32, {tokens, w.up.dim(0)})};
+  FfnProducts a{.up = run.arena.alloc(run.activations, {tokens, w.up.dim(0)}),
+                .act = run.arena.alloc(run.activations, {tokens, w.up.dim(0)})};
   linear_forward(run.ctx, {.y = a.up, .x = x, .w = w.up});
   squared_relu_forward(run.ctx, {.y = a.act, .x = a.up});
   const Arena::Mark mark(run.ctx.scratch());
@@ -23,7 +23,7 @@ void ffn_products_backward(LayerRun& run, const FfnWeights<ConstView>& w, const 
                            bool accumulate_dx) {
   const Arena::Mark mark(run.arena);
   const Arena::Mark scratch(run.ctx.scratch());
-  const View dact = run.arena.alloc(DType::kF32, {a.act.dim(0), a.act.dim(1)});
+  const View dact = run.arena.alloc(run.activations, {a.act.dim(0), a.act.dim(1)});
   linear_backward(
       run.ctx,
       {.dx = dact, .dw = g.down, .dy = dy, .x = masked(run.ctx, a.act, w.mask), .w = w.down});

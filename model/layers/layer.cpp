@@ -17,8 +17,8 @@ ConstView by_token(ConstView x) {
 }
 
 View alloc_like(Arena& arena, ConstView x) {
-  return x.rank() == 3 ? arena.alloc(DType::kF32, {x.dim(0), x.dim(1), x.dim(2)})
-                       : arena.alloc(DType::kF32, {x.dim(0), x.dim(1)});
+  return x.rank() == 3 ? arena.alloc(x.dtype(), {x.dim(0), x.dim(1), x.dim(2)})
+                       : arena.alloc(x.dtype(), {x.dim(0), x.dim(1)});
 }
 
 ConstView active_width(const LayerRun& run) {
@@ -74,7 +74,7 @@ ConstView mixer_output_backward(LayerRun& run, ConstView mixed, ConstView dh) {
 NormActs layer_norm_forward(LayerRun& run, ConstView weight, ConstView input) {
   NormActs acts{.input = input,
                 .rstd = run.arena.alloc(DType::kF32, {input.dim(0)}),
-                .normed = run.arena.alloc(DType::kF32, {input.dim(0), input.dim(1)})};
+                .normed = run.arena.alloc(run.activations, {input.dim(0), input.dim(1)})};
   rms_norm_forward(run.ctx, {.y = acts.normed,
                              .rstd = acts.rstd,
                              .x = input,

@@ -40,21 +40,19 @@ void project_out(Context& ctx, const MambaParams<ConstView>& w, const MambaActs&
                        .accumulate = true});
 }
 
-void allocate(Arena& arena, const MambaShape& s, int64_t tokens, MambaActs& a) {
-  const auto f32 = [&](std::initializer_list<int64_t> shape) {
-    return arena.alloc(DType::kF32, shape);
-  };
-  a.z = f32({tokens, s.H, s.P});
-  a.x_raw = f32({tokens, s.H * s.P});
-  a.B_raw = f32({tokens, s.N * s.G});
-  a.C_raw = f32({tokens, s.N * s.G});
-  a.dt = f32({tokens, s.H});
-  a.x = f32({tokens, s.H, s.P});
-  a.B = f32({tokens, s.N, s.G});
-  a.C = f32({tokens, s.N, s.G});
-  a.y = f32({tokens, s.H, s.P});
-  a.group_rstd = f32({tokens, s.G});
-  a.gated = f32({tokens, s.H, s.P});
+void allocate(Arena& arena, const MambaShape& s, int64_t tokens, DType type, MambaActs& a) {
+  const auto act = [&](std::initializer_list<int64_t> shape) { return arena.alloc(type, shape); };
+  a.z = act({tokens, s.H, s.P});
+  a.x_raw = act({tokens, s.H * s.P});
+  a.B_raw = act({tokens, s.N * s.G});
+  a.C_raw = act({tokens, s.N * s.G});
+  a.dt = arena.alloc(DType::kF32, {tokens, s.H});
+  a.x = act({tokens, s.H, s.P});
+  a.B = act({tokens, s.N, s.G});
+  a.C = act({tokens, s.N, s.G});
+  a.y = act({tokens, s.H, s.P});
+  a.group_rstd = arena.alloc(DType::kF32, {tokens, s.G});
+  a.gated = act({tokens, s.H, s.P});
 }
 
 void convolve(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
@@ -218,7 +216,7 @@ MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstVie
   const MambaShape s(w);
   MambaActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
-  allocate(run.arena, s, input.dim(0), a);
+  allocate(run.arena, s, input.dim(0), run.activations, a);
   project(run.ctx, w, a);
   convolve(run, w, a, cache);
   if (run.save)
@@ -236,7 +234,7 @@ void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaP
                     const MambaActs& a, View dh) {
   const Arena::Mark mark(run.arena);
   MambaActs d;
-  allocate(run.arena, MambaShape(w), dh.dim(0), d);
+  allocate(run.arena, MambaShape(w), dh.dim(0), run.activations, d);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
   project_out_backward(run, w, g, a, d, mixer_output_backward(run, a.mixed, dh));
   gated_norm_backward(run, w, g, a, d);
@@ -252,7 +250,7 @@ void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache&
   const Arena::Mark mark(ctx.scratch());
   const int64_t batch = h.dim(0);
   MambaActs a;
-  allocate(ctx.scratch(), s, batch, a);
+  allocate(ctx.scratch(), s, batch, DType::kF32, a);
   a.norm = {.input = h,
             .rstd = ctx.scratch().alloc(DType::kF32, {batch}),
             .normed = ctx.scratch().alloc(DType::kF32, {batch, h.dim(1)})};

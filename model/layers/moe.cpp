@@ -36,7 +36,7 @@ void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoePara
   const Arena::Mark scratch(ctx.scratch());
   const LayerMasks masks = run.layer_masks();
   const LayerMaskGrads mask_grads = run.layer_mask_grads();
-  const auto like = [&](ConstView x) { return run.arena.alloc(DType::kF32, {x.dim(0), x.dim(1)}); };
+  const auto like = [&](ConstView x) { return run.arena.alloc(x.dtype(), {x.dim(0), x.dim(1)}); };
   const View drows = like(a.rows);
   const View dact = like(a.act);
   const View dweight = like(a.weight);
@@ -82,10 +82,10 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView inpu
   route(run, w, a);
   const int64_t pairs = a.order.dim(0);
   const int64_t width = w.up.dim(1);
-  a.rows = run.arena.alloc(DType::kF32, {pairs, input.dim(1)});
-  a.up = run.arena.alloc(DType::kF32, {pairs, width});
-  a.act = run.arena.alloc(DType::kF32, {pairs, width});
-  a.down = run.arena.alloc(DType::kF32, {pairs, input.dim(1)});
+  a.rows = run.arena.alloc(run.activations, {pairs, input.dim(1)});
+  a.up = run.arena.alloc(run.activations, {pairs, width});
+  a.act = run.arena.alloc(run.activations, {pairs, width});
+  a.down = run.arena.alloc(run.activations, {pairs, input.dim(1)});
   expert_gather(ctx, {.rows = a.rows, .x = a.norm.normed, .order = a.order});
   expert_linear_forward(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
   squared_relu_forward(ctx, {.y = a.act, .x = a.up});

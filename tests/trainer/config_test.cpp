@@ -152,6 +152,16 @@ TEST_F(ConfigTest, Overrides) {
   refused(kSmall, {"'x' lies under a plain word"}, {"seq_len.x=2"});
 }
 
+TEST_F(ConfigTest, LowActivationsNeedLowProductsAndADevice) {
+  const std::string low = "precision.activations=bf16";
+  refused(kSmall, {"activations bf16 needs device cuda; on cpu activations are fp32"}, {low});
+  refused(kSmall, {"activations bf16 needs precision.compute bf16, not fp32"},
+          {low, "device=cuda", "precision.compute=fp32"});
+  dir_.write("low.yaml", kSmall);
+  const auto c = read_pretrain_config(dir_.path() / "low.yaml", {low, "device=cuda"});
+  EXPECT_EQ(c.precision.activations_type(), DType::kBF16);
+}
+
 TEST_F(ConfigTest, IncludeLiesBelow) {
   std::filesystem::create_directories(dir_.path() / "base");
   dir_.write("base/all.yaml", kSmall);
@@ -247,7 +257,7 @@ TEST(ConfigFields, ListIsWholeAndUnique) {
   }
   // 19 of the shape, 2 of a source in 2 lists and validation_tokens, 10 of the optimizer, 1 of the
   // experts, 2 of the precision, 2 of checkpoints, 3 of the log, 13 of the run itself.
-  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 2 + 2 + 3 + 13);
+  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 3 + 2 + 3 + 13);
 }
 
 TEST(ConfigFields, Reference) {

@@ -67,7 +67,7 @@ class Evaluation {
   Json parent() { return measure(parent_); }
 
  private:
-  DType compute() const { return config_.precision.compute == "bf16" ? DType::kBF16 : DType::kF32; }
+  DType compute() const { return config_.precision.compute_type(); }
   const RunConfig& config_;
   Comm& comm_;
   Context ctx_;
