@@ -4,6 +4,7 @@
 
 #include "kernels/core/host_view.h"
 #include "tests/support/device.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/training_batch.h"
 #include "trainer/distill_step.h"
 #include "trainer/train_step.h"
@@ -15,9 +16,9 @@ using testing::kSequences;
 using testing::kVocab;
 using testing::sequences;
 
-ModelConfig model() {
+ModelConfig model(const char* pattern = "ME*-E") {
   ModelConfig c;
-  c.pattern = "ME*-E";
+  c.pattern = pattern;
   c.vocab = kVocab;
   c.hidden = 32;
   c.query_heads = 4;
@@ -72,8 +73,8 @@ struct Training {
   std::unique_ptr<Comm> comm = make_self_comm();
   TrainStep step;
 
-  explicit Training(Device device)
-      : config(settings()), ctx(device), step(model(), config, ctx, *comm) {
+  explicit Training(Device device, const char* pattern = "ME*-E")
+      : config(settings()), ctx(device), step(model(pattern), config, ctx, *comm) {
     step.weights().initialize(3);
   }
   static PretrainConfig settings() {
@@ -115,6 +116,36 @@ TEST(DeviceStep, RepeatsBitForBit) {
   }
 }
 
+int64_t waits() {
+  return cuda::activity().waits;
+}
+
+// The host waits for the device once a step, at its end, whatever is in the step.
+TEST(DeviceStep, WaitsOnceWhateverTheLayersAndMicroBatches) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const char* pattern : {"ME", "ME*-EME"}) {
+    Training t(Device::kCuda, pattern);
+    t.step.run({sequences(0, 0, 1)}, 1e-3, 1);  // takes its memory
+    for (const int64_t count : {1, 3}) {
+      std::vector<Batch> batches;
+      for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
+      const int64_t before = waits();
+      EXPECT_FALSE(t.step.run(batches, 1e-3, 1).skipped);
+      EXPECT_EQ(waits() - before, 1) << pattern << ", " << count << " micro-batches";
+    }
+  }
+}
+
+// What a kernel finds wrong in its operands ends the step that it is in.
+TEST(DeviceStep, ATokenOutsideTheVocabularyIsAnError) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training t(Device::kCuda);
+  Batch batch = sequences(0, 0, kSequences);
+  batch.tokens[7] = kVocab;
+  testing::expect_error([&] { t.step.run({batch}, 1e-3, 1); }, {"position 7", "outside the table"},
+                        ErrorKind::kRuntime);
+}
+
 struct Distillation {
   RunConfig config;
   ElasticSpace space;
@@ -124,8 +155,8 @@ struct Distillation {
   RouterTraining router;
   DistillStep step;
 
-  Distillation(Device device, bool frozen)
-      : config(settings()),
+  Distillation(Device device, bool frozen, const RunConfig& c = settings())
+      : config(c),
         space(make_space(model(), written_choices(config.elastic.choices), kBlock, {})),
         ctx(device),
         teacher(model(), device, {}),
@@ -174,6 +205,23 @@ TEST_P(DeviceDistillation, LossBudgetAndEveryGradientAreTheCpus) {
     EXPECT_EQ(got.sizes[s].imbalance, want.sizes[s].imbalance);
   }
   expect_same_gradients(cuda.step.student(), cpu.step.student());
+}
+
+TEST_P(DeviceDistillation, WaitsOnceWhateverTheSizesAndMicroBatches) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const int64_t sizes : {1, 2}) {
+    RunConfig config = Distillation::settings();
+    config.distill.sizes_per_micro_batch = sizes;
+    Distillation d(Device::kCuda, GetParam(), config);
+    d.step.run({sequences(0, 0, 1)}, {0.5, 0.5}, {.lr = 1e-3});  // takes its memory
+    for (const int64_t count : {1, 3}) {
+      std::vector<Batch> batches;
+      for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
+      const int64_t before = waits();
+      EXPECT_FALSE(d.step.run(batches, {0.5, 0.5}, {.lr = 1e-3}).skipped);
+      EXPECT_EQ(waits() - before, 1) << sizes << " sizes, " << count << " micro-batches";
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DeviceDistillation, ::testing::Bool(),
