@@ -53,9 +53,14 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
     offsets_.push_back(total);
     total += (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
   }
-  master_ = Tensor(device, DType::kF32, {total});
-  if (options.gradients) grads_ = Tensor(device, DType::kF32, {total});
-  if (options.compute == DType::kBF16) low_ = Tensor(device, DType::kBF16, {total});
+  const auto pool = [&](DType dtype, Pool of, const char* name) {
+    return Tensor(device, dtype, {total}, {of, name});
+  };
+  master_ = pool(DType::kF32, Pool::kWeights, options.teacher ? "teacher weights" : "masters");
+  if (options.gradients) grads_ = pool(DType::kF32, Pool::kOptimizer, "gradients");
+  if (options.compute == DType::kBF16)
+    low_ = pool(DType::kBF16, Pool::kWeights,
+                options.teacher ? "teacher low copies" : "low copies");
 }
 
 View Weights::at(Tensor& pool, int64_t i, DType dtype) {
@@ -115,6 +120,10 @@ Weights Weights::on(Device device, DType compute) const {
   Context ctx(device);
   there.take_masters(ctx, *this);
   return there;
+}
+
+Weights Weights::extents() const {
+  return {config_, Device::kNull, options_};
 }
 
 void Weights::zero_gradients() {

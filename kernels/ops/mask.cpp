@@ -25,7 +25,7 @@ void mask_forward(Context& ctx, const MaskForward& a) {
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, n, 8 * n);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -46,7 +46,7 @@ void mask_backward(Context& ctx, const MaskBackward& a) {
   check_device(ctx, kOp, {a.dx, a.dm, a.dy});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, a.dm ? 3 * n : n, a.dm ? 12 * n : 8 * n);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

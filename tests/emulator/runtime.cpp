@@ -39,6 +39,7 @@ class Memory {
   std::byte* allocate(size_t bytes) {
     const size_t whole = rounded(std::max<size_t>(bytes, 1), kAlign) + kRedZone;
     const std::lock_guard<std::mutex> one(mutex_);
+    if (bytes > left()) return nullptr;
     const auto hole =
         std::find_if(free_.begin(), free_.end(), [&](const auto& h) { return h.second >= whole; });
     if (hole == free_.end()) return nullptr;
@@ -69,6 +70,12 @@ class Memory {
     return true;
   }
 
+  size_t whole() const { return limit(); }
+  size_t unused() {
+    const std::lock_guard<std::mutex> one(mutex_);
+    return left();
+  }
+
   void open() {
     if (depth_++ == 0) protect(PROT_READ | PROT_WRITE);
   }
@@ -95,6 +102,17 @@ class Memory {
   }
 
  private:
+  // NESTLING_EMULATOR_MEMORY, bytes: of the device, asked for at every allocation.
+  static size_t limit() {
+    const char* text = std::getenv("NESTLING_EMULATOR_MEMORY");
+    return text == nullptr ? kReserved : std::strtoull(text, nullptr, 10);
+  }
+  size_t left() const {
+    size_t used = 0;
+    for (const auto& [at, bytes] : used_) used += bytes;
+    return limit() - std::min(used, limit());
+  }
+
   void protect(int access) {
     // The page tables of the first page too: aligned to pages by mmap.
     if (top_ > 0 && mprotect(base_, top_, access) != 0) fail("mprotect of device memory");
@@ -217,7 +235,8 @@ const char* cudaGetErrorString(cudaError_t code) {
   return cudaGetErrorName(code);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = size_t{8} << 30;
+  *free_bytes = memory().unused();
+  *total_bytes = memory().whole();
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
