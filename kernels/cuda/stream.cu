@@ -20,7 +20,16 @@ StreamState::StreamState() {
   }
 }
 
+static bool has_warpgroups() {
+  int device = 0, major = 0, minor = 0;
+  NESTLING_CUDA(cudaGetDevice(&device));
+  NESTLING_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  NESTLING_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return major == 9 && minor == 0;  // the sm_90a code of this build is what runs there
+}
+
 void StreamState::open() {
+  warpgroups = has_warpgroups();
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));
   workspace = Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes});

@@ -35,6 +35,7 @@ struct StreamState {
   Tensor workspace;  // of cuBLASLt
   std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms;
   UploadRing ring;
+  bool warpgroups = false;          // wgmma: Hopper alone
   FaultWord* fault = nullptr;       // device memory
   FaultWord* host_fault = nullptr;  // pinned: where synchronize reads it
 

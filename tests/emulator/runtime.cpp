@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <signal.h>
+#include <string>
 #include <sys/mman.h>
 
 #include <cuda_runtime.h>
@@ -190,6 +191,14 @@ cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
+// NESTLING_EMULATOR_CAPABILITY = 90 (default) or 80: as what the device presents itself.
+static int capability() {
+  const char* text = std::getenv("NESTLING_EMULATOR_CAPABILITY");
+  const std::string asked = text == nullptr ? "90" : text;
+  if (asked == "90" || asked == "80") return asked == "90" ? 90 : 80;
+  std::fprintf(stderr, "emulator: NESTLING_EMULATOR_CAPABILITY=%s, needs 90 or 80\n", text);
+  std::abort();
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
@@ -199,9 +208,11 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = 64 << 10;
       break;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = capability() / 10;
       break;
     case cudaDevAttrComputeCapabilityMinor:
+      *value = capability() % 10;
+      break;
     case cudaDevAttrClockRate:
     case cudaDevAttrMemoryClockRate:
     case cudaDevAttrGlobalMemoryBusWidth:
