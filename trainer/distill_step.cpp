@@ -17,7 +17,6 @@ namespace {
 enum Column : uint8_t { kKl, kNll, kWeight, kTokens, kCost, kDraws, kColumns };
 
 constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
-constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
@@ -100,8 +99,9 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
     copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
-  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
-    const int64_t n = std::min(kLossChunk, count - begin);
+  const int64_t chunk = loss_chunk(ctx_.device());
+  for (int64_t begin = 0; begin < count; begin += chunk) {
+    const int64_t n = std::min(chunk, count - begin);
     model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
   }
   return {.logits = logits};
@@ -130,7 +130,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
-                   .chunk = kLossChunk});
+                   .chunk = loss_chunk(ctx_.device())});
   add_sum(ctx_, {.total = losses_.at(2 * drawn.size), .x = kl});
   add_sum(ctx_, {.total = losses_.at(2 * drawn.size + 1), .x = nll});
   double* row = sums_.data() + drawn.size * kColumns;
@@ -244,7 +244,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
                      .temperature = static_cast<float>(config_.distill.temperature),
-                     .chunk = kLossChunk});
+                     .chunk = loss_chunk(ctx_.device())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);
     total.targets += static_cast<double>(batch.counted_targets);

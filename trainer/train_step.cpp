@@ -46,7 +46,8 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                    .x = normed,
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
-                   .ce_weight = static_cast<float>(weight)});
+                   .ce_weight = static_cast<float>(weight),
+                   .chunk = loss_chunk(ctx_.device())});
   add_sum(ctx_, {.total = nll_.at(0), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
   load_.add(ctx_, acts);
