@@ -4,6 +4,7 @@
 
 #include "kernels/core/host_view.h"
 #include "tests/support/device.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/training_batch.h"
 #include "trainer/distill_step.h"
 #include "trainer/train_step.h"
@@ -16,9 +17,9 @@ using testing::kVocab;
 using testing::sequences;
 
 // Where activations are rounded, every token takes every expert: near a tie it would choose another.
-ModelConfig model(bool all_experts = false) {
+ModelConfig model(const char* pattern = "ME*-E", bool all_experts = false) {
   ModelConfig c;
-  c.pattern = "ME*-E";
+  c.pattern = pattern;
   c.vocab = kVocab;
   c.hidden = 32;
   c.query_heads = 4;
@@ -83,10 +84,11 @@ struct Training {
   std::unique_ptr<Comm> comm = make_self_comm();
   TrainStep step;
 
-  explicit Training(Device device, const PrecisionConfig& precision = kWhole)
+  explicit Training(Device device, const PrecisionConfig& precision = kWhole,
+                    const char* pattern = "ME*-E")
       : config(settings(precision)),
         ctx(device),
-        step(model(precision.compute == "bf16"), config, ctx, *comm) {
+        step(model(pattern, precision.compute == "bf16"), config, ctx, *comm) {
     step.weights().initialize(3);
   }
   static PretrainConfig settings(const PrecisionConfig& precision) {
@@ -141,6 +143,36 @@ TEST(DeviceStep, RepeatsBitForBit) {
   }
 }
 
+int64_t waits() {
+  return cuda::activity().waits;
+}
+
+// The host waits for the device once a step, at its end, whatever is in the step.
+TEST(DeviceStep, WaitsOnceWhateverTheLayersAndMicroBatches) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const char* pattern : {"ME", "ME*-EME"}) {
+    Training t(Device::kCuda, kWhole, pattern);
+    t.step.run({sequences(0, 0, 1)}, 1e-3, 1);  // takes its memory
+    for (const int64_t count : {1, 3}) {
+      std::vector<Batch> batches;
+      for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
+      const int64_t before = waits();
+      EXPECT_FALSE(t.step.run(batches, 1e-3, 1).skipped);
+      EXPECT_EQ(waits() - before, 1) << pattern << ", " << count << " micro-batches";
+    }
+  }
+}
+
+// What a kernel finds wrong in its operands ends the step that it is in.
+TEST(DeviceStep, ATokenOutsideTheVocabularyIsAnError) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training t(Device::kCuda);
+  Batch batch = sequences(0, 0, kSequences);
+  batch.tokens[7] = kVocab;
+  testing::expect_error([&] { t.step.run({batch}, 1e-3, 1); }, {"position 7", "outside the table"},
+                        ErrorKind::kRuntime);
+}
+
 struct Distillation {
   RunConfig config;
   ElasticSpace space;
@@ -150,9 +182,9 @@ struct Distillation {
   RouterTraining router;
   DistillStep step;
 
-  Distillation(Device device, bool frozen, const PrecisionConfig& precision = kWhole)
-      : config(settings(precision)),
-        space(make_space(model(precision.compute == "bf16"),
+  Distillation(Device device, bool frozen, const RunConfig& c = settings())
+      : config(c),
+        space(make_space(model("ME*-E", c.precision.compute == "bf16"),
                          written_choices(config.elastic.choices), kBlock, {})),
         ctx(device),
         teacher(space.config, device, {.compute = teacher_precision(config)}),
@@ -164,7 +196,7 @@ struct Distillation {
     w.initialize(3);
     return w;
   }
-  static RunConfig settings(const PrecisionConfig& precision) {
+  static RunConfig settings(const PrecisionConfig& precision = kWhole) {
     RunConfig c;
     c.precision = precision;
     c.elastic.choices.hidden = {"100%", "50%"};
@@ -205,12 +237,29 @@ TEST_P(DeviceDistillation, LossBudgetAndEveryGradientAreTheCpus) {
 
 TEST_P(DeviceDistillation, HalfActivationsStayNearTheCpus) {
   NESTLING_SKIP_WITHOUT_CUDA();
-  Distillation cuda(Device::kCuda, GetParam(), kHalfActivations);
-  Distillation cpu(Device::kCpu, GetParam(), kHalf);
+  Distillation cuda(Device::kCuda, GetParam(), Distillation::settings(kHalfActivations));
+  Distillation cpu(Device::kCpu, GetParam(), Distillation::settings(kHalf));
   const DistillResult got = cuda.advance(), want = cpu.advance();
   EXPECT_NEAR(got.loss, want.loss, kHalfLossBound * want.loss);
   EXPECT_NEAR(got.grad_norm, want.grad_norm, kHalfBound * want.grad_norm);
   expect_same_gradients(cuda.step.student(), cpu.step.student(), kHalfBound);
+}
+
+TEST_P(DeviceDistillation, WaitsOnceWhateverTheSizesAndMicroBatches) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const int64_t sizes : {1, 2}) {
+    RunConfig config = Distillation::settings();
+    config.distill.sizes_per_micro_batch = sizes;
+    Distillation d(Device::kCuda, GetParam(), config);
+    d.step.run({sequences(0, 0, 1)}, {0.5, 0.5}, {.lr = 1e-3});  // takes its memory
+    for (const int64_t count : {1, 3}) {
+      std::vector<Batch> batches;
+      for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
+      const int64_t before = waits();
+      EXPECT_FALSE(d.step.run(batches, {0.5, 0.5}, {.lr = 1e-3}).skipped);
+      EXPECT_EQ(waits() - before, 1) << sizes << " sizes, " << count << " micro-batches";
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DeviceDistillation, ::testing::Bool(),
