@@ -6,6 +6,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
@@ -82,6 +83,7 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
 // with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
 // loss's own chunks, so no bit depends on which it was.
 DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const Span span(ctx_, "teacher");
   const auto w = teacher_.params();
   const auto count = std::ssize(batch.tokens);
   const int64_t vocabulary = w.head.dim(0);
@@ -155,6 +157,7 @@ void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const
                .masks = &masks_.masks(),
                .mask_grads = &masks_.grads()};
   train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
+  const Span span(ctx_, "router");
   Probabilities dp = draw.used;
   for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
   masks_.backward(dp);
@@ -270,7 +273,10 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
 
-  student_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    student_.zero_gradients();
+  }
   router_.zero_gradients();
   for (ExpertLoad& load : loads_) load.clear();
   losses_.clear();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/core/host_view.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
@@ -87,6 +88,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 }
 
 void TrainStep::balance_experts() {
+  const Span span(ctx_, "expert balance");
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
     const double* load = load_.of_layer(layer);
     double mean = 0;
@@ -109,7 +111,10 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
   const double targets = std::max(1.0, counted[0]);
 
-  weights_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    weights_.zero_gradients();
+  }
   load_.clear();
   nll_.clear();
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);

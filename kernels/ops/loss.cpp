@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/span.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling {
@@ -88,6 +89,7 @@ void run_rows(Context& ctx, const LossRows& rows) {
 }  // namespace
 
 void head_loss(Context& ctx, const HeadLoss& a) {
+  const Span span(ctx, "head and loss");
   check_operands(ctx, a);
   const Arena::Mark mark(ctx.scratch());
   const int64_t tokens = a.x.dim(0);
