@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/elementwise.h"
 
@@ -9,7 +10,25 @@ namespace nestling {
 
 namespace {
 
+constexpr int64_t kDrawnAtOnce = 4096;   // values, at least, a thread
 constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+
+// Numbers of 64 bits that one value takes.
+uint64_t draws(Init init) {
+  switch (init) {
+    case Init::kNormal:
+    case Init::kNormalResidual:
+      return 2;
+    case Init::kConv:
+    case Init::kALog:
+    case Init::kDtBias:
+      return 1;
+    case Init::kOne:
+    case Init::kZero:
+      return 0;
+  }
+  throw Error("unknown initialisation");
+}
 
 double draw(const ParameterSpec& spec, const ModelConfig& config, Rng& rng) {
   switch (spec.init) {
@@ -90,10 +109,13 @@ void Weights::initialize(uint64_t seed) {
   NESTLING_CHECK(device_ != Device::kNull, "the null device holds no weights to initialise");
   for (int64_t i = 0; i < count(); ++i) {
     const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
-    Rng rng(seed, static_cast<uint64_t>(i));
     Tensor host(Device::kCpu, DType::kF32, {spec.size()});
-    for (int64_t k = 0; k < spec.size(); ++k)
-      host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
+    parallel_for(spec.size(), kDrawnAtOnce, [&](int64_t begin, int64_t end) {
+      Rng rng(seed, static_cast<uint64_t>(i));
+      rng.seek(static_cast<uint64_t>(begin) * draws(spec.init));
+      for (int64_t k = begin; k < end; ++k)
+        host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
+    });
     copy(master(i).reshape({spec.size()}), host.view());
   }
   Context ctx(device_);

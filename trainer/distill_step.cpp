@@ -6,6 +6,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
@@ -81,6 +82,7 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
 // with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
 // loss's own chunks, so no bit depends on which it was.
 DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const Span span(ctx_, "teacher");
   const auto w = teacher_.params();
   const auto count = std::ssize(batch.tokens);
   const int64_t vocabulary = w.head.dim(0);
@@ -258,6 +260,7 @@ void DistillStep::collect_losses() {
 
 // The backward of every draw, in their order: gradients of its masks, its share of the budget loss.
 void DistillStep::train_router(ConstView mask_gradients, double share) {
+  const Span span(ctx_, "router");
   for (size_t i = 0; i < draws_.size(); ++i) {
     const auto& [drawn, draw] = draws_[i];
     Probabilities dp = draw.used;
@@ -274,7 +277,10 @@ void DistillStep::train_router(ConstView mask_gradients, double share) {
 }
 
 void DistillStep::begin_step() {
-  student_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    student_.zero_gradients();
+  }
   router_.zero_gradients();
   for (ExpertLoad& load : loads_) load.clear();
   device_sums_.clear();

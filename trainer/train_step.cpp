@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/core/host_view.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
@@ -93,6 +94,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 }
 
 void TrainStep::balance_experts() {
+  const Span span(ctx_, "expert balance");
   std::vector<float> moves;  // of the bias, layer by layer
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
     const double* load = load_.of_layer(layer);
@@ -119,7 +121,10 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
   const double targets = std::max(1.0, counted[0]);
 
-  weights_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    weights_.zero_gradients();
+  }
   load_.clear();
   sums_.clear();
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);

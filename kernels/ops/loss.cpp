@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/span.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling {
@@ -92,6 +93,7 @@ int64_t loss_chunk(Device device) {
 }
 
 void head_loss(Context& ctx, const HeadLoss& a) {
+  const Span span(ctx, "head and loss");
   check_operands(ctx, a);
   const Arena::Mark mark(ctx.scratch());
   const int64_t tokens = a.x.dim(0);

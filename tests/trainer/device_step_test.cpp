@@ -182,7 +182,8 @@ struct Distillation {
   RouterTraining router;
   DistillStep step;
 
-  Distillation(Device device, bool frozen, const RunConfig& c = settings())
+  Distillation(Device device, bool frozen) : Distillation(device, frozen, settings(kWhole)) {}
+  Distillation(Device device, bool frozen, const RunConfig& c)
       : config(c),
         space(make_space(model("ME*-E", c.precision.compute == "bf16"),
                          written_choices(config.elastic.choices), kBlock, {})),
@@ -196,7 +197,7 @@ struct Distillation {
     w.initialize(3);
     return w;
   }
-  static RunConfig settings(const PrecisionConfig& precision = kWhole) {
+  static RunConfig settings(const PrecisionConfig& precision) {
     RunConfig c;
     c.precision = precision;
     c.elastic.choices.hidden = {"100%", "50%"};
@@ -248,7 +249,7 @@ TEST_P(DeviceDistillation, HalfActivationsStayNearTheCpus) {
 TEST_P(DeviceDistillation, WaitsOnceWhateverTheSizesAndMicroBatches) {
   NESTLING_SKIP_WITHOUT_CUDA();
   for (const int64_t sizes : {1, 2}) {
-    RunConfig config = Distillation::settings();
+    RunConfig config = Distillation::settings(kWhole);
     config.distill.sizes_per_micro_batch = sizes;
     Distillation d(Device::kCuda, GetParam(), config);
     d.step.run({sequences(0, 0, 1)}, {0.5, 0.5}, {.lr = 1e-3});  // takes its memory
