@@ -55,6 +55,12 @@ void synchronize(StreamState&) {
 void upload(Context&, View, ConstView) {
   absent();
 }
+View fetch(Context&, ConstView) {
+  absent();
+}
+Activity activity() {
+  return {};
+}
 void StreamStateDelete::operator()(StreamState* state) const noexcept {
   delete state;
 }
@@ -75,7 +81,7 @@ void run(Context&, const GatedSiluBackward&) {
 void run(Context&, const AdamWStep&) {
   absent();
 }
-double global_norm(Context&, std::span<const ConstView>) {
+void run(Context&, const GlobalNorm&) {
   absent();
 }
 void run(Context&, const AttentionForward&) {

@@ -88,6 +88,10 @@ void run_rows(Context& ctx, const LossRows& rows) {
 
 }  // namespace
 
+int64_t loss_chunk(Device device) {
+  return device == Device::kCpu ? 256 : 2048;
+}
+
 void head_loss(Context& ctx, const HeadLoss& a) {
   const Span span(ctx, "head and loss");
   check_operands(ctx, a);

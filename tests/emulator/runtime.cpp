@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <signal.h>
+#include <string>
 #include <sys/mman.h>
 
 #include <cuda_runtime.h>
@@ -172,9 +173,27 @@ cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 4;  // few multiprocessors, so that loops over a grid go round more than once
-  return cudaSuccess;
+// NESTLING_EMULATOR_CAPABILITY = 90 (default) or 80: as what the device presents itself.
+static int capability() {
+  const char* text = std::getenv("NESTLING_EMULATOR_CAPABILITY");
+  const std::string asked = text == nullptr ? "90" : text;
+  if (asked == "90" || asked == "80") return asked == "90" ? 90 : 80;
+  std::fprintf(stderr, "emulator: NESTLING_EMULATOR_CAPABILITY=%s, needs 90 or 80\n", text);
+  std::abort();
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;  // few, so that loops over a grid go round more than once
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = capability() / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = capability() % 10;
+      return cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
 }
 cudaError_t cudaGetLastError() {
   return cudaSuccess;

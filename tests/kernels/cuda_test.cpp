@@ -133,26 +133,6 @@ INSTANTIATE_TEST_SUITE_P(All, CudaLinearBf16,
                            return str(s.half ? "half_" : "float_", s.t, "x", s.k, "x", s.n);
                          });
 
-TEST(CudaGlobalNorm, AddsInDouble) {
-  NESTLING_SKIP_WITHOUT_CUDA();
-  Rng rng(8);
-  std::vector<Guarded> held;
-  double want = 0;
-  for (auto [rows, cols] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 149}, {3, 5}, {150, 384}}) {
-    const auto m = random_mat(rng, rows, cols, 10.0);
-    want += norm(m) * norm(m);
-    held.emplace_back(Device::kCuda, m);
-  }
-  std::vector<ConstView> grads;
-  for (auto& g : held) grads.push_back(g.view());
-  Context ctx(Device::kCuda);
-  const double first = global_norm(ctx, grads);
-  // Sums of n positive doubles in any order: at most n roundings, here n < 2^17.
-  EXPECT_NEAR(first, std::sqrt(want), std::sqrt(want) * 0x1.0p17 * 0x1.0p-53);
-  EXPECT_EQ(global_norm(ctx, grads), first);
-}
-
 TEST(CudaAdamW, WritesTheLowCopyAtItsOwnPitch) {
   NESTLING_SKIP_WITHOUT(Device::kCuda, AdamWStep);
   Rng rng(5);

@@ -1,6 +1,7 @@
 #!/bin/sh
-# device_run_test.sh PROGRAM SOURCE_DIR - pretraining on a CUDA device: a run that is told to stop ends in the
-# very bytes of one left alone, and a checkpoint made there goes on on the CPU. Exit 77: no device.
+# device_run_test.sh PROGRAM SOURCE_DIR - the program on a CUDA device. Pretraining: a run that is told to stop
+# ends in the very bytes of one left alone, and a checkpoint made there goes on on the CPU. An elastic run, from
+# importance to its evaluation: the CPU's losses and choices, and a file that verifies. Exit 77: no device.
 set -eu
 program=$1
 source_dir=$2
@@ -31,7 +32,8 @@ train() {  # OUTPUT ARGS...
   shift
   "$program" pretrain "$work/run.yaml" --set "output=$work/$output" "$@"
 }
-losses() { sed -n 's/.*"loss":\([0-9.]*\).*/\1/p' "$work/$1/run/log.jsonl"; }
+log_of() { find "$work/$1" -name log.jsonl; }
+losses() { sed -n 's/.*"loss":\([0-9.]*\).*/\1/p' "$(log_of "$1")"; }
 
 if ! train whole --set device=cuda 2>"$work/said"; then
   cat "$work/said" >&2
@@ -56,12 +58,40 @@ cmp "$work/whole/run/model/model.safetensors" "$work/cut/run/model/model.safeten
 
 train moved --change-config
 train cpu
-# Every loss of the device, of the run that moved and of the CPU alone, to 1e-5.
-for run in whole moved; do
-  losses $run >"$work/a"
-  losses cpu >"$work/b"
-  [ "$(wc -l <"$work/a")" = 4 ] || { echo "$run: $(wc -l <"$work/a") losses, needs 4" >&2; exit 1; }
-  paste "$work/a" "$work/b" | awk -v run=$run '
+# Every loss of a device, or of a run that moved, to 1e-5 of the CPU's alone.
+same_losses() {  # OUTPUT OUTPUT_ON_CPU
+  losses "$1" >"$work/a"
+  losses "$2" >"$work/b"
+  [ "$(wc -l <"$work/a")" = 4 ] || { echo "$1: $(wc -l <"$work/a") losses, needs 4" >&2; exit 1; }
+  paste "$work/a" "$work/b" | awk -v run="$1" '
     { d = $1 - $2; if (d < 0) d = -d; if (d > 1e-5 * $2) { print run ": loss " $1 " for " $2; bad = 1 } }
     END { exit bad }'
+}
+same_losses whole cpu
+same_losses moved cpu
+
+cat >"$work/elastic.yaml" <<YAML
+name: elastic
+parent: $work/cpu/run/model
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+  calibration: {samples: 2, seq_len: 32}
+elastic:
+  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%]}
+  sizes: [{name: full, target: full}, {name: half, target: {active_params: 50.5%}}]
+router: {hidden: 16, dead_zone: 0.1, freeze: {at_tokens: 128}}
+curriculum: [{name: short, seq_len: 32, tokens: 256, global_batch_tokens: 64}]
+distill: {ce_weight: 0.5}
+optimizer: {lr: 1.0e-3, warmup_tokens: 64}
+evaluation: {problems: 1}
+precision: {compute: fp32}
+log: {every_steps: 1, tensorboard: false}
+threads: 1
+YAML
+for device in cuda cpu; do
+  "$program" run "$work/elastic.yaml" --set "output=$work/elastic_$device" --set device=$device 2>"$work/said"
+  grep 'choices frozen' "$work/said" >"$work/choices_$device"
 done
+cmp "$work/choices_cuda" "$work/choices_cpu"
+same_losses elastic_cuda elastic_cpu
+"$program" verify "$work/elastic_cuda/elastic/elastic.h5"

@@ -204,7 +204,11 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
 using cudaStream_t = struct nestling_emulated_stream*;
 using cudaEvent_t = struct nestling_emulated_event*;
 #define cudaStreamLegacy (reinterpret_cast<cudaStream_t>(0x1))
