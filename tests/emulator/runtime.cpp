@@ -1,5 +1,6 @@
 // runtime.cpp - the CUDA runtime of the emulator: every call has done its work when it returns.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -47,6 +48,7 @@ class Memory {
     free_.erase(hole);
     if (left > 0) free_[at + whole] = left;
     used_[at] = bytes;
+    in_use_ += bytes;
     top_ = std::max(top_, rounded(at + whole, kPage));
     open();
     std::memset(base_ + at + bytes, kRed, whole - bytes);
@@ -64,9 +66,15 @@ class Memory {
     for (size_t i = bytes; i < whole; ++i)
       if (base_[at + i] != std::byte{kRed}) fail("device memory written behind an allocation");
     close();
+    in_use_ -= bytes;
     used_.erase(held);
     give_back(at, whole);
     return true;
+  }
+
+  size_t used() {
+    const std::lock_guard<std::mutex> one(mutex_);
+    return in_use_;
   }
 
   void open() {
@@ -121,6 +129,7 @@ class Memory {
   std::byte* base_ = nullptr;
   size_t top_ = 0;
   int depth_ = 0;
+  size_t in_use_ = 0;
   std::mutex mutex_;
   std::map<size_t, size_t> free_, used_;  // offset to bytes
 };
@@ -165,6 +174,15 @@ void close_device_memory() {
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
+namespace {
+constexpr size_t kDeviceMemory = size_t{8} << 30;  // as reported; what there is decides the host
+}
+
+struct nestling_emulated_event {
+  std::chrono::steady_clock::time_point passed;
+  bool recorded = false;
+};
+
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -185,15 +203,35 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
       *value = 4;  // few, so that loops over a grid go round more than once
-      return cudaSuccess;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = 64 << 10;
+      break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = capability() / 10;
-      return cudaSuccess;
+      break;
     case cudaDevAttrComputeCapabilityMinor:
       *value = capability() % 10;
-      return cudaSuccess;
+      break;
+    case cudaDevAttrClockRate:
+    case cudaDevAttrMemoryClockRate:
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *value = 0;
+      break;
   }
-  return cudaErrorInvalidValue;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {.name = "emulated on the CPU", .totalGlobalMem = kDeviceMemory};
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
 }
 cudaError_t cudaGetLastError() {
   return cudaSuccess;
@@ -217,7 +255,8 @@ const char* cudaGetErrorString(cudaError_t code) {
   return cudaGetErrorName(code);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = size_t{8} << 30;
+  *free_bytes = kDeviceMemory - memory().used();
+  *total_bytes = kDeviceMemory;
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
@@ -285,17 +324,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new char);
+  *event = new nestling_emulated_event;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<char*>(event);
+  delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *event = {.passed = std::chrono::steady_clock::now(), .recorded = true};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (!begin->recorded || !end->recorded) return cudaErrorInvalidValue;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->passed - begin->passed).count();
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
