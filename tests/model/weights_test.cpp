@@ -1,6 +1,7 @@
 // Fresh weights are a function of the seed: the draws of one walk along each parameter's stream.
 #include "model/weights.h"
 
+#include <cstring>
 #include <gtest/gtest.h>
 
 #include "kernels/core/parallel.h"
@@ -29,6 +30,24 @@ TEST(Weights, FreshOnesAreTheDrawsOfOneWalkWhateverTheThreads) {
     ASSERT_EQ(one.ptr<float>()[i], static_cast<float>(0.02 * rng.normal())) << i;
     ASSERT_EQ(several.ptr<float>()[i], one.ptr<float>()[i]) << i;
   }
+}
+
+TEST(Weights, WithoutMastersTheLayersReadTheSame) {
+  Weights whole(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});
+  Weights frozen(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});
+  whole.initialize(7);
+  frozen.initialize(7);
+  frozen.drop_masters();
+  EXPECT_LT(frozen.allocated().masters, whole.allocated().masters / 10);
+  EXPECT_EQ(frozen.allocated().low, whole.allocated().low);
+  for (int64_t i = 0; i < whole.count(); ++i) {
+    EXPECT_EQ(static_cast<bool>(frozen.master(i)), !whole.low(i));
+    const ConstView want = whole.low(i) ? whole.low(i) : whole.master(i);
+    const ConstView got = frozen.low(i) ? frozen.low(i) : frozen.master(i);
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), static_cast<size_t>(want.bytes())), 0) << i;
+  }
+  Context ctx(Device::kCpu);
+  EXPECT_THROW(whole.take_masters(ctx, frozen), Error);
 }
 
 TEST(Rng, SeekIsTheWalkWithoutItsSteps) {
