@@ -6,6 +6,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
@@ -17,7 +18,6 @@ namespace {
 enum Column : uint8_t { kKl, kNll, kWeight, kTokens, kCost, kDraws, kColumns };
 
 constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
-constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
@@ -82,6 +82,7 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
 // with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
 // loss's own chunks, so no bit depends on which it was.
 DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const Span span(ctx_, "teacher");
   const auto w = teacher_.params();
   const auto count = std::ssize(batch.tokens);
   const int64_t vocabulary = w.head.dim(0);
@@ -100,8 +101,9 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
     copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
-  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
-    const int64_t n = std::min(kLossChunk, count - begin);
+  const int64_t chunk = loss_chunk(ctx_.device());
+  for (int64_t begin = 0; begin < count; begin += chunk) {
+    const int64_t n = std::min(chunk, count - begin);
     model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
   }
   return {.logits = logits};
@@ -130,7 +132,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
-                   .chunk = kLossChunk});
+                   .chunk = loss_chunk(ctx_.device())});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size), .x = kl});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size + 1), .x = nll});
   double* row = sums_.data() + drawn.size * kColumns;
@@ -287,7 +289,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
                      .temperature = static_cast<float>(config_.distill.temperature),
-                     .chunk = kLossChunk});
+                     .chunk = loss_chunk(ctx_.device())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);
     total.targets += static_cast<double>(batch.counted_targets);
@@ -309,6 +311,7 @@ void DistillStep::collect_losses() {
 
 // The backward of every draw, in their order: gradients of its masks, its share of the budget loss.
 void DistillStep::train_router(ConstView mask_gradients, double share) {
+  const Span span(ctx_, "router");
   for (size_t i = 0; i < draws_.size(); ++i) {
     const auto& [drawn, draw] = draws_[i];
     Probabilities dp = draw.used;
@@ -325,7 +328,10 @@ void DistillStep::train_router(ConstView mask_gradients, double share) {
 }
 
 void DistillStep::begin_step() {
-  student_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    student_.zero_gradients();
+  }
   router_.zero_gradients();
   for (ExpertLoad& load : loads_) load.clear();
   device_sums_.clear();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/core/host_view.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
@@ -51,7 +52,8 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                    .x = normed,
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
-                   .ce_weight = static_cast<float>(weight)});
+                   .ce_weight = static_cast<float>(weight),
+                   .chunk = loss_chunk(ctx_.device())});
   add_sum(ctx_, {.total = sums_.at(kNll), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
   load_.add(ctx_, acts);
@@ -117,6 +119,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 }
 
 void TrainStep::balance_experts() {
+  const Span span(ctx_, "expert balance");
   std::vector<float> moves;  // of the bias, layer by layer
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
     const double* load = load_.of_layer(layer);
@@ -144,7 +147,10 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   const double targets = std::max(1.0, counted[0]);
 
   reserve(micro_batches);
-  weights_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    weights_.zero_gradients();
+  }
   load_.clear();
   sums_.clear();
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);

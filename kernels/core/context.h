@@ -10,6 +10,7 @@
 //               bytes = operands read and written at least once.
 // Threads       a Context belongs to one thread; operators spread over cores by parallel_for.
 // CUDA          a Context owns one stream; calls are enqueued and return at once.
+// Observer      is told of the spans of what runs here (span.h); none by default.
 #pragma once
 #include <map>
 #include <memory>
@@ -34,6 +35,8 @@ struct StreamStateDelete {
 };
 }  // namespace cuda
 
+class SpanObserver;
+
 class Context {
  public:
   explicit Context(Device device);
@@ -41,7 +44,9 @@ class Context {
   Context(Context&&) noexcept = default;
 
   Device device() const { return device_; }
-  Device code() const { return code_; }  // whose code operators take: the device's, but in a rehearsal
+  Device code() const {
+    return code_;
+  }  // whose code operators take: the device's, but in a rehearsal
   Arena& scratch() { return scratch_; }
   cuda::StreamState& cuda();  // throws unless the code is kCuda's
   void synchronize();         // waits for enqueued work; at once on the CPU
@@ -51,6 +56,9 @@ class Context {
   Work total_work() const;
   void reset_work() { work_.clear(); }
 
+  void observe(SpanObserver* observer) { observer_ = observer; }  // nullptr: no longer
+  SpanObserver* observer() const { return observer_; }
+
  private:
   explicit Context(Context& rehearsed);
 
@@ -59,6 +67,7 @@ class Context {
   std::map<std::string, Work, std::less<>> work_;
   std::unique_ptr<cuda::StreamState, cuda::StreamStateDelete> owned_;
   cuda::StreamState* cuda_ = nullptr;  // owned, or of the context that is rehearsed
+  SpanObserver* observer_ = nullptr;
 };
 
 // Throws unless every present view lives on the context's device.

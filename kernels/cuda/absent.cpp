@@ -1,5 +1,8 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
+#include "kernels/cuda/device_info.h"
+#include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_ceiling.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
@@ -59,6 +62,25 @@ void synchronize(StreamState&) {
   absent();
 }
 void upload(Context&, View, ConstView) {
+  absent();
+}
+DeviceInfo device_info() {
+  absent();
+}
+DeviceMemory device_memory() {
+  absent();
+}
+Event::Event() {
+  absent();
+}
+void Event::Destroy::operator()(void*) const noexcept {}
+void Event::record(Context&) {
+  absent();
+}
+double seconds_between(const Event&, const Event&) {
+  absent();
+}
+double best_product_seconds(Context&, View, ConstView, ConstView, ProductMath) {
   absent();
 }
 View fetch(Context&, ConstView) {

@@ -16,6 +16,7 @@
 #include "kernels/cuda/expert_tiles.cuh"
 #include "kernels/cuda/expert_warpgroups.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/rounded.h"
 #include "kernels/cuda/tile_product.cuh"
 #include "kernels/ops/experts.h"
@@ -96,14 +97,6 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   });
 }
 
-template <class T>
-const T* pointer(ConstView v) {
-  if constexpr (std::is_same_v<T, float>)
-    return v.ptr<float>();
-  else
-    return bf16_of(v);
-}
-
 template <class Plan, class Y>
 void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows) {
   using Shape = typename Plan::Shape;
@@ -114,21 +107,21 @@ void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows)
 }
 
 // out[rows of e] = a[rows of e] op(w[e]); kAlong: what runs along the memory of w.
-template <class T, Along kAlong, class Shape>
+template <class T, class Y, Along kAlong, class Shape>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   constexpr int kVector = 16 / sizeof(T);
-  const RowsProduct<T, float> p{.out = out.ptr<float>(),
-                                .a = pointer<T>(a),
-                                .w = pointer<T>(w),
-                                .offsets = offsets.ptr<int32_t>(),
-                                .out_pitch = out.pitch(),
-                                .a_pitch = a.pitch(),
-                                .w_expert = w.stride(0),
-                                .w_pitch = w.stride(1),
-                                .inner = a.dim(1),
-                                .columns = out.dim(1),
-                                .experts = static_cast<int>(w.dim(0)),
-                                .column_tiles = 0};
+  const RowsProduct<T, Y> p{.out = elements<Y>(out),
+                            .a = elements<T>(a),
+                            .w = elements<T>(w),
+                            .offsets = offsets.ptr<int32_t>(),
+                            .out_pitch = out.pitch(),
+                            .a_pitch = a.pitch(),
+                            .w_expert = w.stride(0),
+                            .w_pitch = w.stride(1),
+                            .inner = a.dim(1),
+                            .columns = out.dim(1),
+                            .experts = static_cast<int>(w.dim(0)),
+                            .column_tiles = 0};
   if (whole_vectors({a, w}))
     launch_rows<TilePlan<T, kVector, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
   else
@@ -138,21 +131,24 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
 template <Along kAlong>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   if (w.dtype() == DType::kF32)
-    rows_product<float, kAlong, FloatTile>(ctx, out, a, w, offsets);
-  else if (a.dim(0) < kFewRows * w.dim(0))
-    rows_product<__nv_bfloat16, kAlong, FewRows>(ctx, out, a, w, offsets);
-  else if (warpgroups_can(ctx, {a, w, out}))
-    rows_on_warpgroups(ctx, out, a, w, offsets, kAlong == Along::kSum);
-  else
-    rows_product<__nv_bfloat16, kAlong, ManyRows>(ctx, out, a, w, offsets);
+    return rows_product<float, float, kAlong, FloatTile>(ctx, out, a, w, offsets);
+  const bool few = a.dim(0) < kFewRows * w.dim(0);
+  if (!few && warpgroups_can(ctx, {a, w, out}))
+    return rows_on_warpgroups(ctx, out, a, w, offsets, kAlong == Along::kSum);
+  with_elements(out, [&]<class Y>(Y) {
+    if (few)
+      rows_product<__nv_bfloat16, Y, kAlong, FewRows>(ctx, out, a, w, offsets);
+    else
+      rows_product<__nv_bfloat16, Y, kAlong, ManyRows>(ctx, out, a, w, offsets);
+  });
 }
 
 template <class T, class Shape>
 void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
   constexpr int kVector = 16 / sizeof(T);
   const WeightProduct<T> p{.dw = dw.ptr<float>(),
-                           .dy = pointer<T>(dy),
-                           .x = pointer<T>(x),
+                           .dy = elements<T>(dy),
+                           .x = elements<T>(x),
                            .offsets = offsets.ptr<int32_t>(),
                            .dw_expert = dw.stride(0),
                            .dw_pitch = dw.stride(1),

@@ -17,8 +17,8 @@ struct Activity {
 };
 Activity activity();
 
-bool built();                        // this binary holds the CUDA backend
-std::string unavailable_reason();    // empty: a device can be used; else one line saying why not
+bool built();                      // this binary holds the CUDA backend
+std::string unavailable_reason();  // empty: a device can be used; else one line saying why not
 // Zeroed. Throws with the table of who holds what where the device has no more.
 std::byte* allocate(int64_t bytes, Holder holder);
 std::vector<MemoryPool> held();  // what allocate gave out, by holder

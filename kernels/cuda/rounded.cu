@@ -10,9 +10,9 @@ View aligned_scratch(Context& ctx, DType dtype, int64_t rows, int64_t cols) {
 
 ConstView like_weight(Context& ctx, ConstView x, ConstView w) {
   if (x.dtype() == w.dtype()) return x;
-  const View low = aligned_scratch(ctx, DType::kBF16, x.dim(0), x.dim(1));
-  cuda::cast(ctx, low, x);
-  return low;
+  const View same = aligned_scratch(ctx, w.dtype(), x.dim(0), x.dim(1));
+  cuda::cast(ctx, same, x);
+  return same;
 }
 
 bool whole_vectors(std::initializer_list<ConstView> views) {

@@ -1,5 +1,6 @@
 // runtime.cpp - the CUDA runtime of the emulator: every call has done its work when it returns.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -14,7 +15,8 @@ namespace nestling::emulator {
 
 namespace {
 
-constexpr size_t kReserved = size_t{64} << 30;  // addresses, not memory
+constexpr size_t kReserved = size_t{64} << 30;     // addresses, not memory
+constexpr size_t kDeviceMemory = size_t{8} << 30;  // what there is of it, unless told otherwise
 constexpr size_t kAlign = 256;
 constexpr size_t kRedZone = 256;
 constexpr int kRed = 0xa5;
@@ -48,6 +50,7 @@ class Memory {
     free_.erase(hole);
     if (left > 0) free_[at + whole] = left;
     used_[at] = bytes;
+    in_use_ += bytes;
     top_ = std::max(top_, rounded(at + whole, kPage));
     open();
     std::memset(base_ + at + bytes, kRed, whole - bytes);
@@ -65,6 +68,7 @@ class Memory {
     for (size_t i = bytes; i < whole; ++i)
       if (base_[at + i] != std::byte{kRed}) fail("device memory written behind an allocation");
     close();
+    in_use_ -= bytes;
     used_.erase(held);
     give_back(at, whole);
     return true;
@@ -105,13 +109,9 @@ class Memory {
   // NESTLING_EMULATOR_MEMORY, bytes: of the device, asked for at every allocation.
   static size_t limit() {
     const char* text = std::getenv("NESTLING_EMULATOR_MEMORY");
-    return text == nullptr ? kReserved : std::strtoull(text, nullptr, 10);
+    return text == nullptr ? kDeviceMemory : std::strtoull(text, nullptr, 10);
   }
-  size_t left() const {
-    size_t used = 0;
-    for (const auto& [at, bytes] : used_) used += bytes;
-    return limit() - std::min(used, limit());
-  }
+  size_t left() const { return limit() - std::min(in_use_, limit()); }
 
   void protect(int access) {
     // The page tables of the first page too: aligned to pages by mmap.
@@ -139,6 +139,7 @@ class Memory {
   std::byte* base_ = nullptr;
   size_t top_ = 0;
   int depth_ = 0;
+  size_t in_use_ = 0;
   std::mutex mutex_;
   std::map<size_t, size_t> free_, used_;  // offset to bytes
 };
@@ -183,6 +184,11 @@ void close_device_memory() {
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
+struct nestling_emulated_event {
+  std::chrono::steady_clock::time_point passed;
+  bool recorded = false;
+};
+
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -203,15 +209,35 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
       *value = 4;  // few, so that loops over a grid go round more than once
-      return cudaSuccess;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = 64 << 10;
+      break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = capability() / 10;
-      return cudaSuccess;
+      break;
     case cudaDevAttrComputeCapabilityMinor:
       *value = capability() % 10;
-      return cudaSuccess;
+      break;
+    case cudaDevAttrClockRate:
+    case cudaDevAttrMemoryClockRate:
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *value = 0;
+      break;
   }
-  return cudaErrorInvalidValue;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {.name = "emulated on the CPU", .totalGlobalMem = memory().whole()};
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
 }
 cudaError_t cudaGetLastError() {
   return cudaSuccess;
@@ -304,17 +330,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new char);
+  *event = new nestling_emulated_event;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<char*>(event);
+  delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *event = {.passed = std::chrono::steady_clock::now(), .recorded = true};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (!begin->recorded || !end->recorded) return cudaErrorInvalidValue;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->passed - begin->passed).count();
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {

@@ -2,7 +2,10 @@
 // memory, bf16 products, and the one clear line where there is no device.
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/device_info.h"
+#include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_ceiling.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/linear.h"
 #include "kernels/reference/linear.h"
@@ -27,6 +30,29 @@ TEST(CudaDevice, MissingIsOneClearLineAndExitCodeTwo) {
     EXPECT_EQ(std::string(e.what()).find("device cuda: "), 0u) << e.what();
     EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
   }
+}
+
+TEST(CudaTiming, EventsDeviceAndTheCeilingOfProducts) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const cuda::DeviceInfo info = cuda::device_info();
+  EXPECT_FALSE(info.name.empty());
+  EXPECT_GE(info.capability_major, 8);
+  EXPECT_GT(info.l2_bytes, 0);
+  Context ctx(Device::kCuda);
+  const Tensor a(Device::kCuda, DType::kBF16, {64, 32}), b(Device::kCuda, DType::kBF16, {48, 32});
+  Tensor d(Device::kCuda, DType::kBF16, {64, 48});
+  cuda::Event begin, middle, end;
+  begin.record(ctx);
+  linear_forward(ctx, {.y = d, .x = a, .w = b});
+  middle.record(ctx);
+  const double best = cuda::best_product_seconds(ctx, d, a, b, cuda::ProductMath::kAsOperands);
+  end.record(ctx);
+  EXPECT_GT(best, 0.0);
+  EXPECT_GT(seconds_between(begin, middle), 0.0);
+  EXPECT_GT(seconds_between(begin, end), seconds_between(begin, middle));
+  const cuda::DeviceMemory memory = cuda::device_memory();
+  EXPECT_GT(memory.free_bytes, 0);
+  EXPECT_LT(memory.free_bytes, memory.total_bytes);
 }
 
 // A [2, 3, 4, 5] window cut out of a larger tensor on every axis.
@@ -139,7 +165,9 @@ TEST(CudaMemory, RunningOutNamesWhoHoldsIt) {
   NESTLING_SKIP_WITHOUT_CUDA();
   const Tensor masters(Device::kCuda, DType::kF32, {1 << 20}, {Pool::kWeights, "masters"});
   testing::expect_error(
-      [] { Tensor(Device::kCuda, DType::kU8, {int64_t{1} << 50}, {Pool::kOptimizer, "moments"}); },
+      [] {
+        Tensor(Device::kCuda, DType::kU8, {int64_t{1} << 50}, {Pool::kOptimizer, "moments"});
+      },
       {"out of CUDA memory: 1125899906842624 bytes asked for moments (optimizer)",
        "memory held on the device, MiB", "    masters                         4.0\n", "  sum  "},
       ErrorKind::kRuntime);

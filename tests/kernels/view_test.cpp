@@ -6,6 +6,7 @@
 #include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/core/tensor.h"
+#include "tests/support/expect_error.h"
 
 namespace nestling {
 namespace {
@@ -69,10 +70,11 @@ TEST(Arena, MarksGiveBackAndAReservationForbidsGrowth) {
   arena.reserve(arena.peak_bytes());
   const Arena::Mark mark(arena);
   (void)arena.alloc(DType::kF32, {1000});
-  testing::expect_error([&] { (void)arena.alloc(DType::kU8, {1}); },
-                        {"activations: 256 bytes more than the 4096 that were reserved; 4096 are in "
-                         "use"},
-                        ErrorKind::kRuntime);
+  testing::expect_error(
+      [&] { (void)arena.alloc(DType::kU8, {1}); },
+      {"activations: 256 bytes more than the 4096 that were reserved; 4096 are in "
+       "use"},
+      ErrorKind::kRuntime);
 }
 
 TEST(ParallelFor, CoversOnceAndRethrows) {
