@@ -87,4 +87,18 @@ ParameterCost parameter_cost(const ModelConfig& config) {
   return parameter_cost(config, full_widths(config));
 }
 
+double forward_flops(const ModelConfig& config, const Widths& widths, int64_t seq_len) {
+  const int64_t looked_up = config.tied ? 0 : config.vocab * widths.hidden;
+  double flops = 2 * static_cast<double>(parameter_cost(config, widths).active - looked_up);
+  for (int64_t l = 0; l < config.layers(); ++l) {
+    const LayerWidths& w = widths.layers[static_cast<size_t>(l)];
+    if (w.kept == 0) continue;
+    if (config.kind(l) == LayerKind::kAttention)
+      flops += 2 * static_cast<double>(seq_len * w.query_heads * config.head_dim);
+    if (config.kind(l) == LayerKind::kMamba)
+      flops += 5 * static_cast<double>(w.mamba_heads * w.mamba_channels * w.state);
+  }
+  return flops;
+}
+
 }  // namespace nestling

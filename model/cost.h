@@ -10,6 +10,11 @@
 //               integer up to 2^53), smooth for expectations. It is linear in every single width, so
 //               an expected cost of independent axes is the cost of the expected widths, except that
 //               active parameters never depend on the number of experts but through the gate.
+// Arithmetic    what a token's forward costs by the usual convention, so that a rate can be held against
+//               others': 2 a parameter that it touches (of the embedding it reads a row: none), causal
+//               attention 2 S a query channel for its two products over the S / 2 tokens before it, the
+//               recurrence 5 an element of the scan's state. Training costs three times that. What the
+//               operators count is what they do, which for the chunked scan is more.
 #pragma once
 #include "model/config.h"
 #include "model/widths.h"
@@ -53,5 +58,6 @@ struct ParameterCost {
 };
 ParameterCost parameter_cost(const ModelConfig& config, const Widths& widths);
 ParameterCost parameter_cost(const ModelConfig& config);  // at full width
+double forward_flops(const ModelConfig& config, const Widths& widths, int64_t seq_len);  // a token
 
 }  // namespace nestling

@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "kernels/core/span.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/mask.h"
@@ -11,8 +12,16 @@ namespace nestling {
 
 namespace {
 
+// Spans of a layer, by kind: in the order of LayerParams and LayerActs.
+constexpr const char* kForward[] = {"mamba forward", "attention forward", "dense forward",
+                                    "moe forward"};
+constexpr const char* kBackward[] = {"mamba backward", "attention backward", "dense backward",
+                                     "moe backward"};
+static_assert(std::size(kForward) == std::variant_size_v<LayerActs>);
+
 LayerActs forward_layer(LayerRun& run, const LayerParams<ConstView>& w, ConstView input,
                         View output, const LayerCache* cache) {
+  const Span span(run.ctx, kForward[w.index()]);
   if (const auto* m = std::get_if<MambaParams<ConstView>>(&w))
     return mamba_forward(run, *m, input, output, cache ? &cache->mamba : nullptr);
   if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w))
@@ -24,6 +33,7 @@ LayerActs forward_layer(LayerRun& run, const LayerParams<ConstView>& w, ConstVie
 
 void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerParams<View>& g,
                     const LayerActs& acts, View dh) {
+  const Span span(run.ctx, kBackward[acts.index()]);
   if (const auto* m = std::get_if<MambaActs>(&acts))
     return mamba_backward(run, std::get<MambaParams<ConstView>>(w), std::get<MambaParams<View>>(g),
                           *m, dh);
@@ -81,6 +91,12 @@ ConstView hidden_mask(const LayerRun& run) {
   return run.masks ? run.masks->hidden : ConstView();
 }
 
+void embed(LayerRun& run, ConstView table, ConstView tokens, View h) {
+  const Span span(run.ctx, "embedding forward");
+  embedding_forward(run.ctx, {.y = h, .table = table, .ids = tokens});
+  if (const ConstView m = hidden_mask(run)) mask_forward(run.ctx, {.y = h, .x = h, .m = m});
+}
+
 // The embedding is read again for the mask's gradient rather than kept.
 void hidden_mask_backward(LayerRun& run, ConstView table, ConstView tokens, View dh) {
   if (!hidden_mask(run)) return;
@@ -92,6 +108,12 @@ void hidden_mask_backward(LayerRun& run, ConstView table, ConstView tokens, View
                           .dy = dh,
                           .x = raw,
                           .m = hidden_mask(run)});
+}
+
+void embed_backward(LayerRun& run, ConstView table, View dtable, ConstView tokens, View dh) {
+  const Span span(run.ctx, "embedding backward");
+  hidden_mask_backward(run, table, tokens, dh);
+  embedding_backward(run.ctx, {.dtable = dtable, .dy = dh, .ids = tokens});
 }
 
 // A layer without state: its step is its forward on B tokens that do not see each other.
@@ -122,8 +144,7 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
   const auto stream = [&] { return run.arena.alloc(DType::kF32, {count, width}); };
   View h = stream();
   View spare = run.save ? View() : stream();  // inference alternates between two streams
-  embedding_forward(run.ctx, {.y = h, .table = w.embeddings, .ids = tokens});
-  if (const ConstView m = hidden_mask(run)) mask_forward(run.ctx, {.y = h, .x = h, .m = m});
+  embed(run, w.embeddings, tokens, h);
   for (size_t l = 0; l < w.layers.size(); ++l) {
     run.layer = l;
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
@@ -156,8 +177,7 @@ void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelP
                    run.recompute ? forward_again(run, w.layers[l], acts.layers[l]) : acts.layers[l],
                    dnormed);
   }
-  hidden_mask_backward(run, w.embeddings, tokens, dnormed);
-  embedding_backward(run.ctx, {.dtable = g.embeddings, .dy = dnormed, .ids = tokens});
+  embed_backward(run, w.embeddings, g.embeddings, tokens, dnormed);
 }
 
 void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,

@@ -8,9 +8,16 @@
 // Order         of the choices of an axis, and of the axes: no difference in any bit. One-hot
 //               probabilities give exact zeros and ones.
 // Precision     masks and gradients are f32 on the device; sums over units and choices in double.
-// Ownership     owns masks and gradients; the views of masks() and grads() live as long as it does.
+// Draws         a step sets one draw after another and waits for none: the masks of the draw before are
+//               overwritten behind the kernels that read them, its gradients lie where the caller
+//               said, and backward() of every draw may come when the step is over.
+// Ownership     owns the masks, and the views of masks() live as long as it does; gradients are the
+//               caller's.
 // Errors        two lists for one axis of one layer throw.
 #pragma once
+#include <functional>
+
+#include "kernels/core/context.h"
 #include "model/choices.h"
 #include "model/masks.h"
 
@@ -20,12 +27,15 @@ class SoftMasks {
  public:
   SoftMasks(ElasticSpace space, Device device);  // as if every choice were the parent's
 
-  void set(const Probabilities& p);  // one vector for each of the space's axes
+  void set(Context& ctx, const Probabilities& p);  // one vector for each of the space's axes
   const ModelMasks& masks() const { return masks_; }
-  const ModelMaskGrads& grads() const { return grads_; }
-  void zero_gradients();
-  // Adds the gradients of the probabilities `set` was given.
-  void backward(Probabilities& dp);
+
+  int64_t size() const { return size_; }  // of the gradients of one draw, floats
+  // Where backward passes accumulate those of a draw: `gradients` [size()] f32, zero at first.
+  ModelMaskGrads grads(View gradients) const;
+  // Adds the gradients of the probabilities p; `gradients` [size()] f32 are those of their masks, on
+  // the host. From the null device: zeros.
+  void backward(const Probabilities& p, ConstView gradients, Probabilities& dp) const;
 
  private:
   // `extent` units of one of the space's axes from unit `begin` on; no axis: ones.
@@ -45,27 +55,30 @@ class SoftMasks {
   int64_t find(Axis axis, int64_t layer) const;  // -1: one choice
   void check_once() const;
   void plan_layer(int64_t layer);
-  // Where a product's views go; absent where no factor has an axis. `rank` of the views is 1 or 2.
+  // The field that is a product, in the masks and in their gradients, of rank 1 or 2.
   struct Place {
     int rank;
-    ConstView* mask;
-    View* gradient;
+    std::function<ConstView&(ModelMasks&)> mask;
+    std::function<View&(ModelMaskGrads&)> gradient;
   };
-  void add(Product product, int rank, ConstView& mask, View& gradient);
-  void allocate();
-  double value(const Factor& f, int64_t i) const;
-  void fill(const Product& p, float* to) const;
-  // units += the gradients of the units of p's factors.
-  void spread(const Product& p, const float* gradient, Probabilities& units) const;
+  // Nothing where no factor has an axis: the field stays absent.
+  template <class Field>
+  void add(Product product, int rank, Field field);
+  View shaped(View pool, size_t product) const;
+  Probabilities units(const Probabilities& p) const;  // the mask of every axis, one value a unit
+  std::vector<float> values(const Probabilities& p) const;
+  double value(const Factor& f, const Probabilities& units, int64_t i) const;
+  void fill(const Product& p, const Probabilities& units, float* to) const;
+  // dunits += the gradients of the units of p's factors.
+  void spread(const Product& p, const Probabilities& units, const float* gradient,
+              Probabilities& dunits) const;
 
   ElasticSpace space_;
-  Device device_;
   std::vector<Product> products_;
   std::vector<Place> places_;  // one a product
-  Tensor values_, gradients_;  // of all products: one copy to the device, one back
-  Probabilities units_;        // the mask of every axis, one value a unit
+  int64_t size_ = 0;
+  Tensor values_;  // of all products: one copy to the device
   ModelMasks masks_;
-  ModelMaskGrads grads_;
 };
 
 }  // namespace nestling

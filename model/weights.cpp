@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/elementwise.h"
 
@@ -9,7 +10,25 @@ namespace nestling {
 
 namespace {
 
+constexpr int64_t kDrawnAtOnce = 4096;   // values, at least, a thread
 constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+
+// Numbers of 64 bits that one value takes.
+uint64_t draws(Init init) {
+  switch (init) {
+    case Init::kNormal:
+    case Init::kNormalResidual:
+      return 2;
+    case Init::kConv:
+    case Init::kALog:
+    case Init::kDtBias:
+      return 1;
+    case Init::kOne:
+    case Init::kZero:
+      return 0;
+  }
+  throw Error("unknown initialisation");
+}
 
 double draw(const ParameterSpec& spec, const ModelConfig& config, Rng& rng) {
   switch (spec.init) {
@@ -35,6 +54,10 @@ double draw(const ParameterSpec& spec, const ModelConfig& config, Rng& rng) {
   throw Error("unknown initialisation");
 }
 
+int64_t padded(const ParameterSpec& spec) {
+  return (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
+}
+
 // Shape of a spec as a view's extents.
 View shaped(std::byte* data, DType dtype, Device device, const ParameterSpec& spec) {
   Extents shape{};
@@ -51,28 +74,34 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
   int64_t total = 0;
   for (const ParameterSpec& spec : specs_) {
     offsets_.push_back(total);
-    total += (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
+    total += padded(spec);
   }
+  master_offsets_ = offsets_;
   master_ = Tensor(device, DType::kF32, {total});
   if (options.gradients) grads_ = Tensor(device, DType::kF32, {total});
   if (options.compute == DType::kBF16) low_ = Tensor(device, DType::kBF16, {total});
 }
 
-View Weights::at(Tensor& pool, int64_t i, DType dtype) {
+View Weights::at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype) {
   const auto index = static_cast<size_t>(i);
   std::byte* base = pool.view().data();
-  if (base != nullptr) base += offsets_[index] * dtype_bytes(dtype);
+  if (base != nullptr) base += offsets[index] * dtype_bytes(dtype);
   return shaped(base, dtype, device_, specs_[index]);
+}
+
+View Weights::master(int64_t i) {
+  if (dropped_ && specs_[static_cast<size_t>(i)].product) return {};
+  return at(master_, master_offsets_, i, DType::kF32);
 }
 
 View Weights::grad(int64_t i) {
   if (!grads_ || !specs_[static_cast<size_t>(i)].trained) return {};
-  return at(grads_, i, DType::kF32);
+  return at(grads_, offsets_, i, DType::kF32);
 }
 
 View Weights::low(int64_t i) {
   if (!low_ || !specs_[static_cast<size_t>(i)].product) return {};
-  return at(low_, i, DType::kBF16);
+  return at(low_, offsets_, i, DType::kBF16);
 }
 
 ModelParams<ConstView> Weights::params() {
@@ -90,10 +119,13 @@ void Weights::initialize(uint64_t seed) {
   NESTLING_CHECK(device_ != Device::kNull, "the null device holds no weights to initialise");
   for (int64_t i = 0; i < count(); ++i) {
     const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
-    Rng rng(seed, static_cast<uint64_t>(i));
     Tensor host(Device::kCpu, DType::kF32, {spec.size()});
-    for (int64_t k = 0; k < spec.size(); ++k)
-      host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
+    parallel_for(spec.size(), kDrawnAtOnce, [&](int64_t begin, int64_t end) {
+      Rng rng(seed, static_cast<uint64_t>(i));
+      rng.seek(static_cast<uint64_t>(begin) * draws(spec.init));
+      for (int64_t k = begin; k < end; ++k)
+        host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
+    });
     copy(master(i).reshape({spec.size()}), host.view());
   }
   Context ctx(device_);
@@ -105,7 +137,27 @@ void Weights::refresh_low(Context& ctx) {
     if (const View copy = low(i)) cast(ctx, copy, master(i));
 }
 
+void Weights::drop_masters() {
+  NESTLING_CHECK(low_ && !grads_,
+                 "masters are dropped of weights with low copies and no gradients");
+  if (dropped_) return;
+  std::vector<int64_t> kept_offsets;
+  int64_t total = 0;
+  for (const ParameterSpec& spec : specs_) {
+    kept_offsets.push_back(total);
+    if (!spec.product) total += padded(spec);
+  }
+  Tensor kept(device_, DType::kF32, {total});
+  for (int64_t i = 0; i < count(); ++i)
+    if (!specs_[static_cast<size_t>(i)].product)
+      copy(at(kept, kept_offsets, i, DType::kF32), master(i));
+  master_ = std::move(kept);
+  master_offsets_ = std::move(kept_offsets);
+  dropped_ = true;
+}
+
 void Weights::take_masters(Context& ctx, const Weights& from) {
+  NESTLING_CHECK(!dropped_ && !from.dropped_, "the masters are dropped");
   copy(master_.view(), from.master_.view());
   refresh_low(ctx);
 }

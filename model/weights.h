@@ -5,6 +5,8 @@
 //               view, which is what data parallelism reduces.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
 //               copy, which the products read; refresh_low() rounds the masters into it.
+// Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
+//               gives that memory back. From then on master(i) of a product operand is absent.
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
@@ -28,7 +30,7 @@ class Weights {
   Device device() const { return device_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   int64_t count() const { return static_cast<int64_t>(specs_.size()); }
-  View master(int64_t i) { return at(master_, i, DType::kF32); }
+  View master(int64_t i);
   ConstView master(int64_t i) const { return const_cast<Weights*>(this)->master(i); }
   View grad(int64_t i);  // absent for a buffer, or without gradients
   View low(int64_t i);   // absent in f32, or where the parameter is no product operand
@@ -41,6 +43,7 @@ class Weights {
   void initialize(uint64_t seed);  // fresh weights by each spec's Init; refreshes the low copies
   void refresh_low(Context& ctx);
   void zero_gradients();
+  void drop_masters();                                   // for good; with low copies only
   void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
   Weights on(Device device, DType compute) const;        // a copy there, without gradients
   int64_t parameter_count() const;                       // trained or not, buffers included
@@ -50,12 +53,14 @@ class Weights {
   Bytes allocated() const;
 
  private:
-  View at(Tensor& pool, int64_t i, DType dtype);
+  View at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype);
   ModelConfig config_;
   Device device_;
   WeightsOptions options_;
   std::vector<ParameterSpec> specs_;
-  std::vector<int64_t> offsets_;  // elements into each pool
+  std::vector<int64_t> offsets_;         // elements into each pool
+  std::vector<int64_t> master_offsets_;  // into the masters; the same until they are dropped
+  bool dropped_ = false;
   Tensor master_, grads_, low_;
 };
 

@@ -164,7 +164,7 @@ class ElasticVerifier {
       const Tensor view = logits_of(ctx_, whole_->config(), whole_->params());
       const ElasticSpace space = space_of(header_, s.widths);
       SoftMasks masks(space, Device::kCpu);
-      masks.set(one_hot(space, Selection(space.axes.size(), 1)));
+      masks.set(ctx_, one_hot(space, Selection(space.axes.size(), 1)));
       const Tensor under =
           logits_of(ctx_, whole_->config(), whole_->weights().params(), &masks.masks());
       const double off = relative_l2(view, under);

@@ -1,10 +1,12 @@
 // device_sums.h - f64 sums that a step adds to on its device and reads once, at its end.
 //
-// Null device   nothing is held; what is read are zeros.
+// Reading       fetch() enqueues; values() are there after the context's next synchronize().
+// Null device   nothing is held; the values are zeros.
 // Ownership     owns the sums. Threads: one.
 #pragma once
 #include <vector>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/tensor.h"
 
 namespace nestling {
@@ -15,16 +17,16 @@ class DeviceSums {
 
   void clear() { fill_zero(sums_); }
   View at(int64_t i) { return sums_.view().slice(0, i, 1); }
-  // Waits for the device.
-  std::vector<double> read() const {
-    std::vector<double> host(static_cast<size_t>(sums_.size()));
-    copy(View(reinterpret_cast<std::byte*>(host.data()), DType::kF64, Device::kCpu, {sums_.size()}),
-         sums_);
-    return host;
+  void fetch(Context& ctx) { fetched_ = nestling::fetch(ctx, sums_); }
+  std::vector<double> values() const {
+    std::vector<double> all(static_cast<size_t>(sums_.size()), 0.0);
+    if (const auto* from = fetched_.ptr<double>()) std::copy_n(from, all.size(), all.begin());
+    return all;
   }
 
  private:
   Tensor sums_;
+  View fetched_;
 };
 
 }  // namespace nestling

@@ -6,6 +6,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
+#include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
@@ -17,7 +18,6 @@ namespace {
 enum Column : uint8_t { kKl, kNll, kWeight, kTokens, kCost, kDraws, kColumns };
 
 constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
-constexpr int64_t kLossChunk = 256;  // tokens whose student logits are held at once
 
 // Streams of the sizes drawn, apart from the router's noise.
 constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
@@ -42,7 +42,7 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
                {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(student_, config.optimizer),
       masks_(space, ctx.device()),
-      losses_(ctx.device(), 2 * router.sizes()) {
+      device_sums_(ctx.device(), 2 * router.sizes() + 1) {
   student_.take_masters(ctx_, teacher_);
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
 }
@@ -82,6 +82,7 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
 // with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
 // loss's own chunks, so no bit depends on which it was.
 DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
+  const Span span(ctx_, "teacher");
   const auto w = teacher_.params();
   const auto count = std::ssize(batch.tokens);
   const int64_t vocabulary = w.head.dim(0);
@@ -100,8 +101,9 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
     copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
-  for (int64_t begin = 0; begin < count; begin += kLossChunk) {
-    const int64_t n = std::min(kLossChunk, count - begin);
+  const int64_t chunk = loss_chunk(ctx_.device());
+  for (int64_t begin = 0; begin < count; begin += chunk) {
+    const int64_t n = std::min(chunk, count - begin);
     model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
   }
   return {.logits = logits};
@@ -130,9 +132,9 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
-                   .chunk = kLossChunk});
-  add_sum(ctx_, {.total = losses_.at(2 * drawn.size), .x = kl});
-  add_sum(ctx_, {.total = losses_.at(2 * drawn.size + 1), .x = nll});
+                   .chunk = loss_chunk(ctx_.device())});
+  add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size), .x = kl});
+  add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size + 1), .x = nll});
   double* row = sums_.data() + drawn.size * kColumns;
   row[kTokens] += static_cast<double>(tokens.dim(0));
   row[kWeight] = weight;  // one a size and step
@@ -141,11 +143,12 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
 }
 
 void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
-                               double per_token, double share, const DrawKey& key) {
+                               double per_token, const DrawKey& key) {
   const Arena::Mark mark(arena_);
-  const RouterDraw draw = router_.draw(drawn.size, key);
-  masks_.set(draw.used);
-  masks_.zero_gradients();
+  const ModelMaskGrads gradients =
+      masks_.grads(mask_gradients_.slice(0, std::ssize(draws_), 1).reshape({masks_.size()}));
+  draws_.push_back({drawn, router_.draw(drawn.size, key)});
+  masks_.set(ctx_, draws_.back().draw.used);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
                .config = space_.config,
@@ -153,17 +156,8 @@ void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const
                .recompute = config_.parallel.recompute == "layer",
                .activations = config_.precision.activations_type(),
                .masks = &masks_.masks(),
-               .mask_grads = &masks_.grads()};
+               .mask_grads = &gradients};
   train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
-  Probabilities dp = draw.used;
-  for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
-  masks_.backward(dp);
-  const BudgetLoss loss =
-      router_.backward(drawn.size, draw, dp, drawn.weight * share, comm_.size());
-  double* row = sums_.data() + drawn.size * kColumns;
-  row[kCost] += loss.cost / router_.budget(drawn.size).allowed;
-  row[kDraws] += 1;
-  sums_.back() += drawn.weight * share * loss.loss / comm_.size();
 }
 
 void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
@@ -186,14 +180,14 @@ void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const
 }
 
 void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
-                              double share, const DrawKey& key) {
+                              const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const Teacher teacher = teach(batch, std::ssize(drawn));
   for (const Drawn& size : drawn) {
     if (router_.frozen())
       train_sliced(batch, teacher, size, per_token);
     else
-      train_masked(batch, teacher, size, per_token, share, key);
+      train_masked(batch, teacher, size, per_token, key);
   }
 }
 
@@ -244,7 +238,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
                      .temperature = static_cast<float>(config_.distill.temperature),
-                     .chunk = kLossChunk});
+                     .chunk = loss_chunk(ctx_.device())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);
     total.targets += static_cast<double>(batch.counted_targets);
@@ -255,7 +249,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
 
 // What the step left on the device, into the sums.
 void DistillStep::collect_losses() {
-  const std::vector<double> losses = losses_.read();
+  const std::vector<double> losses = device_sums_.values();
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     double* row = sums_.data() + s * kColumns;
     row[kKl] = losses[static_cast<size_t>(2 * s)];
@@ -264,29 +258,76 @@ void DistillStep::collect_losses() {
   }
 }
 
+// The backward of every draw, in their order: gradients of its masks, its share of the budget loss.
+void DistillStep::train_router(ConstView mask_gradients, double share) {
+  const Span span(ctx_, "router");
+  for (size_t i = 0; i < draws_.size(); ++i) {
+    const auto& [drawn, draw] = draws_[i];
+    Probabilities dp = draw.used;
+    for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
+    const ConstView row = mask_gradients.slice(0, static_cast<int64_t>(i), 1);
+    masks_.backward(draw.used, row.reshape({masks_.size()}), dp);
+    const BudgetLoss loss =
+        router_.backward(drawn.size, draw, dp, drawn.weight * share, comm_.size());
+    double* sums = sums_.data() + drawn.size * kColumns;
+    sums[kCost] += loss.cost / router_.budget(drawn.size).allowed;
+    sums[kDraws] += 1;
+    sums_.back() += drawn.weight * share * loss.loss / comm_.size();
+  }
+}
+
+void DistillStep::begin_step() {
+  {
+    const Span span(ctx_, "zero gradients");
+    student_.zero_gradients();
+  }
+  router_.zero_gradients();
+  for (ExpertLoad& load : loads_) load.clear();
+  device_sums_.clear();
+  draws_.clear();
+  sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
+}
+
+// Reads what the step left on the device, all at once, and sums it over the ranks; returns the norm of
+// the gradients.
+double DistillStep::finish(double share) {
+  optimizer_.reduce_gradients(ctx_, comm_, device_sums_.at(2 * router_.sizes()));
+  device_sums_.fetch(ctx_);
+  for (ExpertLoad& load : loads_) load.fetch(ctx_);
+  const View mask_gradients = draws_.empty() ? View() : fetch(ctx_, mask_gradients_);
+  ctx_.synchronize();
+  collect_losses();
+  train_router(mask_gradients, share);
+  comm_.all_reduce(ctx_, host_view(ctx_, sums_), Reduce::kSum);
+  for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
+  return device_sums_.values().back();
+}
+
 DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                                const std::vector<double>& sampling, const DistillMoment& at) {
   std::vector<double> counted(1, 0.0);
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
 
-  student_.zero_gradients();
-  router_.zero_gradients();
-  for (ExpertLoad& load : loads_) load.clear();
-  losses_.clear();
-  sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
-  const double share = 1.0 / static_cast<double>(micro_batches.size());
-  for (int64_t i = 0; i < std::ssize(micro_batches); ++i)
-    micro_batch(micro_batches[static_cast<size_t>(i)], draw_sizes(sampling, at, i),
-                1.0 / counted[0], share, {.tokens = at.tokens, .step = at.step, .micro_step = i});
-  collect_losses();
-  comm_.all_reduce(ctx_, host_view(ctx_, sums_), Reduce::kSum);
-  for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
+  begin_step();
+  const Arena::Mark mark(arena_);
+  std::vector<std::vector<Drawn>> drawn;
+  int64_t draws = 0;
+  for (int64_t i = 0; i < std::ssize(micro_batches); ++i) {
+    drawn.push_back(draw_sizes(sampling, at, i));
+    draws += std::ssize(drawn.back());
+  }
+  if (!router_.frozen()) {
+    mask_gradients_ = arena_.alloc(DType::kF32, {draws, masks_.size()});
+    fill_zero(mask_gradients_);
+  }
+  for (size_t i = 0; i < micro_batches.size(); ++i)
+    micro_batch(micro_batches[i], drawn[i], 1.0 / counted[0],
+                {.tokens = at.tokens, .step = at.step, .micro_step = static_cast<int64_t>(i)});
+  const double grad_norm = finish(1.0 / static_cast<double>(micro_batches.size()));
 
-  DistillResult result{.loss = sums_[sums_.size() - 2],
-                       .budget = sums_.back(),
-                       .grad_norm = optimizer_.reduce_gradients(ctx_, comm_),
-                       .sizes = {}};
+  DistillResult result{
+      .loss = sums_[sums_.size() - 2], .budget = sums_.back(), .grad_norm = grad_norm, .sizes = {}};
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const double* row = sums_.data() + s * kColumns;
     result.sizes.push_back(

@@ -10,6 +10,8 @@
 // Modes         while the router learns, every size runs at full width under soft masks; once its
 //               choices are frozen, as prefix views (DESIGN law 6).
 // Draws         from (seed, step, micro-step) alone: every rank makes the same calls.
+// Waits         one a step for the device: losses, loads, gradient norm and the gradients of all draws' masks
+//               are read together. The router, on the host, goes backward then, draw after draw.
 // Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
 // Precision     masters, moments, gradients and logits f32; products read low copies with compute bf16.
 // Ownership     borrows the teacher's weights and the router; owns the student.
@@ -75,6 +77,10 @@ class DistillStep {
     int64_t size;
     double weight;
   };
+  struct MaskedDraw {
+    Drawn drawn;
+    RouterDraw draw;
+  };
   struct Teacher {  // as in HeadLoss: x and w, or logits
     ConstView x = {}, w = {}, logits = {};
   };
@@ -82,13 +88,16 @@ class DistillStep {
   std::vector<Drawn> draw_sizes(const std::vector<double>& sampling, const DistillMoment& at,
                                 int64_t micro_step) const;
   void micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
-                   double share, const DrawKey& key);
+                   const DrawKey& key);
   void train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
-                    double per_token, double share, const DrawKey& key);
+                    double per_token, const DrawKey& key);
   void train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                     double per_token);
   int64_t experts_of(int64_t size) const;
   void collect_losses();
+  void begin_step();
+  void train_router(ConstView mask_gradients, double share);
+  double finish(double share);
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
              const Batch& batch, const Teacher& teacher, const Drawn& drawn, double per_token);
@@ -105,7 +114,9 @@ class DistillStep {
   SoftMasks masks_;
   // Of the step in hand: a row a size of kl, nll, weight, tokens, cost, draws; then loss and budget loss.
   std::vector<double> sums_;
-  DeviceSums losses_;              // kl and nll of every size, until the step's end
+  DeviceSums device_sums_;         // kl and nll of every size, norm of the gradients
+  std::vector<MaskedDraw> draws_;  // under masks
+  View mask_gradients_;            // a row a draw
   std::vector<ExpertLoad> loads_;  // one a size
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/core/host_view.h"
 #include "kernels/ops/sum.h"
 
 namespace nestling {
@@ -11,7 +12,6 @@ ExpertLoad::ExpertLoad(const ModelConfig& config, Device device) : experts_(conf
     if (config.kind(l) == LayerKind::kMoe) layers_.push_back(static_cast<size_t>(l));
   if (layers_.empty()) return;
   counts_ = Tensor(device, DType::kF64, {std::ssize(layers_), experts_});
-  host_ = Tensor(Device::kCpu, DType::kF64, {std::ssize(layers_), experts_});
   clear();
 }
 
@@ -30,11 +30,12 @@ void ExpertLoad::add(Context& ctx, const ModelActs& acts) {
   }
 }
 
+void ExpertLoad::fetch(Context& ctx) {
+  if (counts_) host_ = nestling::fetch(ctx, counts_);
+}
+
 void ExpertLoad::reduce(Context& ctx, Comm& comm) {
-  if (!counts_) return;
-  const View all = counted() ? host_.view() : counts_.view();
-  copy(all, counts_.view());
-  comm.all_reduce(ctx, all, Reduce::kSum);
+  if (counts_) comm.all_reduce(ctx, host_, Reduce::kSum);
 }
 
 const double* ExpertLoad::of_layer(size_t moe_layer) const {

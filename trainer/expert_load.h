@@ -1,8 +1,9 @@
 // expert_load.h - how evenly the gates of a model's MoE layers deal tokens to experts.
 //
 // Counts        (token, expert) pairs of the forward passes added, a row a layer. They stay on the device
-//               until reduce(), after which all ranks' can be read. A smaller size counts in the columns
-//               of the experts it has.
+//               until fetch(), which enqueues; after the context's next synchronize() reduce() sums
+//               them over the ranks, and they can be read until the next clear(). A smaller size
+//               counts in the columns of the experts it has.
 // Ownership     owns the counts. Threads: one.
 #pragma once
 #include "kernels/comm/comm.h"
@@ -21,6 +22,7 @@ class ExpertLoad {
   bool counted() const { return counts_ && counts_.view().device() != Device::kNull; }
   void clear();
   void add(Context& ctx, const ModelActs& acts);  // of a forward that saved
+  void fetch(Context& ctx);
   void reduce(Context& ctx, Comm& comm);
 
   const double* of_layer(size_t moe_layer) const;  // [experts]
@@ -31,7 +33,7 @@ class ExpertLoad {
   int64_t experts_ = 0;
   std::vector<size_t> layers_;  // that are MoE
   Tensor counts_;               // [MoE layers, E] f64, on the device
-  Tensor host_;                 // all ranks'
+  View host_;                   // what was fetched; then all ranks'
 };
 
 }  // namespace nestling

@@ -1,5 +1,6 @@
 #include "trainer/optimizer.h"
 
+#include "kernels/core/span.h"
 #include "kernels/ops/adamw.h"
 
 namespace nestling {
@@ -17,15 +18,17 @@ WeightsOptimizer::WeightsOptimizer(Weights& weights, const OptimizerConfig& conf
   }
 }
 
-double WeightsOptimizer::reduce_gradients(Context& ctx, Comm& comm) {
+void WeightsOptimizer::reduce_gradients(Context& ctx, Comm& comm, View norm) {
+  const Span span(ctx, "gradient norm");
   comm.all_reduce(ctx, weights_.flat_gradients(), Reduce::kSum);
   std::vector<ConstView> grads;
   for (int64_t i = 0; i < weights_.count(); ++i)
     if (const View g = weights_.grad(i)) grads.push_back(g.reshape({g.size()}));
-  return global_norm(ctx, grads);
+  global_norm(ctx, {.norm = norm, .grads = grads});
 }
 
 void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad_norm) {
+  const Span span(ctx, "optimizer");
   const double scale =
       config_.clip > 0 && grad_norm > config_.clip ? config_.clip / grad_norm : 1.0;
   std::vector<AdamWTensor> tensors;

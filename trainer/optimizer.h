@@ -19,8 +19,8 @@ class WeightsOptimizer {
  public:
   WeightsOptimizer(Weights& weights, const OptimizerConfig& config);
 
-  // Sums the gradients over the ranks; returns their global norm.
-  double reduce_gradients(Context& ctx, Comm& comm);
+  // Sums the gradients over the ranks; their global norm to `norm` [1] f64, on the device.
+  void reduce_gradients(Context& ctx, Comm& comm, View norm);
   // `update` is AdamW's t, from 1. Gradients are scaled down to config.clip where their norm exceeds it.
   void step(Context& ctx, double lr, int64_t update, double grad_norm);
   std::vector<NamedState> state();  // masters and moments, for checkpoints

@@ -4,10 +4,16 @@
 #include <cmath>
 
 #include "kernels/core/host_view.h"
+#include "kernels/core/span.h"
+#include "kernels/ops/elementwise.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
 
 namespace nestling {
+
+namespace {
+enum Sum : uint8_t { kNll, kNorm, kSums };
+}
 
 TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Context& ctx,
                      Comm& comm)
@@ -20,7 +26,7 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
                {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(weights_, config.optimizer),
       load_(model, ctx.device()),
-      nll_(ctx.device(), 1) {
+      sums_(ctx.device(), kSums) {
   for (int64_t i = 0; i < weights_.count(); ++i)
     if (!weights_.specs()[static_cast<size_t>(i)].trained) gate_bias_.push_back(i);
 }
@@ -46,8 +52,9 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                    .x = normed,
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
-                   .ce_weight = static_cast<float>(weight)});
-  add_sum(ctx_, {.total = nll_.at(0), .x = nll});
+                   .ce_weight = static_cast<float>(weight),
+                   .chunk = loss_chunk(ctx_.device())});
+  add_sum(ctx_, {.total = sums_.at(kNll), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
   load_.add(ctx_, acts);
 }
@@ -87,19 +94,24 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 }
 
 void TrainStep::balance_experts() {
+  const Span span(ctx_, "expert balance");
+  std::vector<float> moves;  // of the bias, layer by layer
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
     const double* load = load_.of_layer(layer);
     double mean = 0;
     for (int64_t e = 0; e < model_.experts; ++e)
       mean += load[e] / static_cast<double>(model_.experts);
-    const View master = weights_.master(gate_bias_[layer]);
-    Tensor host = on_host(master);
-    auto* bias = host.ptr<float>();
     for (int64_t e = 0; e < model_.experts; ++e) {
       const double direction = load[e] < mean ? 1.0 : (load[e] > mean ? -1.0 : 0.0);
-      bias[e] += static_cast<float>(config_.moe.bias_rate * direction);
+      moves.push_back(static_cast<float>(config_.moe.bias_rate * direction));
     }
-    copy(master, host.view());
+  }
+  const Arena::Mark mark(arena_);
+  const ConstView there = device_view(ctx_, arena_, moves);
+  for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {
+    const View bias = weights_.master(gate_bias_[layer]);
+    const auto first = static_cast<int64_t>(layer) * model_.experts;
+    add(ctx_, bias, bias, there.slice(0, first, model_.experts));
   }
 }
 
@@ -109,17 +121,25 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
   const double targets = std::max(1.0, counted[0]);
 
-  weights_.zero_gradients();
+  {
+    const Span span(ctx_, "zero gradients");
+    weights_.zero_gradients();
+  }
   load_.clear();
-  nll_.clear();
+  sums_.clear();
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);
 
-  std::vector<double> nll = nll_.read();
+  optimizer_.reduce_gradients(ctx_, comm_, sums_.at(kNorm));
+  sums_.fetch(ctx_);
+  load_.fetch(ctx_);
+  ctx_.synchronize();
+  const std::vector<double> sums = sums_.values();
+  std::vector<double> nll(1, sums[kNll]);
   comm_.all_reduce(ctx_, host_view(ctx_, nll), Reduce::kSum);
   load_.reduce(ctx_, comm_);
 
   StepResult result{.loss = nll[0] / targets,
-                    .grad_norm = optimizer_.reduce_gradients(ctx_, comm_),
+                    .grad_norm = sums[kNorm],
                     .expert_imbalance = load_.worst_imbalance(model_.experts)};
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (result.skipped) return result;

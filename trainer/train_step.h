@@ -8,6 +8,7 @@
 //               balance: + where it got fewer than the mean of the pairs, - where more
 //               (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
 // Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
+// Waits         one a step for the device, when its losses, loads and gradient norm are read together.
 // Ranks         every rank makes the same collectives in the same order; weights stay equal bit for bit.
 #pragma once
 #include <span>
@@ -66,7 +67,7 @@ class TrainStep {
   WeightsOptimizer optimizer_;
   std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
   ExpertLoad load_;
-  DeviceSums nll_;  // of the step in hand
+  DeviceSums sums_;  // of the step in hand: losses, norm of the gradients
 };
 
 }  // namespace nestling

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Proves that the fair peer computes what transformers computes: the same directory through both, float32 logits and all gradients compared.
+"""Proves that the fair peer computes what transformers computes, and so does torch_nano.py's, whose scan, convolution, experts and head are others: the same directory through all, float32 logits and all
+gradients compared.
 
     check.py [DIR ...]        default: every case of tests/golden that has a plain published spelling
 Exit 0 when every relative L2 difference is below 1e-5 (logits, loss) and 1e-3 (gradients: that of
@@ -17,6 +18,11 @@ import torch
 
 import nemotron
 import torch_elastic
+import torch_nano
+
+
+def nano_loss(model, ids, targets):
+    return torch_nano.Head.apply(model.features(ids[None]).flatten(0, 1), model.head.weight, targets, None, None, torch.float32)
 
 
 def main():
@@ -28,22 +34,23 @@ def main():
     bad = 0
     for d in directories:
         config = torch_elastic.read_config(Path(d) / "config.json")
-        peer = torch_elastic.load_weights(torch_elastic.Hybrid(config), config, d)
         tokens = torch.randint(0, config["vocab_size"], (61,), generator=torch.Generator().manual_seed(1))
         ids, targets = tokens[:-1], tokens[1:]
         oracle = nemotron.Oracle(d)
         want, want_loss, gradients = oracle.loss_and_gradients(ids, targets)
-        with torch.no_grad():
-            got = peer(ids[None])[0]
-        loss = peer.loss(ids[None], targets[None])
-        loss.backward()
-        error = nemotron.relative_l2(got, want)
-        own = {n: p.grad for n, p in peer.named_parameters()}
         gradients = torch_elastic.peer_tensors(gradients, config)
-        worst = max(nemotron.relative_l2(torch.zeros_like(g) if own.get(n) is None else own[n], g) for n, g in gradients.items())
-        ok = error < 1e-5 and worst < 1e-3 and abs(float(loss.detach() - want_loss)) < 1e-5 * float(want_loss)
-        bad += not ok
-        print(f"{Path(d).name:20s} logits {error:.1e}  worst gradient {worst:.1e}  gate margin {oracle.margin(ids):.1e}  {'ok' if ok else 'DIFFERS'}")
+        for name, change, loss_of in (("fair", lambda m: m, lambda m: m.loss(ids[None], targets[None])), ("nano", lambda m: torch_nano.prepare(m, torch.float32), lambda m: nano_loss(m, ids, targets))):
+            peer = change(torch_elastic.load_weights(torch_elastic.Hybrid(config), config, d))
+            with torch.no_grad():
+                got = peer(ids[None])[0]
+            loss = loss_of(peer)
+            loss.backward()
+            error = nemotron.relative_l2(got, want)
+            own = {n: p.grad for n, p in peer.named_parameters()}
+            worst = max(nemotron.relative_l2(torch.zeros_like(g) if own.get(n) is None else own[n], g) for n, g in gradients.items())
+            ok = error < 1e-5 and worst < 1e-3 and abs(float(loss.detach() - want_loss)) < 1e-5 * float(want_loss)
+            bad += not ok
+            print(f"{Path(d).name:20s} {name}  logits {error:.1e}  worst gradient {worst:.1e}  gate margin {oracle.margin(ids):.1e}  {'ok' if ok else 'DIFFERS'}")
     return 1 if bad else 0
 
 

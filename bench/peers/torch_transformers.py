@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer, NemotronHRMSNorm, NemotronHRMSNormGated
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer
 
 import torch_elastic
 
@@ -34,13 +34,13 @@ def masked_norm(norm, live):
         u = u * torch.rsqrt(u.square().sum(-1, keepdim=True) / live + norm.variance_epsilon)
         return norm.weight * u.flatten(-2).to(x.dtype)
 
-    return gated if isinstance(norm, NemotronHRMSNormGated) else plain
+    return gated if hasattr(norm, "group_size") else plain    # what the class is called differs between versions
 
 
-def wear(model, c, widths):
+def wear(model, c, widths, dtype=torch.float32):
     """Masks on every producer of the model, as hooks."""
-    masks = torch_elastic.hard_masks(c, widths, next(model.parameters()).device)
-    hidden, live = masks["hidden"], int(masks["hidden"].sum())
+    masks = {axis: mask.to(dtype) for axis, mask in torch_elastic.hard_masks(c, widths, next(model.parameters()).device).items()}
+    hidden, live = masks["hidden"], int(masks["hidden"].float().sum())
     at_input = lambda mask: lambda module, args: (args[0] * mask, *args[1:])
     output = lambda module, args, out: (out[0] * hidden, *out[1:]) if isinstance(out, tuple) else out * hidden
     model.model.embeddings.register_forward_hook(output)
@@ -52,7 +52,7 @@ def wear(model, c, widths):
         if isinstance(mixer, NemotronHMamba2Mixer):
             heads = masks["mamba_heads"].repeat_interleave(c["mamba_head_dim"])
             mixer.norm.register_forward_pre_hook(at_input(heads))
-            mixer.norm.forward = masked_norm(mixer.norm, int(heads.sum()) // c["n_groups"])
+            mixer.norm.forward = masked_norm(mixer.norm, int(heads.float().sum()) // c["n_groups"])
         elif hasattr(mixer, "o_proj"):
             mixer.o_proj.register_forward_pre_hook(at_input(masks["query_heads"].repeat_interleave(c["head_dim"])))
         elif hasattr(mixer, "experts"):

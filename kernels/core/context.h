@@ -7,6 +7,7 @@
 //               bytes = operands read and written at least once.
 // Threads       a Context belongs to one thread; operators spread over cores by parallel_for.
 // CUDA          a Context owns one stream; calls are enqueued and return at once.
+// Observer      is told of the spans of what runs here (span.h); none by default.
 #pragma once
 #include <map>
 #include <memory>
@@ -31,6 +32,8 @@ struct StreamStateDelete {
 };
 }  // namespace cuda
 
+class SpanObserver;
+
 class Context {
  public:
   explicit Context(Device device);
@@ -46,11 +49,15 @@ class Context {
   Work total_work() const;
   void reset_work() { work_.clear(); }
 
+  void observe(SpanObserver* observer) { observer_ = observer; }  // nullptr: no longer
+  SpanObserver* observer() const { return observer_; }
+
  private:
   Device device_;
   Arena scratch_;
   std::map<std::string, Work, std::less<>> work_;
   std::unique_ptr<cuda::StreamState, cuda::StreamStateDelete> cuda_;
+  SpanObserver* observer_ = nullptr;
 };
 
 // Throws unless every present view lives on the context's device.

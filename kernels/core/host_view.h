@@ -43,6 +43,12 @@ ConstView host_view(const Context& ctx, const std::vector<T>& v) {
   return seen_by(ctx, host_view(v));
 }
 
+// What a dense array in the memory of ctx's device holds, on the host: the same memory on the CPU; on
+// CUDA a copy, there after the context's next synchronize() and until the first fetch behind that.
+inline View fetch(Context& ctx, View device) {
+  return ctx.device() == Device::kCuda ? cuda::fetch(ctx, device) : device;
+}
+
 // A copy in host memory, dense; waits for the device that holds it.
 inline Tensor on_host(ConstView v) {
   NESTLING_CHECK(v.rank() == 1, "on_host of ", v.describe(), ", needs rank 1");

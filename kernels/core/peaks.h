@@ -1,4 +1,4 @@
-// peaks.h - what this machine can do at best, on all threads.
+// peaks.h - what this machine can do at best, on all threads. (Of a card: tools/bench/device_peaks.h.)
 #pragma once
 #include <functional>
 
@@ -8,6 +8,7 @@ struct Peaks {
   double f32_gflops = 0;     // register FMAs of the widest vectors cpu_isa() allows
   double bf16_gflops = 0;    // bf16 dot products, or f32_gflops where there are none
   bool bf16_native = false;  // which of the two
+  double tf32_gflops = 0;    // CUDA alone; no operator rounds to TF32
   double copy_gbytes_s = 0;  // bytes read plus bytes written, ordinary stores
   double read_gbytes_s = 0;
   double memory_mib = 0;  // size of the array copied: four times the last-level cache

@@ -34,6 +34,13 @@ class Rng {
  public:
   explicit Rng(uint64_t seed, uint64_t stream = 0) : seed_(seed), stream_(stream) {}
 
+  // To where `draws` numbers of 64 bits have been drawn: uniform() is one, normal() two.
+  void seek(uint64_t draws) {
+    index_ = draws / 2;
+    at_ = 4;
+    if (draws % 2 != 0) bits64();
+  }
+
   uint32_t bits() {
     if (at_ == 4) {
       block_ = philox(seed_, stream_, index_++);

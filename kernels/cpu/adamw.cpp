@@ -207,21 +207,21 @@ void run(Context& ctx, const AdamWStep& a) {
                  });
 }
 
-double global_norm(Context& ctx, std::span<const ConstView> grads) {
+void run(Context& ctx, const GlobalNorm& a) {
   const Arena::Mark mark(ctx.scratch());
-  const auto tensors = static_cast<int64_t>(grads.size());
+  const auto tensors = std::ssize(a.grads);
   const BlockList blocks = list_blocks(
-      ctx.scratch(), tensors, [&](int64_t i) { return grads[static_cast<size_t>(i)].size(); });
+      ctx.scratch(), tensors, [&](int64_t i) { return a.grads[static_cast<size_t>(i)].size(); });
   const int64_t count = blocks.first[tensors];
   // One f64 sum a block, whichever thread did it; then in block order.
   auto* sums = ctx.scratch().alloc(DType::kF64, {count + 1}).ptr<double>();
   for_each_block(blocks.first, tensors, blocks.sizes,
                  [&](int64_t i, int64_t b, int64_t begin, int64_t end) {
-                   sums[b] = square_sum_elements(grads[static_cast<size_t>(i)], begin, end);
+                   sums[b] = square_sum_elements(a.grads[static_cast<size_t>(i)], begin, end);
                  });
   double total = 0;
   for (int64_t b = 0; b < count; ++b) total += sums[b];
-  return std::sqrt(total);
+  *a.norm.ptr<double>() = std::sqrt(total);
 }
 
 }  // namespace nestling::cpu

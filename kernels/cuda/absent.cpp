@@ -1,6 +1,9 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/comm/nccl.h"
+#include "kernels/cuda/device_info.h"
+#include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_ceiling.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
@@ -56,6 +59,31 @@ void synchronize(StreamState&) {
 void upload(Context&, View, ConstView) {
   absent();
 }
+DeviceInfo device_info() {
+  absent();
+}
+DeviceMemory device_memory() {
+  absent();
+}
+Event::Event() {
+  absent();
+}
+void Event::Destroy::operator()(void*) const noexcept {}
+void Event::record(Context&) {
+  absent();
+}
+double seconds_between(const Event&, const Event&) {
+  absent();
+}
+double best_product_seconds(Context&, View, ConstView, ConstView, ProductMath) {
+  absent();
+}
+View fetch(Context&, ConstView) {
+  absent();
+}
+Activity activity() {
+  return {};
+}
 void StreamStateDelete::operator()(StreamState* state) const noexcept {
   delete state;
 }
@@ -76,7 +104,7 @@ void run(Context&, const GatedSiluBackward&) {
 void run(Context&, const AdamWStep&) {
   absent();
 }
-double global_norm(Context&, std::span<const ConstView>) {
+void run(Context&, const GlobalNorm&) {
   absent();
 }
 void run(Context&, const AttentionForward&) {

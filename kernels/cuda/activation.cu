@@ -40,16 +40,20 @@ struct GatedSiluGrad {  // of dy, gate, up; to dgate, dup
 }  // namespace
 
 void run(Context& ctx, const SquaredReluForward& a) {
-  sweep<float, float>(ctx, SquaredRelu{}, {a.y}, {a.x});
+  with_elements(a.y, [&]<class X>(X) { sweep<X, X>(ctx, SquaredRelu{}, {a.y}, {a.x}); });
 }
 void run(Context& ctx, const SquaredReluBackward& a) {
-  sweep<float, float>(ctx, SquaredReluGrad{}, {a.dx}, {a.dy, a.x});
+  with_elements(a.dx, [&]<class X>(X) {
+    sweep<X, X>(ctx, SquaredReluGrad{}, {a.dx}, {a.dy, a.x});
+  });
 }
 void run(Context& ctx, const GatedSiluForward& a) {
-  sweep<float, float>(ctx, GatedSilu{}, {a.y}, {a.gate, a.up});
+  with_elements(a.y, [&]<class X>(X) { sweep<X, X>(ctx, GatedSilu{}, {a.y}, {a.gate, a.up}); });
 }
 void run(Context& ctx, const GatedSiluBackward& a) {
-  sweep<float, float>(ctx, GatedSiluGrad{}, {a.dgate, a.dup}, {a.dy, a.gate, a.up});
+  with_elements(a.dgate, [&]<class X>(X) {
+    sweep<X, X>(ctx, GatedSiluGrad{}, {a.dgate, a.dup}, {a.dy, a.gate, a.up});
+  });
 }
 
 }  // namespace nestling::cuda

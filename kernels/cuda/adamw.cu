@@ -1,5 +1,6 @@
 // adamw.cu - AdamW and the gradient norm over any number of tensors, one launch each: a block looks
-// up the tensor its chunk belongs to in a table sent along with the launch.
+// up the tensor its chunk belongs to in a table sent along with the launch. The norm's parts are added
+// by one more block, so that it stays on the device until somebody asks.
 #include <cmath>
 #include <vector>
 
@@ -86,6 +87,14 @@ __global__ void squares_kernel(double* parts, const Entry* entries, int64_t tens
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
+// One block: the parts are as many as chunks, thousands for a large model.
+__global__ void norm_kernel(double* norm, const double* parts, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
+  sum = block_sum<kThreads>(sum);
+  if (threadIdx.x == 0) *norm = sqrt(sum);
+}
+
 int64_t cols_of(ConstView v) {
   return v.dim(v.rank() - 1);
 }
@@ -128,10 +137,10 @@ void run(Context& ctx, const AdamWStep& a) {
   launch(ctx, {static_cast<unsigned>(chunks), kThreads}, adamw_kernel, step);
 }
 
-double global_norm(Context& ctx, std::span<const ConstView> grads) {
+void run(Context& ctx, const GlobalNorm& a) {
   std::vector<Entry> entries;
   int64_t chunks = 0;
-  for (const ConstView& g : grads) {
+  for (const ConstView& g : a.grads) {
     if (g.size() == 0) continue;
     entries.push_back({.grad = g.ptr<float>(),
                        .first_chunk = chunks,
@@ -140,17 +149,12 @@ double global_norm(Context& ctx, std::span<const ConstView> grads) {
                        .grad_pitch = g.pitch()});
     chunks += chunks_of(g.size());
   }
-  if (chunks == 0) return 0.0;
   const Arena::Mark mark(ctx.scratch());
-  const View parts = ctx.scratch().alloc(DType::kF64, {chunks});
+  auto* parts = ctx.scratch().alloc(DType::kF64, {chunks}).ptr<double>();
   const Entry* table = upload(ctx, entries);
-  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, squares_kernel, parts.ptr<double>(), table,
+  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, squares_kernel, parts, table,
          static_cast<int64_t>(entries.size()));
-  Tensor host(Device::kCpu, DType::kF64, {chunks});
-  copy(host, parts);  // waits for the kernel
-  double sum = 0.0;
-  for (int64_t i = 0; i < chunks; ++i) sum += host.ptr<double>()[i];
-  return std::sqrt(sum);
+  launch(ctx, {1, kThreads}, norm_kernel, a.norm.ptr<double>(), parts, chunks);
 }
 
 }  // namespace nestling::cuda

@@ -12,6 +12,7 @@
 
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/parts.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/ops/conv1d.h"
@@ -69,7 +70,7 @@ struct Input {
 
 template <class X>
 Input<X> input_of(ConstView x, ConstView initial, ConstView w, ConstView bias) {
-  return {.x = x.ptr<X>(),
+  return {.x = elements<X>(x),
           .pitch = x.stride(0),
           .channels = x.dim(1),
           .initial = states_of(initial),
@@ -284,26 +285,25 @@ dim3 grid_of(int64_t blocks, int64_t channels) {
           static_cast<unsigned>((channels + kThreads - 1) / kThreads)};
 }
 
-}  // namespace
-
-void run(Context& ctx, const Conv1dForward& a) {
+template <class X>
+void forward(Context& ctx, const Conv1dForward& a) {
   const Arena::Mark mark(ctx.scratch());
   const std::vector<Run> runs = make_runs(a.segments);
-  const Forward<float> f{.in = input_of<float>(a.x, a.initial, a.w, a.bias),
-                         .y = a.y.ptr<float>(),
-                         .y_pitch = a.y.stride(0),
-                         .runs = upload(ctx, runs)};
+  const Forward<X> f{.in = input_of<X>(a.x, a.initial, a.w, a.bias),
+                     .y = elements<X>(a.y),
+                     .y_pitch = a.y.stride(0),
+                     .runs = upload(ctx, runs)};
   with_taps(a.w.dim(1), [&]<int kTaps>(std::integral_constant<int, kTaps>) {
     const auto blocks = static_cast<int64_t>(runs.size());
-    launch(ctx, {grid_of(blocks, f.in.channels), kThreads}, forward_kernel<float, kTaps>, f);
+    launch(ctx, {grid_of(blocks, f.in.channels), kThreads}, forward_kernel<X, kTaps>, f);
     if (!a.final_state || kTaps == 1) return;
     launch(ctx, {grid_of(a.segments.count(), f.in.channels), kThreads},
-           final_state_kernel<float, kTaps>, f.in, states_of(a.final_state),
-           upload(ctx, a.segments));
+           final_state_kernel<X, kTaps>, f.in, states_of(a.final_state), upload(ctx, a.segments));
   });
 }
 
-void run(Context& ctx, const Conv1dBackward& a) {
+template <class X>
+void backward(Context& ctx, const Conv1dBackward& a) {
   const Arena::Mark mark(ctx.scratch());
   const std::vector<Run> runs = make_runs(a.segments);
   const auto run_count = static_cast<int64_t>(runs.size());
@@ -311,19 +311,29 @@ void run(Context& ctx, const Conv1dBackward& a) {
   const int64_t taps = a.w.dim(1);
   const int64_t parts = std::min(run_count, kMaxParts);
   const int64_t stride = channels * (taps + 1);
-  const Backward<float> b{.in = input_of<float>(a.x, {}, a.w, a.bias),
-                          .dy = a.dy.ptr<float>(),
-                          .dx = a.dx.ptr<float>(),
-                          .dy_pitch = a.dy.stride(0),
-                          .dx_pitch = a.dx.stride(0),
-                          .parts = ctx.scratch().floats(parts * stride),
-                          .runs = upload(ctx, runs),
-                          .run_count = run_count};
+  const Backward<X> b{.in = input_of<X>(a.x, {}, a.w, a.bias),
+                      .dy = elements<X>(a.dy),
+                      .dx = elements<X>(a.dx),
+                      .dy_pitch = a.dy.stride(0),
+                      .dx_pitch = a.dx.stride(0),
+                      .parts = ctx.scratch().floats(parts * stride),
+                      .runs = upload(ctx, runs),
+                      .run_count = run_count};
   with_taps(taps, [&]<int kTaps>(std::integral_constant<int, kTaps>) {
-    launch(ctx, {grid_of(parts, channels), kThreads}, backward_kernel<float, kTaps>, b);
+    launch(ctx, {grid_of(parts, channels), kThreads}, backward_kernel<X, kTaps>, b);
   });
   add_parts(ctx, a.dw, b.parts, parts, stride);
   if (a.dbias) add_parts(ctx, a.dbias, b.parts + channels * taps, parts, stride);
+}
+
+}  // namespace
+
+void run(Context& ctx, const Conv1dForward& a) {
+  with_elements(a.x, [&]<class X>(X) { forward<X>(ctx, a); });
+}
+
+void run(Context& ctx, const Conv1dBackward& a) {
+  with_elements(a.x, [&]<class X>(X) { backward<X>(ctx, a); });
 }
 
 void run(Context& ctx, const Conv1dStep& a) {

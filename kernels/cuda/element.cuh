@@ -45,6 +45,14 @@ inline __nv_bfloat16* bf16_of(View v) {
 inline const __nv_bfloat16* bf16_of(ConstView v) {
   return reinterpret_cast<const __nv_bfloat16*>(v.ptr<bf16>());
 }
+// Calls body with a value of the type that the elements of a view have in device code.
+template <class Body>
+void with_elements(ConstView v, Body&& body) {
+  if (v.dtype() == DType::kBF16)
+    body(__nv_bfloat16());
+  else
+    body(float());
+}
 // Null where the operand was left out.
 inline float* optional_floats(View v) {
   return v ? v.ptr<float>() : nullptr;

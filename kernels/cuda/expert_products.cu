@@ -7,12 +7,16 @@
 //               rows are neighbours, and so are the tiles of an expert: its weights stay in L2.
 // dw            block: a tile of one expert's gradient, summed over that expert's rows in their order.
 // bf16 weights  tensor cores; f32 activations are rounded once, in scratch. f32: FMA.
+// Warpgroups    do the products of bf16 on Hopper, where every row starts at a multiple of 16 bytes:
+//               expert_warpgroups.cu.
 // Few rows      below kFewRows an expert on average, tiles of 16 rows and a long step: the weights are
 //               what is waited for. The sums are the same.
 #include <algorithm>
 
+#include "kernels/cuda/expert_tiles.cuh"
+#include "kernels/cuda/expert_warpgroups.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/prefix.cuh"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/rounded.h"
 #include "kernels/cuda/tile_product.cuh"
 #include "kernels/ops/experts.h"
@@ -25,36 +29,6 @@ using ManyRows = TileShape<128, 128, 32, 2, 4>;
 using FewRows = TileShape<16, 64, 128, 1, 4>;
 using FloatTile = TileShape<128, 128, 16, 2, 4>;
 constexpr int64_t kFewRows = 16;
-
-struct RowTile {
-  int expert;
-  int first;  // row
-  int rows;   // 0: no such tile
-};
-
-// The slot-th tile of `height` rows, counted through the experts. Every warp finds it for itself.
-__device__ RowTile find_tile(const int32_t* offsets, int experts, int64_t slot, int height) {
-  const int lane = threadIdx.x % kWarp;
-  int64_t before = 0;  // tiles of the experts before
-  for (int base = 0; base < experts; base += kWarp) {
-    const int e = base + lane;
-    const int begin = e < experts ? offsets[e] : 0;
-    const int end = e < experts ? offsets[e + 1] : 0;
-    const int64_t tiles = (end - begin + height - 1) / height;
-    const int64_t upto = before + warp_running_sum(tiles);
-    const bool mine = slot >= upto - tiles && slot < upto;
-    const unsigned found = __ballot_sync(0xffffffffu, mine);
-    if (found != 0) {
-      const int owner = __ffs(static_cast<int>(found)) - 1;
-      const int first = begin + static_cast<int>(slot - (upto - tiles)) * height;
-      return {.expert = base + owner,
-              .first = __shfl_sync(0xffffffffu, first, owner),
-              .rows = __shfl_sync(0xffffffffu, min(height, end - first), owner)};
-    }
-    before = warp_last(upto);
-  }
-  return {.expert = 0, .first = 0, .rows = 0};
-}
 
 template <class T, class Y>
 struct RowsProduct {
@@ -123,31 +97,6 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   });
 }
 
-unsigned tiles_of(int64_t extent, int64_t tile) {
-  return static_cast<unsigned>((extent + tile - 1) / tile);
-}
-
-template <class T>
-const T* pointer(ConstView v) {
-  if constexpr (std::is_same_v<T, float>)
-    return v.ptr<float>();
-  else
-    return bf16_of(v);
-}
-
-// Elements of T in 16 bytes where all rows of the views can be read so, else 1.
-template <class T>
-bool vectors(std::initializer_list<ConstView> views) {
-  constexpr int64_t kVector = 16 / sizeof(T);
-  bool whole = true;
-  for (const ConstView& v : views) {
-    whole = whole && reinterpret_cast<uintptr_t>(v.data()) % 16 == 0;
-    whole = whole && v.dim(v.rank() - 1) % kVector == 0;
-    for (int d = 0; d + 1 < v.rank(); ++d) whole = whole && v.stride(d) % kVector == 0;
-  }
-  return whole;
-}
-
 template <class Plan, class Y>
 void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows) {
   using Shape = typename Plan::Shape;
@@ -158,22 +107,22 @@ void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows)
 }
 
 // out[rows of e] = a[rows of e] op(w[e]); kAlong: what runs along the memory of w.
-template <class T, Along kAlong, class Shape>
+template <class T, class Y, Along kAlong, class Shape>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   constexpr int kVector = 16 / sizeof(T);
-  const RowsProduct<T, float> p{.out = out.ptr<float>(),
-                                .a = pointer<T>(a),
-                                .w = pointer<T>(w),
-                                .offsets = offsets.ptr<int32_t>(),
-                                .out_pitch = out.pitch(),
-                                .a_pitch = a.pitch(),
-                                .w_expert = w.stride(0),
-                                .w_pitch = w.stride(1),
-                                .inner = a.dim(1),
-                                .columns = out.dim(1),
-                                .experts = static_cast<int>(w.dim(0)),
-                                .column_tiles = 0};
-  if (vectors<T>({a, w}))
+  const RowsProduct<T, Y> p{.out = elements<Y>(out),
+                            .a = elements<T>(a),
+                            .w = elements<T>(w),
+                            .offsets = offsets.ptr<int32_t>(),
+                            .out_pitch = out.pitch(),
+                            .a_pitch = a.pitch(),
+                            .w_expert = w.stride(0),
+                            .w_pitch = w.stride(1),
+                            .inner = a.dim(1),
+                            .columns = out.dim(1),
+                            .experts = static_cast<int>(w.dim(0)),
+                            .column_tiles = 0};
+  if (whole_vectors({a, w}))
     launch_rows<TilePlan<T, kVector, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
   else
     launch_rows<TilePlan<T, 1, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
@@ -182,19 +131,24 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
 template <Along kAlong>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   if (w.dtype() == DType::kF32)
-    rows_product<float, kAlong, FloatTile>(ctx, out, a, w, offsets);
-  else if (a.dim(0) < kFewRows * w.dim(0))
-    rows_product<__nv_bfloat16, kAlong, FewRows>(ctx, out, a, w, offsets);
-  else
-    rows_product<__nv_bfloat16, kAlong, ManyRows>(ctx, out, a, w, offsets);
+    return rows_product<float, float, kAlong, FloatTile>(ctx, out, a, w, offsets);
+  const bool few = a.dim(0) < kFewRows * w.dim(0);
+  if (!few && warpgroups_can(ctx, {a, w, out}))
+    return rows_on_warpgroups(ctx, out, a, w, offsets, kAlong == Along::kSum);
+  with_elements(out, [&]<class Y>(Y) {
+    if (few)
+      rows_product<__nv_bfloat16, Y, kAlong, FewRows>(ctx, out, a, w, offsets);
+    else
+      rows_product<__nv_bfloat16, Y, kAlong, ManyRows>(ctx, out, a, w, offsets);
+  });
 }
 
 template <class T, class Shape>
 void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
   constexpr int kVector = 16 / sizeof(T);
   const WeightProduct<T> p{.dw = dw.ptr<float>(),
-                           .dy = pointer<T>(dy),
-                           .x = pointer<T>(x),
+                           .dy = elements<T>(dy),
+                           .x = elements<T>(x),
                            .offsets = offsets.ptr<int32_t>(),
                            .dw_expert = dw.stride(0),
                            .dw_pitch = dw.stride(1),
@@ -206,7 +160,7 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
                            .tiles_k = tiles_of(dw.dim(2), Shape::kN)};
   const auto experts = static_cast<unsigned>(dw.dim(0));
   const Grid grid{experts * p.tiles_n * p.tiles_k, Shape::kThreads};
-  if (vectors<T>({dy, x}))
+  if (whole_vectors({dy, x}))
     launch(ctx, grid, weight_kernel<TilePlan<T, kVector, Shape, Along::kSide, Along::kSide>>, p);
   else
     launch(ctx, grid, weight_kernel<TilePlan<T, 1, Shape, Along::kSide, Along::kSide>>, p);
@@ -229,6 +183,8 @@ void run(Context& ctx, const ExpertLinearBackward& a) {
   const ConstView x = like_weight(ctx, a.x, a.w);
   if (a.w.dtype() == DType::kF32)
     weight_product<float, FloatTile>(ctx, a.dw, dy, x, a.offsets);
+  else if (warpgroups_can(ctx, {dy, x, a.dw}))
+    weights_on_warpgroups(ctx, a.dw, dy, x, a.offsets);
   else
     weight_product<__nv_bfloat16, ManyRows>(ctx, a.dw, dy, x, a.offsets);
 }

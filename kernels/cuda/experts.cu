@@ -72,7 +72,7 @@ __global__ void invert_kernel(int32_t* position, const int32_t* order, int64_t c
 
 template <class X>
 struct Combine {
-  Matrix<X> y;
+  Matrix<float> y;
   Matrix<const X> rows;
   Matrix<const float> weight;  // [T, k]; null: 1
   const int32_t* position;
@@ -84,7 +84,7 @@ template <int kN, bool kWeighted, class X>
 __global__ void __launch_bounds__(kThreads) combine_kernel(Combine<X> c) {
   const int64_t t = row_of_warp();
   if (t >= c.tokens) return;
-  X* y = c.y.row(t);
+  float* y = c.y.row(t);
   Pack<kN> sum[kPacks];
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
@@ -113,7 +113,8 @@ template <class X>
 struct CombineBackward {
   Matrix<X> drows;
   Matrix<float> dweight;
-  Matrix<const X> dy, rows;
+  Matrix<const float> dy;
+  Matrix<const X> rows;
   Matrix<const float> weight;
   const int32_t* position;
   int64_t tokens, k, width;
@@ -190,9 +191,9 @@ unsigned blocks_of_rows(int64_t rows) {
   return static_cast<unsigned>((rows + kRows - 1) / kRows);
 }
 
-template <class X, class... Matrices>
+template <class... Matrices>
 bool all_packable(const Matrices&... m) {
-  return (packable<X>(m.data, m.pitch) && ...);
+  return (packable(m.data, m.pitch) && ...);
 }
 
 const int32_t* invert(Context& ctx, ConstView order) {
@@ -207,7 +208,7 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
              bool accumulate) {
   if (y.size() == 0) return;
   const Arena::Mark mark(ctx.scratch());
-  const Combine<X> c{.y = matrix<X>(y),
+  const Combine<X> c{.y = matrix<float>(y),
                      .rows = matrix<X>(rows),
                      .weight = kWeighted ? matrix<float>(weight) : Matrix<const float>{},
                      .position = invert(ctx, order),
@@ -215,7 +216,7 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
                      .k = rows.dim(0) / y.dim(0),
                      .width = y.dim(1),
                      .accumulate = accumulate};
-  if (all_packable<X>(c.y, c.rows))
+  if (all_packable(c.y, c.rows))
     launch(ctx, {blocks_of_pieces<4>(c.tokens, c.width), kThreads}, combine_kernel<4, kWeighted, X>,
            c);
   else
@@ -223,46 +224,60 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
            c);
 }
 
+template <class X>
+void gather(Context& ctx, const ExpertGather& a) {
+  const Gather<X> g{.rows = matrix<X>(a.rows),
+                    .x = matrix<X>(a.x),
+                    .order = a.order.ptr<int32_t>(),
+                    .count = a.rows.dim(0),
+                    .k = a.rows.dim(0) / a.x.dim(0),
+                    .width = a.x.dim(1)};
+  if (all_packable(g.rows, g.x))
+    launch(ctx, {blocks_of_pieces<4>(g.count, g.width), kThreads}, gather_kernel<4, X>, g);
+  else
+    launch(ctx, {blocks_of_pieces<1>(g.count, g.width), kThreads}, gather_kernel<1, X>, g);
+}
+
+template <class X>
+void combine_backward(Context& ctx, const ExpertCombineBackward& a) {
+  const Arena::Mark mark(ctx.scratch());
+  const CombineBackward<X> c{.drows = matrix<X>(a.drows),
+                             .dweight = matrix<float>(a.dweight),
+                             .dy = matrix<float>(a.dy),
+                             .rows = matrix<X>(a.rows),
+                             .weight = matrix<float>(a.weight),
+                             .position = invert(ctx, a.order),
+                             .tokens = a.dy.dim(0),
+                             .k = a.weight.dim(1),
+                             .width = a.rows.dim(1)};
+  if (all_packable(c.drows, c.dy, c.rows))
+    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<4, X>, c);
+  else
+    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<1, X>, c);
+}
+
 }  // namespace
 
 void run(Context& ctx, const ExpertGather& a) {
   if (a.rows.size() == 0) return;
-  const Gather<float> g{.rows = matrix<float>(a.rows),
-                        .x = matrix<float>(a.x),
-                        .order = a.order.ptr<int32_t>(),
-                        .count = a.rows.dim(0),
-                        .k = a.rows.dim(0) / a.x.dim(0),
-                        .width = a.x.dim(1)};
-  if (all_packable<float>(g.rows, g.x))
-    launch(ctx, {blocks_of_pieces<4>(g.count, g.width), kThreads}, gather_kernel<4, float>, g);
-  else
-    launch(ctx, {blocks_of_pieces<1>(g.count, g.width), kThreads}, gather_kernel<1, float>, g);
+  with_elements(a.rows, [&]<class X>(X) { gather<X>(ctx, a); });
 }
 
 void run(Context& ctx, const ExpertCombine& a) {
-  combine<true, float>(ctx, a.y, a.rows, a.weight, a.order, a.accumulate);
+  with_elements(a.rows, [&]<class X>(X) {
+    combine<true, X>(ctx, a.y, a.rows, a.weight, a.order, a.accumulate);
+  });
 }
 
 void run(Context& ctx, const ExpertGatherBackward& a) {
-  combine<false, float>(ctx, a.dx, a.drows, {}, a.order, a.accumulate);
+  with_elements(a.drows, [&]<class X>(X) {
+    combine<false, X>(ctx, a.dx, a.drows, {}, a.order, a.accumulate);
+  });
 }
 
 void run(Context& ctx, const ExpertCombineBackward& a) {
   if (a.rows.dim(0) == 0) return;
-  const Arena::Mark mark(ctx.scratch());
-  const CombineBackward<float> c{.drows = matrix<float>(a.drows),
-                                 .dweight = matrix<float>(a.dweight),
-                                 .dy = matrix<float>(a.dy),
-                                 .rows = matrix<float>(a.rows),
-                                 .weight = matrix<float>(a.weight),
-                                 .position = invert(ctx, a.order),
-                                 .tokens = a.dy.dim(0),
-                                 .k = a.weight.dim(1),
-                                 .width = a.rows.dim(1)};
-  if (all_packable<float>(c.drows, c.dy, c.rows))
-    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<4, float>, c);
-  else
-    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<1, float>, c);
+  with_elements(a.rows, [&]<class X>(X) { combine_backward<X>(ctx, a); });
 }
 
 }  // namespace nestling::cuda

@@ -16,8 +16,7 @@
 namespace nestling::cuda::gated_norm {
 
 inline constexpr int kThreads = 256;
-inline constexpr int kQuad = 4;  // neighbouring channels of one head
-inline constexpr int kHeld = 4;  // quads that a thread holds
+inline constexpr int kHeld = 4;  // quads of a head that a thread holds
 
 // A [T, H, P] operand.
 template <class X>
@@ -85,28 +84,6 @@ struct Place {
     return (head * s.groups + group) * head_pitch + quad * kQuad;
   }
 };
-
-template <bool kPacked, class X>
-__device__ Pack<kQuad> load_quad(const X* p, int64_t n) {
-  if constexpr (kPacked) {
-    return load_pack<kQuad>(p, n);
-  } else {
-    Pack<kQuad> x;
-#pragma unroll
-    for (int i = 0; i < kQuad; ++i) x.v[i] = i < n ? load(p + i) : 0.0f;
-    return x;
-  }
-}
-template <bool kPacked, class X>
-__device__ void store_quad(X* p, const Pack<kQuad>& x, int64_t n) {
-  if constexpr (kPacked) {
-    store_pack(p, x, n);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kQuad; ++i)
-      if (i < n) store(p + i, x.v[i]);
-  }
-}
 
 // The thread's quads of one sweep; those behind the group are zeros.
 template <bool kPacked, class X>

@@ -180,7 +180,8 @@ void backward(Context& ctx, const GatedNormBackward& a) {
 }  // namespace
 
 void run(Context& ctx, const GatedNormBackward& a) {
-  if (a.y.size() > 0) backward<float>(ctx, a);
+  if (a.y.size() == 0) return;
+  with_elements(a.y, [&]<class X>(X) { backward<X>(ctx, a); });
 }
 
 }  // namespace nestling::cuda

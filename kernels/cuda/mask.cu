@@ -145,10 +145,10 @@ void multiply(Context& ctx, View out, ConstView in, ConstView other, ConstView m
 }  // namespace
 
 void run(Context& ctx, const MaskForward& a) {
-  multiply<float>(ctx, a.y, a.x, a.x, a.m, View(), a.repeat);
+  with_elements(a.x, [&]<class X>(X) { multiply<X>(ctx, a.y, a.x, a.x, a.m, View(), a.repeat); });
 }
 void run(Context& ctx, const MaskBackward& a) {
-  multiply<float>(ctx, a.dx, a.dy, a.x, a.m, a.dm, a.repeat);
+  with_elements(a.x, [&]<class X>(X) { multiply<X>(ctx, a.dx, a.dy, a.x, a.m, a.dm, a.repeat); });
 }
 
 }  // namespace nestling::cuda

@@ -1,7 +1,10 @@
+#include <atomic>
+
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/wait.h"
 
 namespace nestling::cuda {
 
@@ -49,11 +52,18 @@ cudaMemcpyKind kind_of(Device dst, Device src) {
   return dst == Device::kCuda ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
 }
 
-void wait_for_legacy_stream() {
-  NESTLING_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
-}
+std::atomic<int64_t> waits{0}, allocations{0};
 
 }  // namespace
+
+void wait_for(cudaStream_t stream) {
+  waits.fetch_add(1, std::memory_order_relaxed);
+  NESTLING_CUDA(cudaStreamSynchronize(stream));
+}
+
+Activity activity() {
+  return {.waits = waits.load(), .allocations = allocations.load()};
+}
 
 bool built() {
   return true;
@@ -74,6 +84,7 @@ std::string unavailable_reason() {
 }
 
 std::byte* allocate(int64_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (code == cudaErrorMemoryAllocation) {
@@ -87,7 +98,7 @@ std::byte* allocate(int64_t bytes) {
   NESTLING_CUDA(code);
   try {
     NESTLING_CUDA(cudaMemset(data, 0, static_cast<size_t>(bytes)));
-    wait_for_legacy_stream();
+    wait_for(cudaStreamLegacy);
   } catch (...) {
     cudaFree(data);
     throw;
@@ -106,7 +117,7 @@ void copy(View dst, ConstView src) {
         pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
         static_cast<size_t>(rows.count), kind_of(dst.device(), src.device()), cudaStreamLegacy));
   });
-  if (dst.device() != Device::kCuda || src.device() != Device::kCuda) wait_for_legacy_stream();
+  if (dst.device() != Device::kCuda || src.device() != Device::kCuda) wait_for(cudaStreamLegacy);
 }
 
 void fill_zero(View x) {

@@ -9,6 +9,13 @@
 
 namespace nestling::cuda {
 
+// What this program has asked of its device so far.
+struct Activity {
+  int64_t waits = 0;  // of the host for a stream: synchronize, copies with the host, allocations
+  int64_t allocations = 0;  // of device memory
+};
+Activity activity();
+
 bool built();                        // this binary holds the CUDA backend
 std::string unavailable_reason();    // empty: a device can be used; else one line saying why not
 std::byte* allocate(int64_t bytes);  // zeroed

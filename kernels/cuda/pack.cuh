@@ -77,6 +77,30 @@ __device__ void store_pack(X* p, const Pack<kN>& x, int64_t n) {
     if (i < n) store(p + i, x.v[i]);
 }
 
+// A quad: a pack of 4, of which n exist; one access where kPacked, else element by element, the same bits.
+inline constexpr int kQuad = 4;
+template <bool kPacked, class X>
+__device__ Pack<kQuad> load_quad(const X* p, int64_t n) {
+  if constexpr (kPacked) {
+    return load_pack<kQuad>(p, n);
+  } else {
+    Pack<kQuad> x;
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) x.v[i] = i < n ? load(p + i) : 0.0f;
+    return x;
+  }
+}
+template <bool kPacked, class X>
+__device__ void store_quad(X* p, const Pack<kQuad>& x, int64_t n) {
+  if constexpr (kPacked) {
+    store_pack(p, x, n);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      if (i < n) store(p + i, x.v[i]);
+  }
+}
+
 // Whether rows `pitch` elements apart can be read in packs of 4.
 template <class X>
 bool packable(const X* base, int64_t pitch) {

@@ -2,6 +2,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/stream_state.h"
+#include "kernels/cuda/wait.h"
 
 namespace nestling::cuda {
 
@@ -20,7 +21,16 @@ StreamState::StreamState() {
   }
 }
 
+static bool has_warpgroups() {
+  int device = 0, major = 0, minor = 0;
+  NESTLING_CUDA(cudaGetDevice(&device));
+  NESTLING_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  NESTLING_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return major == 9 && minor == 0;  // the sm_90a code of this build is what runs there
+}
+
 void StreamState::open() {
+  warpgroups = has_warpgroups();
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));
   workspace = Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes});
@@ -37,6 +47,7 @@ void StreamState::close() noexcept {
   if (stream != nullptr) cudaStreamSynchronize(stream);
   if (host_fault != nullptr) cudaFreeHost(host_fault);
   if (fault != nullptr) cudaFree(fault);
+  for (const Landing::Block& block : landing.blocks) cudaFreeHost(block.memory);
   for (cudaEvent_t event : ring.done)
     if (event != nullptr) cudaEventDestroy(event);
   if (ring.memory != nullptr) cudaFreeHost(ring.memory);
@@ -55,7 +66,8 @@ StreamState* make_stream_state() {
 void synchronize(StreamState& state) {
   NESTLING_CUDA(cudaMemcpyAsync(state.host_fault, state.fault, sizeof *state.fault,
                                 cudaMemcpyDeviceToHost, state.stream));
-  NESTLING_CUDA(cudaStreamSynchronize(state.stream));
+  wait_for(state.stream);
+  state.landing.read = true;
   const FaultWord word = *state.host_fault;
   if (word == kNoFault) return;
   NESTLING_CUDA(cudaMemsetAsync(state.fault, 0xff, sizeof *state.fault, state.stream));

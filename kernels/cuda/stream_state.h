@@ -1,5 +1,6 @@
 // stream_state.h - what a CUDA Context owns: stream, cuBLASLt handle, workspace, chosen algorithms, the
-// ring of pinned memory of upload.h and the word of fault.h. For kernels/cuda alone.
+// ring of pinned memory of upload.h, the pinned memory that fetch copies into and the word of fault.h.
+// For kernels/cuda alone.
 //
 // Streams       a blocking stream: it is ordered with the legacy default stream of memory.h, and
 //               scratch given back to the Context's arena is safe to reuse, as all of its users are
@@ -7,6 +8,7 @@
 #pragma once
 #include <array>
 #include <map>
+#include <vector>
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
@@ -29,12 +31,27 @@ struct UploadRing {
   int64_t next = 0;
 };
 
+// Pinned host memory in blocks, filled one after another and kept: a step that fetches what the step
+// before did takes no more.
+struct Landing {
+  struct Block {
+    std::byte* memory;
+    int64_t bytes;
+  };
+  std::vector<Block> blocks;
+  size_t block = 0;  // being filled
+  int64_t used = 0;  // of it
+  bool read = true;  // the host was told to read: the next fetch begins anew
+};
+
 struct StreamState {
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
   Tensor workspace;  // of cuBLASLt
   std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms;
   UploadRing ring;
+  Landing landing;
+  bool warpgroups = false;          // wgmma: Hopper alone
   FaultWord* fault = nullptr;       // device memory
   FaultWord* host_fault = nullptr;  // pinned: where synchronize reads it
 

@@ -1,7 +1,7 @@
 // activation.h - the feed-forward activations: squared ReLU (So et al. 2021, "Primer") and gated
 // SiLU (Shazeer 2020, "GLU Variants").
 //
-// Shapes        [T, F], all alike.   Dtypes f32.
+// Shapes        [T, F], all alike.   Dtypes f32, or on CUDA bf16.
 #pragma once
 #include "kernels/core/context.h"
 

@@ -50,10 +50,13 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
   }
 }
 
-double global_norm(Context& ctx, std::span<const ConstView> grads) {
+void global_norm(Context& ctx, const GlobalNorm& a) {
   constexpr const char* kOp = "global_norm";
+  check_shape(kOp, "norm", a.norm, {1});
+  check_dtype(kOp, "norm", a.norm, DType::kF64);
+  check_device(ctx, kOp, {a.norm});
   double n = 0;
-  for (const ConstView& g : grads) {
+  for (const ConstView& g : a.grads) {
     NESTLING_CHECK(static_cast<bool>(g), kOp, ": a gradient is missing");
     check_dtype(kOp, "gradient", g, DType::kF32);
     check_device(ctx, kOp, {g});
@@ -62,13 +65,12 @@ double global_norm(Context& ctx, std::span<const ConstView> grads) {
   ctx.count(kOp, 2 * n, 4 * n);
   switch (ctx.device()) {
     case Device::kCpu:
-      return cpu::global_norm(ctx, grads);
+      return cpu::run(ctx, a);
     case Device::kCuda:
-      return cuda::global_norm(ctx, grads);
+      return cuda::run(ctx, a);
     case Device::kNull:
-      return 0.0;
+      return;
   }
-  return 0.0;
 }
 
 }  // namespace nestling

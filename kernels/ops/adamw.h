@@ -31,17 +31,22 @@ struct AdamWStep {
   float grad_scale = 1.0f;  // clipping and loss scaling
 };
 
+// norm = sqrt(sum of squares) over all tensors, in f64. Infinite or NaN gradients show in it.
+struct GlobalNorm {
+  View norm;  // [1] f64, overwritten
+  std::span<const ConstView> grads;
+};
+
 void adamw_step(Context& ctx, const AdamWStep& a);
-// sqrt(sum of squares) over all tensors, in f64. Infinite or NaN gradients show in the result.
-double global_norm(Context& ctx, std::span<const ConstView> grads);
+void global_norm(Context& ctx, const GlobalNorm& a);
 
 namespace cpu {
 void run(Context& ctx, const AdamWStep& a);
-double global_norm(Context& ctx, std::span<const ConstView> grads);
+void run(Context& ctx, const GlobalNorm& a);
 }  // namespace cpu
 namespace cuda {
 void run(Context& ctx, const AdamWStep& a);
-double global_norm(Context& ctx, std::span<const ConstView> grads);
+void run(Context& ctx, const GlobalNorm& a);
 }  // namespace cuda
 
 }  // namespace nestling

@@ -15,14 +15,13 @@ void check_common(Context& ctx, const char* op, const Common& c) {
                  c.w.describe(), ", needs [C, K] with C ", c.x.dim(1), " and K >= 1");
   check_shape(op, "bias", c.bias, {c.x.dim(1)});
   check_shape(op, "state", c.state, {c.sequences, c.x.dim(1), c.w.dim(1) - 1});
-  for (const ConstView& v : {c.x, c.w, c.bias, c.state}) check_dtype(op, "operand", v, DType::kF32);
+  for (const ConstView& v : {c.w, c.bias, c.state}) check_dtype(op, "operand", v, DType::kF32);
   check_device(ctx, op, {c.x, c.w, c.bias, c.state});
 }
 
 void check_output(Context& ctx, const char* op, const char* name, View out, ConstView like) {
   NESTLING_CHECK(same_shape(out, like), op, ": ", name, " is ", out.describe(), ", needs ",
                  like.describe());
-  check_dtype(op, name, out, DType::kF32);
   check_device(ctx, op, {out});
 }
 
@@ -43,6 +42,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward& a) {
   check_common(ctx, kOp, {a.x, a.w, a.bias, a.final_state, a.segments.count()});
   check_common(ctx, kOp, {a.x, a.w, a.bias, a.initial, a.segments.count()});
   check_output(ctx, kOp, "y", a.y, a.x);
+  check_activations(ctx, kOp, {a.y, a.x});
   check_apart(kOp, a.y, a.x);
   NESTLING_CHECK(a.segments.tokens() == a.x.dim(0), kOp, ": the segments hold ",
                  a.segments.tokens(), " tokens, x is ", a.x.describe());
@@ -65,9 +65,10 @@ void conv1d_backward(Context& ctx, const Conv1dBackward& a) {
                  a.x.describe());
   check_apart(kOp, a.dx, a.dy);
   check_apart(kOp, a.dx, a.x);
+  check_activations(ctx, kOp, {a.dx, a.dy, a.x});
   check_output(ctx, kOp, "dw", a.dw, a.w);
   check_shape(kOp, "dbias", a.dbias, {a.x.dim(1)});
-  for (const ConstView& v : {a.dy, ConstView(a.dbias)}) check_dtype(kOp, "operand", v, DType::kF32);
+  for (const View& v : {a.dw, a.dbias}) check_dtype(kOp, "dw or dbias", v, DType::kF32);
   check_device(ctx, kOp, {a.dy, a.dbias});
   NESTLING_CHECK(a.segments.tokens() == a.x.dim(0), kOp, ": the segments hold ",
                  a.segments.tokens(), " tokens, x is ", a.x.describe());
@@ -88,6 +89,7 @@ void conv1d_step(Context& ctx, const Conv1dStep& a) {
   NESTLING_CHECK(static_cast<bool>(a.state), kOp, ": needs a state");
   check_common(ctx, kOp, {a.x, a.w, a.bias, a.state, a.x.rank() == 2 ? a.x.dim(0) : 0});
   check_output(ctx, kOp, "y", a.y, a.x);
+  for (const ConstView& v : {ConstView(a.y), a.x}) check_dtype(kOp, "operand", v, DType::kF32);
   ctx.count(kOp, flops(a.x, a.w),
             static_cast<double>(a.x.bytes() + a.y.bytes() + 2 * a.state.bytes()));
   switch (ctx.device()) {

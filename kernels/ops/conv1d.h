@@ -2,7 +2,7 @@
 // x_{t-K+1+k}).
 //
 // Shapes        x, y [T, C]   w [C, K]   bias [C]   state [segments or batch, C, K-1]
-// Dtypes        f32.
+// Dtypes        f32; on CUDA x and y of a forward, and their gradients, may be bf16.
 // Segments      each starts from zeros, or from `initial` where given.
 // State         the last K-1 inputs, oldest first: what one-token steps continue from.
 // Elasticity    C comes from the views.

@@ -43,8 +43,8 @@ void check_product(Context& ctx, const char* op, ConstView y, ConstView x, Const
   check_shape(op, "y", y, {x.dim(0), w.dim(1)});
   check_shape(op, "offsets", offsets, {w.dim(0) + 1});
   check_dtype(op, "offsets", offsets, DType::kI32);
-  check_f32(op, {x, y});
-  if (w.dtype() != DType::kBF16) check_dtype(op, "w", w, DType::kF32);
+  check_activations(ctx, op, {x, y});
+  if (w.dtype() != DType::kBF16) check_f32(op, {w, x});
   check_device(ctx, op, {y, x, w, offsets});
 }
 
@@ -74,7 +74,7 @@ void expert_sort(Context& ctx, const ExpertSort& a) {
 void expert_gather(Context& ctx, const ExpertGather& a) {
   constexpr const char* kOp = "expert_gather";
   check_route(kOp, a.rows, a.x, a.order);
-  check_f32(kOp, {a.rows, a.x});
+  check_activations(ctx, kOp, {a.rows, a.x});
   const double bytes = total_bytes({a.rows, a.x, a.order});
   check_device(ctx, kOp, {a.rows, a.x, a.order});
   ctx.count(kOp, 0, bytes);
@@ -92,7 +92,8 @@ void expert_combine(Context& ctx, const ExpertCombine& a) {
   constexpr const char* kOp = "expert_combine";
   check_route(kOp, a.rows, a.y, a.order);
   check_weight(kOp, a.weight, a.rows, a.y);
-  check_f32(kOp, {a.y, a.rows, a.weight});
+  check_activations(ctx, kOp, {a.rows});
+  check_f32(kOp, {a.y, a.weight});
   const double bytes = total_bytes({a.y, a.rows, a.weight, a.order});
   const double flops = 2.0 * static_cast<double>(a.rows.size());
   check_device(ctx, kOp, {a.y, a.rows, a.weight, a.order});
@@ -114,7 +115,8 @@ void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
   NESTLING_CHECK(same_shape(a.drows, a.rows) && same_shape(a.dweight, a.weight), kOp, ": drows ",
                  a.drows.describe(), " for rows ", a.rows.describe(), ", dweight ",
                  a.dweight.describe(), " for weight ", a.weight.describe());
-  check_f32(kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight});
+  check_activations(ctx, kOp, {a.drows, a.rows});
+  check_f32(kOp, {a.dweight, a.dy, a.weight});
   const double bytes = total_bytes({a.drows, a.dweight, a.dy, a.rows, a.weight, a.order});
   const double flops = 3.0 * static_cast<double>(a.rows.size());
   check_device(ctx, kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight, a.order});
@@ -132,7 +134,8 @@ void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
 void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a) {
   constexpr const char* kOp = "expert_gather_backward";
   check_route(kOp, a.drows, a.dx, a.order);
-  check_f32(kOp, {a.dx, a.drows});
+  check_activations(ctx, kOp, {a.drows});
+  check_f32(kOp, {a.dx});
   const double bytes = total_bytes({a.dx, a.drows, a.order});
   const double flops = static_cast<double>(a.drows.size());
   check_device(ctx, kOp, {a.dx, a.drows, a.order});
@@ -170,7 +173,8 @@ void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
                  a.x.describe());
   NESTLING_CHECK(!a.dw || same_shape(a.dw, a.w), kOp, ": dw is ", a.dw.describe(), ", w is ",
                  a.w.describe());
-  check_f32(kOp, {a.dx, a.dw});
+  check_activations(ctx, kOp, {a.dx, a.dy});
+  check_f32(kOp, {a.dw});
   const double one = 2.0 * static_cast<double>(a.dy.size()) * static_cast<double>(a.w.dim(2));
   const double bytes = total_bytes({a.dy, a.w, a.dx}) + (a.dw ? total_bytes({a.x, a.dw, a.dw}) : 0);
   check_device(ctx, kOp, {a.dx, a.dw});

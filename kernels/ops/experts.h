@@ -5,7 +5,9 @@
 //               index [T, k] i32   offsets [E+1] i32 (expert e owns rows [offsets[e],
 //               offsets[e+1])) order [R] i32 (row r came from pair order[r] = t*k + j)   w [E, N,
 //               K]
-// Dtypes        as in linear.h: w f32 or bf16, dw f32; permutation in f32.
+// Dtypes        as in linear.h: w f32 or bf16, dw f32. Off the CPU the rows of experts, what they are gathered
+//               from, and their gradients may be bf16, beside bf16 w; a token's sums stay f32: combine's y, dy
+//               and weights, and gather's dx.
 // Elasticity    E, N and K come from the views: w.prefix(0, experts).prefix(1, n).prefix(2, k).
 // Errors        an index outside the experts throws, naming it (CPU), or its token when the Context is
 //               synchronized (CUDA).

@@ -2,7 +2,7 @@
 //
 // Shapes        y, z, out [T, H, P]   w [H, P]   rstd [T, G]; head h belongs to group h mod G
 //               (slot-major), so a group's H/G heads are interleaved with the others'.
-// Dtypes        f32.
+// Dtypes        f32; on CUDA y, z and out, with their gradients, may be bf16.
 // Elasticity    H and P come from the views; a prefix norms over the prefix. In mask mode z or y
 //               come in masked by their producer and `active` holds the active channels of one
 //               group (the same for each), which divides in place of H/G * P; differentiated.

@@ -3,7 +3,7 @@
 // Shapes        x [T, K]   w [N, K]   y [T, N]      T tokens, K in, N out
 // Dtypes        w f32: x, y f32, products in f32. w bf16: the products are bf16 x bf16 with f32
 //               sums; an f32 x or dy is rounded to bf16 first (to nearest even), y and dx may be
-//               f32 or bf16. dw is always f32. Where the CPU has no bf16 products they are done
+//               f32 or bf16. dw is always f32. A bf16 x beside an f32 w is widened (not on the CPU). Where the CPU has no bf16 products they are done
 //               on the same rounded operands widened to f32: the same products, the same sums up
 //               to their order.
 // Elasticity    K and N come from the views. Pass w.prefix(0, n).prefix(1, k) to run a smaller

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/core/span.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling {
@@ -87,7 +88,12 @@ void run_rows(Context& ctx, const LossRows& rows) {
 
 }  // namespace
 
+int64_t loss_chunk(Device device) {
+  return device == Device::kCpu ? 256 : 2048;
+}
+
 void head_loss(Context& ctx, const HeadLoss& a) {
+  const Span span(ctx, "head and loss");
   check_operands(ctx, a);
   const Arena::Mark mark(ctx.scratch());
   const int64_t tokens = a.x.dim(0);

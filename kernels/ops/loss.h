@@ -49,6 +49,10 @@ struct HeadLoss {
   int64_t chunk = 256;  // tokens whose logits exist at once
 };
 
+// The chunk that suits a device. Every chunk reads and writes dw once: where products are fast, few and large
+// ones, 2,048 tokens.
+int64_t loss_chunk(Device device);
+
 void head_loss(Context& ctx, const HeadLoss& a);
 
 // The kernel behind it, a chunk of tokens whose products are done: losses from the logits, and the

@@ -20,10 +20,10 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& a) {
   constexpr const char* kOp = "rms_norm_forward";
   check_common(ctx, kOp, a.x, a.w, a.rstd, a.active);
   NESTLING_CHECK(same_shape(a.y, a.x), kOp, ": y is ", a.y.describe(), ", x is ", a.x.describe());
-  check_dtype(kOp, "y", a.y, DType::kF32);
+  check_activations(ctx, kOp, {a.y});
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
-  ctx.count(kOp, 4 * n, 8 * n);
+  ctx.count(kOp, 4 * n, static_cast<double>(a.x.bytes() + a.y.bytes()));
   switch (ctx.device()) {
     case Device::kCpu:
       return cpu::run(ctx, a);

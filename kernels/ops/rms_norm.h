@@ -3,7 +3,7 @@
 //
 // Shapes        x, y [T, D]   w [D]   rstd [T]. Any view whose rows are equally spaced will do:
 //               reshape [T, H*P] to [T*H, P] to norm each head.
-// Dtypes        f32.
+// Dtypes        f32; on CUDA y may be bf16.
 // Elasticity    D comes from the views; a prefix view norms over the prefix. In mask mode x comes
 //               in masked by its producer, and `active` holds the sum of the mask (or the active
 //               width), which divides in place of D. It is differentiated.

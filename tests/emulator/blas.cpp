@@ -30,6 +30,9 @@ Rows widened(const void* data, const nestling_emulated_layout& l, cublasOperatio
 
 }  // namespace
 
+size_t cublasLtGetVersion() {
+  return 0;
+}
 const char* cublasLtGetStatusName(cublasStatus_t code) {
   return code == CUBLAS_STATUS_SUCCESS ? "CUBLAS_STATUS_SUCCESS" : "CUBLAS_STATUS_INVALID_VALUE";
 }

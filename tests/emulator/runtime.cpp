@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <signal.h>
+#include <string>
 #include <sys/mman.h>
 
 #include <cuda_runtime.h>
@@ -48,6 +49,7 @@ class Memory {
     free_.erase(hole);
     if (left > 0) free_[at + whole] = left;
     used_[at] = bytes;
+    in_use_ += bytes;
     top_ = std::max(top_, rounded(at + whole, kPage));
     open();
     std::memset(base_ + at + bytes, kRed, whole - bytes);
@@ -65,9 +67,15 @@ class Memory {
     for (size_t i = bytes; i < whole; ++i)
       if (base_[at + i] != std::byte{kRed}) fail("device memory written behind an allocation");
     close();
+    in_use_ -= bytes;
     used_.erase(held);
     give_back(at, whole);
     return true;
+  }
+
+  size_t used() {
+    const std::lock_guard<std::mutex> one(mutex_);
+    return in_use_;
   }
 
   void open() {
@@ -122,6 +130,7 @@ class Memory {
   std::byte* base_ = nullptr;
   size_t top_ = 0;
   int depth_ = 0;
+  size_t in_use_ = 0;
   std::mutex mutex_;
   std::map<size_t, size_t> free_, used_;  // offset to bytes
 };
@@ -171,6 +180,7 @@ using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
 namespace {
+constexpr size_t kDeviceMemory = size_t{8} << 30;  // as reported; what there is decides the host
 thread_local int current_device = 0;
 }
 
@@ -191,8 +201,46 @@ cudaError_t cudaSetDevice(int device) {
   current_device = device;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 4;  // few multiprocessors, so that loops over a grid go round more than once
+// NESTLING_EMULATOR_CAPABILITY = 90 (default) or 80: as what the device presents itself.
+static int capability() {
+  const char* text = std::getenv("NESTLING_EMULATOR_CAPABILITY");
+  const std::string asked = text == nullptr ? "90" : text;
+  if (asked == "90" || asked == "80") return asked == "90" ? 90 : 80;
+  std::fprintf(stderr, "emulator: NESTLING_EMULATOR_CAPABILITY=%s, needs 90 or 80\n", text);
+  std::abort();
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;  // few, so that loops over a grid go round more than once
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = 64 << 10;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = capability() / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = capability() % 10;
+      break;
+    case cudaDevAttrClockRate:
+    case cudaDevAttrMemoryClockRate:
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *value = 0;
+      break;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {.name = "emulated on the CPU", .totalGlobalMem = kDeviceMemory};
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 0;
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() {
@@ -221,7 +269,8 @@ const char* cudaGetErrorString(cudaError_t code) {
   return cudaGetErrorName(code);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = size_t{8} << 30;
+  *free_bytes = kDeviceMemory - memory().used();
+  *total_bytes = kDeviceMemory;
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {

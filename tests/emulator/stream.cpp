@@ -1,6 +1,7 @@
 #include "tests/emulator/stream.h"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <mutex>
 #include <unistd.h>
@@ -21,6 +22,8 @@ struct nestling_emulated_event {
   nestling_emulated_stream* stream = nullptr;
   uint64_t held = 0;  // of the stream, up to the event
   uint64_t clock = 0;
+  std::chrono::steady_clock::time_point passed;
+  bool recorded = false;
 };
 
 namespace {
@@ -115,7 +118,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::scoped_lock lock(mutex);
   nestling_emulated_stream& s = of(stream);
   // One more than there is: what a stalled stream is given next is never done.
-  *event = {&s, s.done + s.held.size() + (s.stalled ? 1 : 0), s.blocking ? work_clock : s.seen};
+  *event = {.stream = &s,
+            .held = s.done + s.held.size() + (s.stalled ? 1 : 0),
+            .clock = s.blocking ? work_clock : s.seen,
+            .passed = std::chrono::steady_clock::now(),
+            .recorded = true};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -126,4 +133,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::scoped_lock lock(mutex);
   const bool done = event->stream == nullptr || event->stream->done >= event->held;
   return done ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (!begin->recorded || !end->recorded) return cudaErrorInvalidValue;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->passed - begin->passed).count();
+  return cudaSuccess;
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/parallel.h"
 #include "kernels/reference/adamw.h"
 #include "tests/support/device.h"
@@ -161,7 +162,19 @@ TEST(AdamW, FirstStepIsTheSignOfTheGradient) {
   }
 }
 
-TEST(GlobalNorm, IsExactToDoubleAndRepeatsOverThreads) {
+class Norm : public ::testing::TestWithParam<Device> {};
+INSTANTIATE_TEST_SUITE_P(All, Norm, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const auto& test) { return std::string(device_name(test.param)); });
+
+double norm_of(Context& ctx, std::span<const ConstView> grads) {
+  Tensor norm(ctx.device(), DType::kF64, {1});
+  global_norm(ctx, {.norm = norm, .grads = grads});
+  return *on_host(norm).ptr<double>();
+}
+
+TEST_P(Norm, IsExactToDoubleAndRepeatsOverThreads) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
   const int threads = thread_count();
   Rng rng(8);
   std::vector<Guarded> held;
@@ -170,34 +183,39 @@ TEST(GlobalNorm, IsExactToDoubleAndRepeatsOverThreads) {
        std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 149}, {3, 5}, {300, 384}}) {
     const auto m = random_mat(rng, rows, cols, 10.0);
     want += norm(m) * norm(m);
-    held.emplace_back(Device::kCpu, m);  // views with gaps
+    held.emplace_back(device, m);  // views with gaps
   }
   std::vector<ConstView> grads;
   for (auto& g : held) grads.push_back(g.view());
-  Context ctx(Device::kCpu);
+  Context ctx(device);
   ctx.scratch().set_poison(true);
-  const double first = global_norm(ctx, grads);
+  const double first = norm_of(ctx, grads);
   // Sums of n positive doubles in any order: at most n roundings, here n < 2^17.
   EXPECT_NEAR(first, std::sqrt(want), std::sqrt(want) * 0x1.0p17 * 0x1.0p-53);
   for (int n : {1, 2, 3}) {
     set_thread_count(n);
-    EXPECT_EQ(global_norm(ctx, grads), first);
+    EXPECT_EQ(norm_of(ctx, grads), first);
   }
   set_thread_count(threads);
-  EXPECT_EQ(global_norm(ctx, {}), 0.0);
+  EXPECT_EQ(norm_of(ctx, {}), 0.0);
 }
 
-TEST(GlobalNorm, ShowsWhatIsNotFinite) {
-  Context ctx(Device::kCpu);
-  Guarded g(Device::kCpu, 1, 100);
-  g.fill(1.0f);
-  const ConstView view = g.row();
-  g.row().ptr<float>()[97] = std::numeric_limits<float>::infinity();
-  EXPECT_TRUE(std::isinf(global_norm(ctx, {&view, 1})));
-  g.row().ptr<float>()[3] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_TRUE(std::isnan(global_norm(ctx, {&view, 1})));
-  g.fill(1e30f);  // whose square is no float
-  EXPECT_NEAR(global_norm(ctx, {&view, 1}), double{1e30f} * 10, 1e30 * 1e-14);
+TEST_P(Norm, ShowsWhatIsNotFinite) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
+  Context ctx(device);
+  const auto of = [&](Mat<double> m) {
+    Guarded g(device, m);
+    const ConstView view = g.row();
+    return norm_of(ctx, {&view, 1});
+  };
+  Mat<double> m(1, 100);
+  std::fill(m.v.begin(), m.v.end(), double{1e30f});  // whose square is no float
+  EXPECT_NEAR(of(m), double{1e30f} * 10, 1e30 * 1e-14);
+  m[97] = std::numeric_limits<double>::infinity();
+  EXPECT_TRUE(std::isinf(of(m)));
+  m[3] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(of(m)));
 }
 
 TEST(AdamWContract, NamesWhatDoesNotFit) {

@@ -2,7 +2,10 @@
 // memory, bf16 products, and the one clear line where there is no device.
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/device_info.h"
+#include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_ceiling.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/linear.h"
 #include "kernels/reference/linear.h"
@@ -26,6 +29,29 @@ TEST(CudaDevice, MissingIsOneClearLineAndExitCodeTwo) {
     EXPECT_EQ(std::string(e.what()).find("device cuda: "), 0u) << e.what();
     EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
   }
+}
+
+TEST(CudaTiming, EventsDeviceAndTheCeilingOfProducts) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const cuda::DeviceInfo info = cuda::device_info();
+  EXPECT_FALSE(info.name.empty());
+  EXPECT_GE(info.capability_major, 8);
+  EXPECT_GT(info.l2_bytes, 0);
+  Context ctx(Device::kCuda);
+  const Tensor a(Device::kCuda, DType::kBF16, {64, 32}), b(Device::kCuda, DType::kBF16, {48, 32});
+  Tensor d(Device::kCuda, DType::kBF16, {64, 48});
+  cuda::Event begin, middle, end;
+  begin.record(ctx);
+  linear_forward(ctx, {.y = d, .x = a, .w = b});
+  middle.record(ctx);
+  const double best = cuda::best_product_seconds(ctx, d, a, b, cuda::ProductMath::kAsOperands);
+  end.record(ctx);
+  EXPECT_GT(best, 0.0);
+  EXPECT_GT(seconds_between(begin, middle), 0.0);
+  EXPECT_GT(seconds_between(begin, end), seconds_between(begin, middle));
+  const cuda::DeviceMemory memory = cuda::device_memory();
+  EXPECT_GT(memory.free_bytes, 0);
+  EXPECT_LT(memory.free_bytes, memory.total_bytes);
 }
 
 // A [2, 3, 4, 5] window cut out of a larger tensor on every axis.
@@ -132,26 +158,6 @@ INSTANTIATE_TEST_SUITE_P(All, CudaLinearBf16,
                            const Case& s = test.param;
                            return str(s.half ? "half_" : "float_", s.t, "x", s.k, "x", s.n);
                          });
-
-TEST(CudaGlobalNorm, AddsInDouble) {
-  NESTLING_SKIP_WITHOUT_CUDA();
-  Rng rng(8);
-  std::vector<Guarded> held;
-  double want = 0;
-  for (auto [rows, cols] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {70, 149}, {3, 5}, {150, 384}}) {
-    const auto m = random_mat(rng, rows, cols, 10.0);
-    want += norm(m) * norm(m);
-    held.emplace_back(Device::kCuda, m);
-  }
-  std::vector<ConstView> grads;
-  for (auto& g : held) grads.push_back(g.view());
-  Context ctx(Device::kCuda);
-  const double first = global_norm(ctx, grads);
-  // Sums of n positive doubles in any order: at most n roundings, here n < 2^17.
-  EXPECT_NEAR(first, std::sqrt(want), std::sqrt(want) * 0x1.0p17 * 0x1.0p-53);
-  EXPECT_EQ(global_norm(ctx, grads), first);
-}
 
 TEST(CudaAdamW, WritesTheLowCopyAtItsOwnPitch) {
   NESTLING_SKIP_WITHOUT(Device::kCuda, AdamWStep);

@@ -263,14 +263,16 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Way, Shape>>& te
   const auto& [way, s] = test.param;
   return str(way.name, "_", s.tokens, "x", s.chosen, "_of", s.experts, "_", s.width, "to", s.out);
 }
-// With few rows an expert and with many, in rows that start anywhere and in aligned ones.
+// With few rows an expert and with many, in rows that start anywhere and in aligned ones; the last with
+// several tiles of 128 in every extent.
 INSTANTIATE_TEST_SUITE_P(
     All, Experts,
     ::testing::Combine(::testing::ValuesIn(kWays),
                        ::testing::Values(Shape{1, 1, 1, 1, 1}, Shape{5, 2, 4, 7, 3},
                                          Shape{37, 3, 8, 33, 50}, Shape{9, 2, 6, 72, 136, 8},
                                          Shape{200, 2, 3, 64, 40, 8}, Shape{90, 4, 16, 149, 130},
-                                         Shape{90, 3, 4, 40, 136, 8})),
+                                         Shape{90, 3, 4, 40, 136, 8},
+                                         Shape{330, 2, 3, 264, 200, 8})),
     case_name);
 
 // The contract in the plainest words, on more pairs than a block of any device takes at once.

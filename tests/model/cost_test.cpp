@@ -4,7 +4,9 @@
 #include <map>
 #include <set>
 
+#include "model/huggingface.h"
 #include "model/parameters.h"
+#include "tests/support/source_dir.h"
 
 namespace nestling {
 namespace {
@@ -36,6 +38,39 @@ TEST(Cost, ReproducesThePublishedNanoCounts) {
   // Published: 31.58B total, 3.58B active, to the digits given.
   EXPECT_NEAR(static_cast<double>(cost.total) / 1e9, 31.58, 0.005);
   EXPECT_NEAR(static_cast<double>(cost.active) / 1e9, 3.58, 0.005);
+}
+
+// The published layer shapes, five layers of them.
+TEST(Cost, TrueWidthModelsAreNanosLayers) {
+  struct Case {
+    const char* name;
+    int64_t experts, total, active;
+  };
+  for (const Case& want : {Case{"nano3-5l-32e", 32, 1484206272, 965357760},
+                           Case{"nano3-5l-128e", 128, 3400470912, 965874048}}) {
+    const ModelConfig c =
+        read_model_config(testing::source_dir() / "configs" / "parents" / want.name);
+    ModelConfig nano = nano3();
+    nano.pattern = "M*EME";
+    nano.experts = want.experts;
+    EXPECT_EQ(parameter_cost(c).total, parameter_cost(nano).total) << want.name;
+    EXPECT_EQ(parameter_cost(c).total, want.total) << want.name;
+    EXPECT_EQ(parameter_cost(c).active, want.active) << want.name;
+  }
+}
+
+TEST(Cost, ForwardFlopsOfATokenAreTwoAParameterAttentionAndTheRecurrence) {
+  const ModelConfig c = nano3();
+  const double weights = 2.0 * static_cast<double>(parameter_cost(c).active - c.vocab * c.hidden);
+  const double attention = 6 * 2.0 * 8192 * 32 * 128;  // six layers
+  const double recurrence = 23 * 5.0 * 64 * 64 * 128;
+  EXPECT_EQ(forward_flops(c, full_widths(c), 8192), weights + attention + recurrence);
+  Widths half = full_widths(c);
+  half.hidden = c.hidden / 2;
+  for (LayerWidths& l : half.layers) l.mamba_heads /= 2;
+  EXPECT_EQ(forward_flops(c, half, 0),
+            2.0 * static_cast<double>(parameter_cost(c, half).active - c.vocab * c.hidden / 2) +
+                recurrence / 2);
 }
 
 TEST(ParameterList, HasThePublishedNumberOfTensors) {

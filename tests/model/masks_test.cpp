@@ -41,7 +41,7 @@ TEST_P(HardMasks, EqualTheSliceAndTheModelCutOut) {
   const auto& [name, space, selection] = GetParam();
   const Widths widths = widths_of(space, selection);
   Model masked;
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const BatchLoss mask_batch = masked.gradients(masks, one_hot(space, selection));
   const double mask_loss = mask_batch.loss;
 
@@ -82,7 +82,7 @@ INSTANTIATE_TEST_SUITE_P(Masks, HardMasks, ::testing::ValuesIn(hard_cases()),
 
 TEST(Masks, OfHardChoicesAreZerosAndOnesAndTheirSumsTheWidths) {
   const ElasticSpace space = whole_space();
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const Selection selection = {1, 1, 1, 0, 1, 1, 2, 2, 1, 1, 1};
   const Widths widths = widths_of(space, selection);
   masks.set(one_hot(space, selection));
@@ -112,7 +112,7 @@ TEST(Masks, AtFullWidthAreThePlainModel) {
   const auto g = plain.weights.grads();
   const double want = batch_loss(plain.config, plain.weights.params(), &g).loss;
   const ElasticSpace space = whole_space();
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   // Multiplying by one is exact. What differs: the mixer's output is summed first and added to the
   // residual stream then, one rounding more for each of 5 layers.
   const double bound = 5 * kEps * std::sqrt(kTerms);
@@ -134,7 +134,7 @@ TEST(Masks, OfAnEmptySpaceAreAbsentAndChangeNoBit) {
   const double want = batch_loss(plain.config, plain.weights.params(), &g).loss;
   ElasticSpace space = whole_space();
   space.axes.clear();
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   EXPECT_EQ(masked.gradients(masks, {}).loss, want);
   const auto a = present(plain.config, masked.weights.grads());
   const auto b = present(plain.config, g);
@@ -146,7 +146,7 @@ TEST(Masks, OfAnEmptySpaceAreAbsentAndChangeNoBit) {
 TEST(Masks, WithoutGradientsOrActivationsGiveTheSameBits) {
   const ElasticSpace space = whole_space();
   Model one, two;
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const double loss = one.gradients(masks, soft(space, 4)).loss;
   const auto g = two.weights.grads();
   EXPECT_EQ(batch_loss(two.config, two.weights.params(), &g, &masks.masks()).loss, loss);
@@ -160,7 +160,7 @@ TEST(Masks, WithoutGradientsOrActivationsGiveTheSameBits) {
 // The null device walks mask mode too, and counts what the CPU does.
 TEST(Masks, OnTheNullDeviceCountTheSameWork) {
   const ElasticSpace space = whole_space();
-  SoftMasks cpu(space, Device::kCpu), null(space, Device::kNull);
+  OneDraw cpu(space, Device::kCpu), null(space, Device::kNull);
   const WorkByOp want =
       forward_backward_work(space.config, Device::kCpu, &cpu.masks(), &cpu.grads());
   expect_same_work(forward_backward_work(space.config, Device::kNull, &null.masks(), &null.grads()),
@@ -175,7 +175,7 @@ TEST(Masks, TendToHardOnesContinuously) {
   const Selection selection = {1, 1, 1, 1, 0, 1, 1, 2, 1, 1, 1};
   const int64_t experts = widths_of(space, selection).layers[4].experts;
   Model model;
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const double hard = model.loss(masks, one_hot(space, selection)).loss;
   double before = 0;
   for (int k = 6; k <= 22; k += 4) {
@@ -225,7 +225,7 @@ TEST(Masks, DoNotDependOnTheOrderOfCandidates) {
   const Probabilities p = soft(space, 2);
   const Permuted other = reversed(space, p);
   Model one, two;
-  SoftMasks masks(space, Device::kCpu), permuted(other.space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu), permuted(other.space, Device::kCpu);
   EXPECT_EQ(one.gradients(masks, p).loss, two.gradients(permuted, other.p).loss);
   const auto a = present(one.config, one.weights.grads());
   const auto b = present(two.config, two.weights.grads());

@@ -35,7 +35,7 @@ TEST(Recompute, UnderSoftMasksGivesTheSameBitsToThemToo) {
   const ElasticSpace space = whole_space();
   const Probabilities p = soft(space, 4);
   Model keeps, forgets;
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const BatchLoss want = keeps.gradients(masks, p);
   Probabilities dp = zeros_like(p), again = zeros_like(p);
   masks.backward(dp);

@@ -23,7 +23,7 @@ struct Difference {
   double bound = 0;
   bool smooth = true;
 };
-Difference difference(Model& model, SoftMasks& masks, const Probabilities& p, size_t axis,
+Difference difference(Model& model, OneDraw& masks, const Probabilities& p, size_t axis,
                       size_t choice, double h) {
   const BatchLoss base = model.loss(masks, p);
   Difference result;
@@ -67,7 +67,7 @@ TEST_P(SoftGradient, OfEveryProbabilityIsTheDifferenceOfTheLoss) {
   const ElasticSpace& space = GetParam().space;
   Model model;
   fix_selection(model);
-  SoftMasks masks(space, Device::kCpu);
+  OneDraw masks(space, Device::kCpu);
   const Probabilities p = soft(space, 3);
   model.gradients(masks, p);
   Probabilities dp = zeros_like(p);

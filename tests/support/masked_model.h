@@ -53,16 +53,41 @@ inline void initialize(Weights& weights, uint64_t seed) {
   }
 }
 
+// The masks of one draw, and the memory of their gradients.
+class OneDraw {
+ public:
+  OneDraw(const ElasticSpace& space, Device device)
+      : masks_(space, device),
+        gradients_(device, DType::kF32, {masks_.size()}),
+        grads_(masks_.grads(gradients_)) {}
+
+  void set(const Probabilities& p) {
+    Context ctx(Device::kCpu);
+    masks_.set(ctx, p);
+    p_ = p;
+  }
+  void zero_gradients() { fill_zero(gradients_); }
+  void backward(Probabilities& dp) const { masks_.backward(p_, gradients_, dp); }
+  const ModelMasks& masks() const { return masks_.masks(); }
+  const ModelMaskGrads& grads() const { return grads_; }
+
+ private:
+  SoftMasks masks_;
+  Tensor gradients_;
+  ModelMaskGrads grads_;
+  Probabilities p_;
+};
+
 struct Model {
   ModelConfig config = elastic_config();
   Weights weights{config, Device::kCpu, {.compute = DType::kF32, .gradients = true}};
   Model() { initialize(weights, 9); }
 
-  BatchLoss loss(SoftMasks& masks, const Probabilities& p) {
+  BatchLoss loss(OneDraw& masks, const Probabilities& p) {
     masks.set(p);
     return batch_loss(config, weights.params(), nullptr, &masks.masks());
   }
-  BatchLoss gradients(SoftMasks& masks, const Probabilities& p) {
+  BatchLoss gradients(OneDraw& masks, const Probabilities& p) {
     masks.set(p);
     masks.zero_gradients();
     const auto g = weights.grads();

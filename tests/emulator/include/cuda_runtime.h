@@ -8,7 +8,8 @@
 //               32 lanes, all at the same one; wmma pointers are aligned; device memory cannot be touched
 //               by host code. What breaks a rule ends the process with a line that says which.
 // Streams       see tests/emulator/stream.h. NESTLING_EMULATOR_DEVICES = how many devices there are (8).
-// Not           timing, streams that run side by side, or the rounding of NVIDIA's math functions.
+// Time          of events is the host's clock: it says what emulation costs, and nothing of a GPU.
+// Not           speed, streams that run side by side, or the rounding of NVIDIA's math functions.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -208,10 +209,23 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrClockRate = 13,
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMemoryClockRate = 36,
+  cudaDevAttrGlobalMemoryBusWidth = 37,
+  cudaDevAttrL2CacheSize = 38,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+};
 using cudaStream_t = struct nestling_emulated_stream*;
 using cudaEvent_t = struct nestling_emulated_event*;
 #define cudaStreamLegacy (reinterpret_cast<cudaStream_t>(0x1))
+inline constexpr unsigned cudaEventDefault = 0;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 
@@ -219,6 +233,9 @@ cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorName(cudaError_t code);
 const char* cudaGetErrorString(cudaError_t code);
@@ -245,6 +262,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaFuncGetName(const char** name, const void* kernel);
 

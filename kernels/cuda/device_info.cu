@@ -1,0 +1,54 @@
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/device_info.h"
+#include "kernels/cuda/memory.h"
+
+namespace nestling::cuda {
+
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  NESTLING_CUDA(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+std::string cuda_version(int version) {
+  return str(version / 1000, ".", version % 1000 / 10);
+}
+
+}  // namespace
+
+DeviceInfo device_info() {
+  const std::string reason = unavailable_reason();
+  NESTLING_CHECK_INPUT(reason.empty(), "device cuda: ", reason);
+  int device = 0;
+  cudaDeviceProp properties{};
+  int driver = 0;
+  int runtime = 0;
+  NESTLING_CUDA(cudaGetDevice(&device));
+  NESTLING_CUDA(cudaGetDeviceProperties(&properties, device));
+  NESTLING_CUDA(cudaDriverGetVersion(&driver));
+  NESTLING_CUDA(cudaRuntimeGetVersion(&runtime));
+  const size_t cublas = cublasLtGetVersion();
+  return {.name = properties.name,
+          .capability_major = attribute(cudaDevAttrComputeCapabilityMajor, device),
+          .capability_minor = attribute(cudaDevAttrComputeCapabilityMinor, device),
+          .multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device),
+          .memory_bytes = static_cast<int64_t>(properties.totalGlobalMem),
+          .l2_bytes = attribute(cudaDevAttrL2CacheSize, device),
+          .clock_mhz = attribute(cudaDevAttrClockRate, device) * 1e-3,
+          .memory_clock_mhz = attribute(cudaDevAttrMemoryClockRate, device) * 1e-3,
+          .memory_bus_bits = attribute(cudaDevAttrGlobalMemoryBusWidth, device),
+          .driver = cuda_version(driver),
+          .runtime = cuda_version(runtime),
+          .cublas = str(cublas / 10000, ".", cublas / 100 % 100, ".", cublas % 100)};
+}
+
+DeviceMemory device_memory() {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  NESTLING_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
+}
+
+}  // namespace nestling::cuda

@@ -1,0 +1,31 @@
+// device_info.h - what the CUDA runtime says of the device in use. Built without CUDA, every call throws.
+//
+// Clocks        the highest the card may run at, not those it runs at; these, and the power limit, only
+//               NVIDIA's management library (nvidia-smi) tells.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace nestling::cuda {
+
+struct DeviceInfo {
+  std::string name;
+  int capability_major, capability_minor;
+  int multiprocessors;
+  int64_t memory_bytes;
+  int64_t l2_bytes;
+  double clock_mhz, memory_clock_mhz;
+  int memory_bus_bits;
+  std::string driver;   // the newest CUDA that the driver knows: "13.0"
+  std::string runtime;  // "13.0"
+  std::string cublas;   // "13.0.2"
+};
+DeviceInfo device_info();
+
+struct DeviceMemory {
+  int64_t free_bytes,
+      total_bytes;  // for all processes; what allocators of this one keep is not free
+};
+DeviceMemory device_memory();
+
+}  // namespace nestling::cuda

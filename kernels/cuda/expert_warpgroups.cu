@@ -1,0 +1,145 @@
+// expert_warpgroups.cu - one product an expert by tiles [128, 128] on warpgroups.
+//
+// Forward, dx   block: a tile of one expert's rows and of the columns, found from the offsets as in
+//               expert_products.cu; columns of a tile of rows are neighbours.
+// dw            block: a tile of one expert's gradient, over that expert's rows in their order.
+// Two blocks    share a multiprocessor: one writes its sums while the other multiplies.
+#include <algorithm>
+
+#include "kernels/cuda/expert_tiles.cuh"
+#include "kernels/cuda/expert_warpgroups.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rounded.h"
+#include "kernels/cuda/warpgroup_tile.cuh"
+
+namespace nestling::cuda {
+
+namespace {
+
+using Tile = WarpgroupTile;
+using Operand = TileOperand<__nv_bfloat16>;
+
+inline __device__ void store_pair(float* to, float2 pair) {
+  *reinterpret_cast<float2*>(to) = pair;
+}
+inline __device__ void store_pair(__nv_bfloat16* to, float2 pair) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(pair.x, pair.y);
+}
+
+template <class Y>
+struct Rows {
+  Y* out;                  // [R, columns]
+  const __nv_bfloat16* a;  // [R, inner]
+  const __nv_bfloat16*
+      w;  // [E, columns, inner], or [E, inner, columns] where columns run along memory
+  const int32_t* offsets;
+  int64_t out_pitch, a_pitch, w_expert, w_pitch, inner, columns;
+  int experts;
+  unsigned column_tiles;
+};
+
+template <class Y, Along kW>
+__global__ void __launch_bounds__(Tile::kThreads, 2) rows_kernel(Rows<Y> p) {
+  const RowTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Tile::kM);
+  if (tile.rows == 0) return;
+  const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Tile::kN;
+  const int64_t at = kW == Along::kSum ? column * p.w_pitch : column;
+  const Operand a{p.a + tile.first * p.a_pitch, p.a_pitch, tile.rows};
+  const Operand w{p.w + tile.expert * p.w_expert + at, p.w_pitch, p.columns - column};
+  float sums[64] = {};
+  sum_products<Along::kSum, kW>(sums, a, w, p.inner, dynamic_shared<unsigned char>());
+  Y* out = p.out + tile.first * p.out_pitch + column;
+  const auto width = static_cast<int>(min(p.columns - column, int64_t{Tile::kN}));
+  each_pair(sums, [&](int r, int c, float2 pair) {
+    if (r < tile.rows && c < width) store_pair(out + r * p.out_pitch + c, pair);
+  });
+}
+
+struct WeightSums {
+  float* dw;                // [E, N, K]
+  const __nv_bfloat16* dy;  // [R, N]
+  const __nv_bfloat16* x;   // [R, K]
+  const int32_t* offsets;
+  int64_t dw_expert, dw_pitch, dy_pitch, x_pitch, n, k;
+  unsigned tiles_n, tiles_k;
+};
+
+__global__ void __launch_bounds__(Tile::kThreads, 2) weights_kernel(WeightSums p) {
+  const unsigned expert = blockIdx.x / (p.tiles_n * p.tiles_k);
+  const int64_t n = int64_t{blockIdx.x / p.tiles_k % p.tiles_n} * Tile::kM;
+  const int64_t k = int64_t{blockIdx.x % p.tiles_k} * Tile::kN;
+  const int64_t first = p.offsets[expert];
+  const int64_t rows = p.offsets[expert + 1] - first;
+  if (rows == 0) return;
+  const Operand dy{p.dy + first * p.dy_pitch + n, p.dy_pitch, p.n - n};
+  const Operand x{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
+  float sums[64] = {};
+  sum_products<Along::kSide, Along::kSide>(sums, dy, x, rows, dynamic_shared<unsigned char>());
+  float* dw = p.dw + expert * p.dw_expert + n * p.dw_pitch + k;
+  const auto height = static_cast<int>(min(p.n - n, int64_t{Tile::kM}));
+  const auto width = static_cast<int>(min(p.k - k, int64_t{Tile::kN}));
+  each_pair(sums, [&](int r, int c, float2 pair) {
+    if (r >= height || c >= width) return;
+    float* to = dw + r * p.dw_pitch + c;
+    const float2 before = *reinterpret_cast<const float2*>(to);
+    store_pair(to, make_float2(before.x + pair.x, before.y + pair.y));
+  });
+}
+
+template <class Y>
+void launch_rows(Context& ctx, Y* out, View to, ConstView a, ConstView w, ConstView offsets,
+                 bool sum_along_w) {
+  const Rows<Y> p{.out = out,
+                  .a = bf16_of(a),
+                  .w = bf16_of(w),
+                  .offsets = offsets.ptr<int32_t>(),
+                  .out_pitch = to.pitch(),
+                  .a_pitch = a.pitch(),
+                  .w_expert = w.stride(0),
+                  .w_pitch = w.stride(1),
+                  .inner = a.dim(1),
+                  .columns = to.dim(1),
+                  .experts = static_cast<int>(w.dim(0)),
+                  .column_tiles = tiles_of(to.dim(1), Tile::kN)};
+  const int64_t slots = std::min(a.dim(0), a.dim(0) / Tile::kM + p.experts);
+  const Grid grid{static_cast<unsigned>(slots * p.column_tiles), Tile::kThreads,
+                  Tile::kSharedBytes};
+  if (sum_along_w)
+    launch(ctx, grid, rows_kernel<Y, Along::kSum>, p);
+  else
+    launch(ctx, grid, rows_kernel<Y, Along::kSide>, p);
+}
+
+}  // namespace
+
+bool warpgroups_can(Context& ctx, std::initializer_list<ConstView> views) {
+  return ctx.cuda().warpgroups && whole_vectors(views);
+}
+
+void rows_on_warpgroups(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets,
+                        bool sum_along_w) {
+  if (out.dtype() == DType::kF32)
+    launch_rows(ctx, out.ptr<float>(), out, a, w, offsets, sum_along_w);
+  else
+    launch_rows(ctx, bf16_of(out), out, a, w, offsets, sum_along_w);
+}
+
+void weights_on_warpgroups(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
+  const WeightSums p{.dw = dw.ptr<float>(),
+                     .dy = bf16_of(dy),
+                     .x = bf16_of(x),
+                     .offsets = offsets.ptr<int32_t>(),
+                     .dw_expert = dw.stride(0),
+                     .dw_pitch = dw.stride(1),
+                     .dy_pitch = dy.pitch(),
+                     .x_pitch = x.pitch(),
+                     .n = dw.dim(1),
+                     .k = dw.dim(2),
+                     .tiles_n = tiles_of(dw.dim(1), Tile::kM),
+                     .tiles_k = tiles_of(dw.dim(2), Tile::kN)};
+  const auto experts = static_cast<unsigned>(dw.dim(0));
+  launch(ctx, {experts * p.tiles_n * p.tiles_k, Tile::kThreads, Tile::kSharedBytes}, weights_kernel,
+         p);
+}
+
+}  // namespace nestling::cuda

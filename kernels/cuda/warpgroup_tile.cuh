@@ -1,0 +1,110 @@
+// warpgroup_tile.cuh - a tile [128, 128] of a product of bf16 operands, by a block of two warpgroups, each with 64
+// of its rows. tile_product.cuh does the same on any card, and for any alignment.
+//
+// Steps         of 64 of the sum. Three of them lie in shared memory: one is multiplied while the next two are
+//               copied, straight from global memory.
+// Operands      a [M, S] or [S, M], b [N, S] or [S, N]; rows start at multiples of 16 bytes. What lies outside
+//               counts as zero; of the extent along memory, elements beyond it need not exist.
+// Determinism   each sum has one owner and the order of S.
+#pragma once
+#include "kernels/cuda/tile_product.cuh"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace nestling::cuda {
+
+struct WarpgroupTile {
+  static constexpr int kM = 128, kN = 128, kSum = 64;
+  static constexpr int kThreads = 256;
+  static constexpr int kSteps = 3;  // in shared memory
+  static constexpr int kOperandBytes = 128 * kSum * 2;
+  static constexpr int kStepBytes = 2 * kOperandBytes;
+  static constexpr int kPattern = 1024;  // operands begin at multiples of it
+  static constexpr int kSharedBytes = kSteps * kStepBytes + kPattern;
+};
+
+namespace detail {
+
+constexpr int kRowBytes = 128;               // of shared memory; 64 elements
+constexpr int kPanelBytes = 64 * kRowBytes;  // 64 rows
+
+inline __device__ int bytes_inside(int64_t elements) {
+  return static_cast<int>(min(max(2 * elements, int64_t{0}), int64_t{16}));
+}
+
+// Starts the copies of [sum, sum + 64) of an operand whose S is `extent`.
+template <Along kAlong>
+__device__ void copy_operand(unsigned char* to, const TileOperand<__nv_bfloat16>& from, int64_t sum,
+                             int64_t extent) {
+  constexpr bool kSums = kAlong == Along::kSum;
+  constexpr int kPieces = kSums ? 8 : 16;  // of 16 bytes, in a row of global memory
+  constexpr int kRowsAtOnce = WarpgroupTile::kThreads / kPieces;
+  const int piece = static_cast<int>(threadIdx.x) % kPieces;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = static_cast<int>(threadIdx.x) / kPieces + kRowsAtOnce * i;
+    const int64_t r = kSums ? row : sum + row;
+    const int64_t c = (kSums ? sum : 0) + 8 * piece;
+    const bool exists = r < (kSums ? from.side : extent);
+    const int bytes = exists ? bytes_inside((kSums ? extent : from.side) - c) : 0;
+    copy_async(to + piece / 8 * kPanelBytes + row * kRowBytes + ((piece % 8) ^ (row % 8)) * 16,
+               bytes > 0 ? from.data + r * from.pitch + c : from.data, bytes);
+  }
+}
+
+}  // namespace detail
+
+// sums += a b over S = extent; of the calling thread's warpgroup. `shared` holds kSharedBytes.
+template <Along kA, Along kB>
+__device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>& a,
+                             const TileOperand<__nv_bfloat16>& b, int64_t extent,
+                             unsigned char* shared) {
+  using Tile = WarpgroupTile;
+  shared += (Tile::kPattern - shared_address(shared) % Tile::kPattern) % Tile::kPattern;
+  const auto copy_step = [&](int64_t step) {
+    unsigned char* to = shared + step % Tile::kSteps * Tile::kStepBytes;
+    if (step * Tile::kSum < extent) {
+      detail::copy_operand<kA>(to, a, step * Tile::kSum, extent);
+      detail::copy_operand<kB>(to + Tile::kOperandBytes, b, step * Tile::kSum, extent);
+    }
+    close_copies();
+  };
+  constexpr int kNextA =
+      kA == Along::kSum ? 32 : 16 * detail::kRowBytes;  // 16 of the sum further on
+  constexpr int kNextB = kB == Along::kSum ? 32 : 16 * detail::kRowBytes;
+  const int half = static_cast<int>(threadIdx.x) / 128 * detail::kPanelBytes;
+  for (int64_t step = 0; step + 1 < Tile::kSteps; ++step) copy_step(step);
+  for (int64_t step = 0; step * Tile::kSum < extent; ++step) {
+    wait_for_copies<Tile::kSteps - 2>();
+    publish_copies();
+    __syncthreads();
+    const unsigned char* at = shared + step % Tile::kSteps * Tile::kStepBytes;
+    const uint64_t left = shared_operand(at + half, detail::kPanelBytes);
+    const uint64_t right = shared_operand(at + Tile::kOperandBytes, detail::kPanelBytes);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < Tile::kSum / 16; ++k)
+      multiply<kA == Along::kSide, kB == Along::kSide>(sums, advance(left, k * kNextA),
+                                                       advance(right, k * kNextB));
+    close_products();
+    wait_for_products<1>();  // of the step before: its place may be copied over
+    __syncthreads();
+    copy_step(step + Tile::kSteps - 1);
+  }
+  wait_for_products<0>();
+  wait_for_copies<0>();
+}
+
+// put(row, column, sums of column and column + 1) for all pairs of the calling thread.
+template <class Put>
+__device__ void each_pair(const float (&sums)[64], const Put& put) {
+  const int t = static_cast<int>(threadIdx.x);
+  const int row = t / kWarp * 16 + t % kWarp / 4;
+  const int col = t % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < 16; ++j)
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      put(row + 8 * h, col + 8 * j, make_float2(sums[4 * j + 2 * h], sums[4 * j + 2 * h + 1]));
+}
+
+}  // namespace nestling::cuda

@@ -1,0 +1,63 @@
+// Fresh weights are a function of the seed: the draws of one walk along each parameter's stream.
+#include "model/weights.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+
+#include "kernels/core/parallel.h"
+#include "kernels/core/rng.h"
+#include "tests/support/tiny_model.h"
+
+namespace nestling {
+namespace {
+
+Tensor embeddings(int threads, uint64_t seed) {
+  set_thread_count(threads);
+  Weights weights(testing::tiny_config(1000), Device::kCpu, {});
+  weights.initialize(seed);
+  const ConstView table = weights.params().embeddings;
+  Tensor kept(Device::kCpu, DType::kF32, {table.size()});
+  copy(kept.view(), table.reshape({table.size()}));
+  return kept;
+}
+
+TEST(Weights, FreshOnesAreTheDrawsOfOneWalkWhateverTheThreads) {
+  const int threads = thread_count();
+  const Tensor one = embeddings(1, 7), several = embeddings(3, 7);
+  set_thread_count(threads);
+  Rng rng(7, 0);  // the embedding is the first of the list
+  for (int64_t i = 0; i < one.size(); ++i) {
+    ASSERT_EQ(one.ptr<float>()[i], static_cast<float>(0.02 * rng.normal())) << i;
+    ASSERT_EQ(several.ptr<float>()[i], one.ptr<float>()[i]) << i;
+  }
+}
+
+TEST(Weights, WithoutMastersTheLayersReadTheSame) {
+  Weights whole(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});
+  Weights frozen(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});
+  whole.initialize(7);
+  frozen.initialize(7);
+  frozen.drop_masters();
+  EXPECT_LT(frozen.allocated().masters, whole.allocated().masters / 10);
+  EXPECT_EQ(frozen.allocated().low, whole.allocated().low);
+  for (int64_t i = 0; i < whole.count(); ++i) {
+    EXPECT_EQ(static_cast<bool>(frozen.master(i)), !whole.low(i));
+    const ConstView want = whole.low(i) ? whole.low(i) : whole.master(i);
+    const ConstView got = frozen.low(i) ? frozen.low(i) : frozen.master(i);
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), static_cast<size_t>(want.bytes())), 0) << i;
+  }
+  Context ctx(Device::kCpu);
+  EXPECT_THROW(whole.take_masters(ctx, frozen), Error);
+}
+
+TEST(Rng, SeekIsTheWalkWithoutItsSteps) {
+  for (const uint64_t skipped : {0, 1, 2, 5, 8}) {
+    Rng walked(3, 1), sought(3, 1);
+    for (uint64_t i = 0; i < skipped; ++i) walked.uniform();
+    sought.seek(skipped);
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(walked.uniform(), sought.uniform()) << skipped;
+  }
+}
+
+}  // namespace
+}  // namespace nestling
