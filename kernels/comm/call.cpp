@@ -22,6 +22,8 @@ const char* kind_name(CallKind kind) {
       return "split";
     case CallKind::kConnect:
       return "the start of NCCL";
+    case CallKind::kDisconnect:
+      return "the end of NCCL";
     case CallKind::kFinalize:
       return "the end of the program";
   }

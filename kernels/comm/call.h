@@ -16,6 +16,7 @@ enum class CallKind : uint8_t {
   kBarrier,
   kSplit,
   kConnect,
+  kDisconnect,
   kFinalize,
 };
 

@@ -17,7 +17,8 @@
 // Devices       ranks of one machine that see the same CUDA_VISIBLE_DEVICES take devices in the order of
 //               their ranks; more ranks than devices are refused, kInput. The device is made current
 //               for the calling thread: make the communicator before any Context or Tensor on a device.
-// Ownership     borrows the base, which must outlive it.
+// Ownership     borrows the base, which must outlive it. Its end is a call like the others: all ranks make it
+//               at the same place, unless an exception passes.
 // Library       libnccl.so.2 is loaded by the first of them (nccl_library.h).
 #pragma once
 #include <memory>

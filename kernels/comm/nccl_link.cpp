@@ -41,9 +41,10 @@ std::string nccl_reason(ncclResult_t code, ncclComm_t comm) {
   return nccl.get_error_string(code) + (detail.empty() ? "" : " (" + detail + ")");
 }
 
-NcclLink::NcclLink(Comm& base, Watchdog& watchdog) : watchdog_(watchdog), nccl_(nccl_library()) {
+NcclLink::NcclLink(Comm& base, Watchdog& watchdog)
+    : base_(base), watchdog_(watchdog), nccl_(nccl_library()) {
   try {
-    open(base);
+    open();
   } catch (...) {
     close();
     throw;
@@ -51,23 +52,23 @@ NcclLink::NcclLink(Comm& base, Watchdog& watchdog) : watchdog_(watchdog), nccl_(
   watchdog_.watch(*this);
 }
 
-void NcclLink::open(Comm& base) {
+void NcclLink::open() {
   NESTLING_CUDA(cudaGetDevice(&device_));
   NESTLING_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   NESTLING_CUDA(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming));
   ncclUniqueId id{};
-  if (base.rank() == 0) check_nccl(nccl_.get_unique_id(&id), "ncclGetUniqueId");
+  if (base_.rank() == 0) check_nccl(nccl_.get_unique_id(&id), "ncclGetUniqueId");
   Context host(Device::kCpu);
-  base.broadcast(host,
-                 View(reinterpret_cast<std::byte*>(id.internal), DType::kU8, Device::kCpu,
-                      {sizeof id.internal}),
-                 0);
+  base_.broadcast(host,
+                  View(reinterpret_cast<std::byte*>(id.internal), DType::kU8, Device::kCpu,
+                       {sizeof id.internal}),
+                  0);
   Call call{.kind = CallKind::kConnect};
-  base.meet(call);
+  base_.meet(call);
   const Watchdog::Guard guard(watchdog_, call);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  settle(nccl_.comm_init_rank_config(&comm_, base.size(), id, base.rank(), &config), call,
+  settle(nccl_.comm_init_rank_config(&comm_, base_.size(), id, base_.rank(), &config), call,
          "ncclCommInitRankConfig");
 }
 
@@ -76,11 +77,12 @@ NcclLink::~NcclLink() {
   close();
 }
 
-// While an exception passes, peers may never come to an orderly end.
+// Peers end it together, and find here who does not. While an exception passes, they may never come.
 void NcclLink::close() noexcept {
   if (comm_ != nullptr && std::uncaught_exceptions() == 0 && std::current_exception() == nullptr) {
     try {
-      const Call call{.kind = CallKind::kFinalize};
+      Call call{.kind = CallKind::kDisconnect};
+      base_.meet(call);
       const Watchdog::Guard guard(watchdog_, call);
       settle(nccl_.comm_finalize(comm_), call, "ncclCommFinalize");
       check_nccl(nccl_.comm_destroy(comm_), "ncclCommDestroy");

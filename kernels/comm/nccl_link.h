@@ -36,12 +36,13 @@ class NcclLink final : public Watched {
     cudaEvent_t ended;
   };
 
-  void open(Comm& base);
+  void open();
   void close() noexcept;
   void settle(ncclResult_t code, const Call& call, const char* function);
   cudaEvent_t depart(const Call& call);
   cudaError_t retire();
 
+  Comm& base_;
   Watchdog& watchdog_;
   const NcclLibrary& nccl_;
   int device_ = 0;
