@@ -400,9 +400,10 @@ TEST_P(CommOn, IntegerSumsThatOverflowThrow) {
 
 INSTANTIATE_TEST_SUITE_P(All, CommOn, ::testing::Values(Device::kCpu, Device::kCuda), device_of);
 
+class CommDevices : public CommOn {};
+
 // A call on host memory is not one on a device's.
-TEST(CommDevices, CallsOnOtherMemoryAreNamed) {
-  NESTLING_SKIP_RANKS_WITHOUT(Device::kCuda);
+TEST_P(CommDevices, CallsOnOtherMemoryAreNamed) {
   Comm& comm = world(Device::kCuda);
   if (comm.size() == 1) GTEST_SKIP() << "needs two ranks";
   Context ctx(Device::kCuda);
@@ -413,8 +414,7 @@ TEST(CommDevices, CallsOnOtherMemoryAreNamed) {
 }
 
 // More than is reduced at a time.
-TEST(CommDevices, LargeSumsAreThoseOfRankOrder) {
-  NESTLING_SKIP_RANKS_WITHOUT(Device::kCuda);
+TEST_P(CommDevices, LargeSumsAreThoseOfRankOrder) {
   Comm& comm = world(Device::kCuda);
   if (comm.size() == 1 || comm.size() > 2) GTEST_SKIP() << "two ranks are enough";
   Context ctx(Device::kCuda);
@@ -428,6 +428,8 @@ TEST(CommDevices, LargeSumsAreThoseOfRankOrder) {
     wrong += x.holds(i, static_cast<double>(i) / 3 + static_cast<double>(i + 1) / 3) ? 0 : 1;
   EXPECT_EQ(wrong, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, CommDevices, ::testing::Values(Device::kCuda), device_of);
 
 }  // namespace
 }  // namespace nestling
