@@ -182,7 +182,7 @@ using nestling::emulator::OpenMemory;
 namespace {
 constexpr size_t kDeviceMemory = size_t{8} << 30;  // as reported; what there is decides the host
 thread_local int current_device = 0;
-}
+}  // namespace
 
 // Devices differ in their numbers alone: each rank is a process with memory of its own.
 cudaError_t cudaGetDeviceCount(int* count) {
