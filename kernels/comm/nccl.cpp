@@ -308,7 +308,7 @@ Place place_of(Comm& base) {
 
 // Empty: `place` has a device of its own.
 std::string no_devices_reason(const Place& place) {
-  if (const std::string reason = cuda::unavailable_reason(); !reason.empty()) return reason;
+  if (std::string reason = cuda::unavailable_reason(); !reason.empty()) return reason;
   int devices = 0;
   NESTLING_CUDA(cudaGetDeviceCount(&devices));
   if (place.ranks <= devices) return "";
