@@ -2,6 +2,7 @@
 
 #include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
+#include "tools/bench_layers.h"
 #include "tools/bench_memory.h"
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
@@ -97,6 +98,46 @@ void add_elastic(CLI::App& bench, int& exit_code) {
   elastic->callback([o, &exit_code] { exit_code = bench_elastic(*o); });
 }
 
+void add_layers(CLI::App& bench, int& exit_code) {
+  auto* layers = bench.add_subcommand(
+      "layers",
+      "A training step part by part, of a model of random weights; projected to 52 layers");
+  auto o = std::make_shared<BenchLayersOptions>();
+  layers->add_option("--config", o->config, "A directory with config.json");
+  layers->add_flag("--tiny", o->tiny, "A model for tests instead of --config");
+  layers->add_option("--device", o->device, "Where it computes: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  layers
+      ->add_option("--seq-len", o->seq_len, "Tokens a sequence (default: 8192, or 32 with --tiny)")
+      ->check(CLI::PositiveNumber);
+  layers->add_option("--tokens", o->tokens, "Tokens a step (default: one sequence)")
+      ->check(CLI::PositiveNumber);
+  layers->add_option("--micro-batch", o->micro_batch, "Sequences of one forward (default: all)")
+      ->check(CLI::PositiveNumber);
+  layers->add_option("--steps", o->steps, "Steps timed of every variant")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  layers->add_option("--compute", o->compute, "Precision of the products: fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  layers
+      ->add_option("--activations", o->activations,
+                   "Between the operators: fp32 or bf16 (default: bf16 on cuda with bf16 products)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  layers->add_option("--recompute", o->recompute, "none, or layer: keep every layer's input alone")
+      ->check(CLI::IsMember({"none", "layer"}))
+      ->capture_default_str();
+  layers->add_option("--only", o->only, "Variants (default: all)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"pretrain", "mask/full", "mask/75%", "mask/50%", "slice/full",
+                             "slice/75%", "slice/50%"}));
+  layers->add_option("--threads", o->threads, "Threads (default: all)")->check(CLI::PositiveNumber);
+  layers->add_flag("--dry-run", o->dry_run, "Count memory and work on no device; run nothing");
+  layers->add_flag("--json", o->json, "Print one JSON object");
+  layers->callback([o, &exit_code] { exit_code = bench_layers(*o); });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, int& exit_code) {
@@ -105,6 +146,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   add_ops(*bench, exit_code);
   add_train(*bench, exit_code);
   add_elastic(*bench, exit_code);
+  add_layers(*bench, exit_code);
   add_importance(*bench, exit_code);
   add_memory(*bench, exit_code);
 }
