@@ -18,6 +18,10 @@ void add_ops(CLI::App& bench, int& exit_code) {
   ops->add_flag("--json", options->json, "Print one JSON object");
   ops->add_flag("--check-floors", options->check_floors,
                 "Exit with 1 and name the operators that are slower than they must be");
+  ops->add_option("--device", options->device, "Where they compute: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  ops->add_flag("--tiny", options->tiny, "A few rows of each, to see that they run");
   ops->add_option("--threads", options->threads, "Threads (default: all)")
       ->check(CLI::PositiveNumber);
   ops->add_option("--cpu-isa", options->cpu_isa, "avx2, avx512 or avx512_bf16 (default: the best)");
