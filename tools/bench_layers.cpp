@@ -13,6 +13,7 @@
 #include "runtime/model_card.h"
 #include "tools/bench/device_block.h"
 #include "tools/bench/device_peaks.h"
+#include "tools/bench/step_setting.h"
 #include "tools/layers_report.h"
 #include "tools/random_batch.h"
 #include "trainer/distill_step.h"
@@ -27,30 +28,6 @@ using OrderedJson = nlohmann::ordered_json;
 constexpr int64_t kWarmup = 2;
 constexpr double kRate = 1e-4;
 constexpr const char* kSizes[] = {"full", "75%", "50%"};
-
-// Nemotron 3 Nano's layer types at widths for a test.
-ModelConfig tiny_model() {
-  ModelConfig c;
-  c.pattern = "M*EME";
-  c.vocab = 512;
-  c.hidden = 64;
-  c.query_heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 16;
-  c.mamba_heads = 8;
-  c.mamba_head_dim = 16;
-  c.state = 16;
-  c.groups = 2;
-  c.conv_kernel = 4;
-  c.chunk = 16;
-  c.experts = 8;
-  c.top_k = 2;
-  c.expert_ffn = 64;
-  c.shared_ffn = 64;
-  c.gate.scale = 2.5f;
-  c.validate("tiny");
-  return c;
-}
 
 struct Setting {
   BenchLayersOptions o;
@@ -78,7 +55,8 @@ Texts widths_near(const ModelConfig& model, Axis axis, std::initializer_list<dou
   return widths.size() > 1 ? widths : Texts();
 }
 
-RunConfig elastic_config(const BenchLayersOptions& o, const ModelConfig& model) {
+RunConfig elastic_config(const BenchLayersOptions& o, const PrecisionConfig& precision,
+                         const ModelConfig& model) {
   RunConfig c;
   const auto quarters = {1.0, 0.75, 0.5};
   ChoicesConfig& choices = c.elastic.choices;
@@ -94,8 +72,7 @@ RunConfig elastic_config(const BenchLayersOptions& o, const ModelConfig& model) 
   c.router.dead_zone = 0.1;
   c.distill.sizes_per_micro_batch = std::ssize(c.elastic.sizes);  // what runs is what has a weight
   c.parallel.recompute = o.recompute;
-  c.precision.compute = o.compute;
-  c.precision.activations = o.activations;
+  c.precision = precision;
   return c;
 }
 
@@ -103,8 +80,6 @@ Setting setting_of(const BenchLayersOptions& asked) {
   BenchLayersOptions o = asked;
   NESTLING_CHECK_INPUT(o.tiny == o.config.empty(),
                        "bench layers: needs --config DIR, or --tiny without it");
-  if (o.activations.empty())
-    o.activations = o.device == "cuda" && o.compute == "bf16" ? "bf16" : "fp32";
   if (o.seq_len == 0) o.seq_len = o.tiny ? 32 : 8192;
   if (o.tokens == 0) o.tokens = o.seq_len;
   NESTLING_CHECK_INPUT(o.tokens % o.seq_len == 0, "bench layers: --tokens ", o.tokens,
@@ -113,13 +88,12 @@ Setting setting_of(const BenchLayersOptions& asked) {
   NESTLING_CHECK_INPUT(o.tokens / o.seq_len % o.micro_batch == 0,
                        "bench layers: ", o.tokens / o.seq_len,
                        " sequences are not a multiple of --micro-batch ", o.micro_batch);
-  const ModelConfig model = o.tiny ? tiny_model() : read_model_config(o.config);
+  const ModelConfig model = o.tiny ? bench::tiny_model() : read_model_config(o.config);
   PretrainConfig pretrain;
   pretrain.recompute = o.recompute;
-  pretrain.precision.compute = o.compute;
-  pretrain.precision.activations = o.activations;
-  check_precision(pretrain.precision, o.device, "bench layers");
-  const RunConfig elastic = elastic_config(o, model);
+  pretrain.precision = bench::precision_on(o.device, o.compute, o.activations, "bench layers");
+  o.activations = pretrain.precision.activations;
+  const RunConfig elastic = elastic_config(o, pretrain.precision, model);
   return {.o = o,
           .model = model,
           .pretrain = pretrain,

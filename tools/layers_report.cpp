@@ -169,6 +169,7 @@ void add_shares(OrderedJson& all) {
     if (!v["name"].get<std::string>().starts_with("slice/")) continue;
     v["flop_share"] = v["counted_flops"].get<double>() / flops;
     v["time_share"] = v["step_seconds"]["median"].get<double>() / seconds;
+    v["time_over_flop_share"] = v["time_share"].get<double>() / v["flop_share"].get<double>();
   }
 }
 
@@ -259,8 +260,9 @@ std::string variant_text(const OrderedJson& v) {
                v["expert_imbalance"]["median"].get<double>(),
                v["memory"]["sum"].get<double>() / (1 << 30));
   if (v.contains("flop_share"))
-    text += line("  of slice/full: FLOPs %.3f, time %.3f\n", v["flop_share"].get<double>(),
-                 v["time_share"].get<double>());
+    text += line("  of slice/full: FLOPs %.3f, time %.3f, time / FLOPs %.3f\n",
+                 v["flop_share"].get<double>(), v["time_share"].get<double>(),
+                 v["time_over_flop_share"].get<double>());
   text += parts_text(v);
   const OrderedJson& p = v["projected"];
   if (p.is_null()) return text;
