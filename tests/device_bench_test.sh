@@ -72,9 +72,8 @@ data:
   train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
   calibration: {samples: 1, seq_len: 16}
 elastic:
-  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%], expert_ffn: [16, 8]}
-  multiple_of: 8
-  sizes: [{name: full, target: full}, {name: small, target: {active_params: 70%}}]
+  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%]}
+  sizes: [{name: full, target: full}, {name: small, target: {active_params: 50%}}]
 router: {dead_zone: 0.1}
 curriculum: [{name: one, seq_len: 16, tokens: 16, global_batch_tokens: 16}]
 YAML
