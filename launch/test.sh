@@ -98,7 +98,7 @@ emulated=$(sed -nE 's#^nestling_test\((kernels/[a-z0-9_]+_test|trainer/device_st
   grep -vE 'comm|simd|view')
 # shellcheck disable=SC2086,SC2046  # lists of words
 if step emulated-build build emulated nestling $(tr / _ <<<"$emulated"); then
-  step emulated-tests tests emulated -R "^($(paste -sd'|' <<<"$emulated")|trainer/device_run_test)\$"
+  step emulated-tests tests emulated -R "^($(paste -sd'|' <<<"$emulated")|trainer/device_run_test|device_bench_test)\$"
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then

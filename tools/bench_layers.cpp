@@ -112,7 +112,6 @@ class Trainer {
   virtual ~Trainer() = default;
   virtual Outcome step(const std::vector<Batch>& batches, int64_t i) = 0;
   virtual std::vector<MemoryPool> memory() const = 0;
-  virtual int64_t bytes_at_start() const { return 0; }  // where that is more than is held later
 };
 
 std::unique_ptr<Comm> comm_on(const Context& ctx) {
@@ -142,10 +141,9 @@ class Distillation final : public Trainer {
       : teacher_(s.model, ctx.device(), {.compute = teacher_precision(s.elastic)}),
         router_(s.space, s.elastic),
         comm_(comm_on(ctx)),
-        step_(s.space, s.elastic, initialized(teacher_), router_, ctx, *comm_),
-        bytes_at_start_(total_bytes(step_.memory())) {
-    if (teacher_precision(s.elastic) == DType::kBF16) teacher_.drop_masters();
-  }
+        step_(s.space, s.elastic, initialized(teacher_), router_, ctx, *comm_,
+              teacher_precision(s.elastic) == DType::kBF16 ? TeacherMasters::kDropped
+                                                           : TeacherMasters::kKept) {}
 
   void choose(size_t size) { size_ = size; }
   void freeze() { router_.freeze_evenly(); }
@@ -158,7 +156,6 @@ class Distillation final : public Trainer {
     return {.loss = r.loss, .imbalance = r.sizes[size_].imbalance, .skipped = r.skipped};
   }
   std::vector<MemoryPool> memory() const override { return step_.memory(); }
-  int64_t bytes_at_start() const override { return bytes_at_start_; }
 
  private:
   static Weights& initialized(Weights& w) {
@@ -169,7 +166,6 @@ class Distillation final : public Trainer {
   RouterTraining router_;
   std::unique_ptr<Comm> comm_;
   DistillStep step_;
-  int64_t bytes_at_start_;  // with the teacher's masters, which the student is made from
   size_t size_ = 0;
 };
 
@@ -249,7 +245,6 @@ OrderedJson estimate(const Setting& s, int64_t free_bytes) {
     trainer.step(batches, 0);
     const std::vector<MemoryPool> pools = trainer.memory();
     all[v.name] = {{"memory", pools_json(pools)},
-                   {"bytes_at_start", trainer.bytes_at_start()},
                    {"counted_flops", ctx.total_work().flops},
                    {"counted_bytes", ctx.total_work().bytes}};
     NESTLING_CHECK_INPUT(free_bytes == 0 || total_bytes(pools) <= free_bytes,
