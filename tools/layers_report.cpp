@@ -125,7 +125,9 @@ OrderedJson rates_json(double flops, double tokens, double seconds, const Ceilin
 
 OrderedJson parts_json(const std::vector<TimedStep>& steps) {
   OrderedJson parts = OrderedJson::array();
-  for (const auto& [name, first] : steps.front().parts) {
+  for (const auto& entry : steps.front().parts) {
+    const std::string& name = entry.first;
+    const SpanCost& first = entry.second;
     const Spread s =
         spread_of(steps, [&](const TimedStep& step) { return part_of(step, name).seconds; });
     parts.push_back({{"name", name},
