@@ -105,7 +105,7 @@ emulated=$(sed -nE 's#^nestling_test\((kernels/[a-z0-9_]+_test|trainer/(device_s
 # shellcheck disable=SC2086,SC2046  # lists of words
 if step emulated-build build emulated nestling kernels_comm_failure $(tr / _ <<<"$emulated"); then
   step emulated-tests tests emulated \
-    -R "^(($(paste -sd'|' <<<"$emulated")|trainer/device_run_test)(\.[0-9]ranks)?|kernels/comm_failure\.cuda.*)\$"
+    -R "^(($(paste -sd'|' <<<"$emulated")|trainer/device_run_test|device_bench_test)(\.[0-9]ranks)?|kernels/comm_failure\.cuda.*)\$"
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then

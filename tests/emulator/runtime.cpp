@@ -235,6 +235,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {.name = "emulated on the CPU", .totalGlobalMem = kDeviceMemory};
   return cudaSuccess;
 }
+
+cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int) {
+  std::snprintf(address, static_cast<size_t>(bytes), "none");
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 0;
   return cudaSuccess;
