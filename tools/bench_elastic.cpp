@@ -12,6 +12,9 @@
 #include "kernels/core/parallel.h"
 #include "model/huggingface.h"
 #include "model/order.h"
+#include "tools/bench/device_block.h"
+#include "tools/bench/step_setting.h"
+#include "tools/bench/timing.h"
 #include "trainer/calibration.h"
 #include "trainer/distill_step.h"
 #include "trainer/training_run.h"
@@ -41,10 +44,19 @@ class ScratchFolder {
   fs::path path_;
 };
 
+BenchElasticOptions settled(const BenchElasticOptions& asked) {
+  BenchElasticOptions o = asked;
+  if (o.seq_len == 0) o.seq_len = o.tiny ? 16 : 512;
+  if (o.batch == 0) o.batch = o.tiny ? 1 : 8;
+  if (o.rounds == 0) o.rounds = o.tiny ? 1 : 7;
+  return o;
+}
+
 RunConfig config_of(const BenchElasticOptions& o) {
   RunConfig c = read_run_config(o.config, {});
   if (!o.parent.empty()) c.parent = o.parent;
-  c.precision.compute = o.compute;
+  c.precision = bench::precision_on(o.device, o.compute, o.activations, "bench elastic");
+  c.device = o.device;
   c.teacher.precision.clear();
   c.distill.sizes_per_micro_batch = std::ssize(c.elastic.sizes);  // what runs is what has a weight
   return c;
@@ -116,11 +128,6 @@ struct Variant {
 
   double best() const { return *std::min_element(seconds.begin(), seconds.end()); }
 };
-
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
 
 std::vector<Variant> variants_of(const BenchElasticOptions& o, const RunConfig& config) {
   std::vector<Variant> all;
@@ -200,9 +207,11 @@ void measure(std::vector<Variant>& variants, Steps& steps, const std::vector<Bat
   for (size_t round = 1; round < batches.size(); ++round)
     for (size_t i = 0; i < variants.size(); ++i) {
       Variant& v = variants[(i + round) % variants.size()];
+      ctx.synchronize();
       ctx.reset_work();
       const auto start = std::chrono::steady_clock::now();
       const DistillResult result = steps.run(v, batches[round], lr);
+      ctx.synchronize();
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       NESTLING_CHECK(!result.skipped, v.name, ": a step that is not finite");
       v.seconds.push_back(took.count());
@@ -223,7 +232,7 @@ TimeShare time_share(const Variant& v, const std::vector<const Variant*>& refere
     for (size_t i = 0; i < quotients.size(); ++i) quotients[i] += r->seconds[i];
   }
   for (size_t i = 0; i < quotients.size(); ++i) quotients[i] = v.seconds[i] / quotients[i];
-  return {.best = v.best() / best, .median = median(quotients)};
+  return {.best = v.best() / best, .median = bench::median(quotients)};
 }
 
 // Of the variants that have one: the mode's largest size; for `all`, its sizes one by one.
@@ -254,7 +263,7 @@ Json results_json(const std::vector<Variant>& variants, int64_t sizes) {
     Json row = {{"name", v.name},
                 {"step_seconds", v.seconds},
                 {"best_seconds", v.best()},
-                {"median_seconds", median(v.seconds)},
+                {"median_seconds", bench::median(v.seconds)},
                 {"gflops_per_step", v.gflops},
                 {"first_loss", v.first_loss},
                 {"first_grad_norm", v.first_grad_norm}};
@@ -267,6 +276,7 @@ Json results_json(const std::vector<Variant>& variants, int64_t sizes) {
       row["flop_share"] = v.gflops / gflops;
       row["time_share"] = t.median;
       row["time_share_best"] = t.best;
+      row["time_over_flop_share"] = t.median / (v.gflops / gflops);
     }
     list.push_back(std::move(row));
   }
@@ -274,8 +284,8 @@ Json results_json(const std::vector<Variant>& variants, int64_t sizes) {
 }
 
 void print(const BenchElasticOptions& o, const Json& out) {
-  std::printf("%s, %s, %lld sequences of %lld tokens, %d threads, %lld rounds\n",
-              out["parent"].get<std::string>().c_str(), o.compute.c_str(),
+  std::printf("%s, %s on %s, %lld sequences of %lld tokens, %d threads, %lld rounds\n",
+              out["parent"].get<std::string>().c_str(), o.compute.c_str(), o.device.c_str(),
               static_cast<long long>(o.batch), static_cast<long long>(o.seq_len), thread_count(),
               static_cast<long long>(o.rounds));
   for (const auto& [name, widths] : out["sizes"].items())
@@ -289,7 +299,8 @@ void print(const BenchElasticOptions& o, const Json& out) {
                 static_cast<double>(o.batch * o.seq_len) / seconds);
     if (v.contains("against")) {
       const double flops = v["flop_share"].get<double>(), time = v["time_share"].get<double>();
-      std::printf(" %11.3f %11.3f %14.3f %8.3f  of %s", flops, time, time / flops,
+      std::printf(" %11.3f %11.3f %14.3f %8.3f  of %s", flops, time,
+                  v["time_over_flop_share"].get<double>(),
                   v["time_share_best"].get<double>() / flops,
                   v["against"].get<std::string>().c_str());
     }
@@ -317,17 +328,17 @@ void write_peer_files(const fs::path& folder, const RunConfig& config, const Mod
 
 }  // namespace
 
-int bench_elastic(const BenchElasticOptions& o) {
+int bench_elastic(const BenchElasticOptions& options) {
+  const BenchElasticOptions o = settled(options);
   if (o.threads > 0) set_thread_count(o.threads);
   const RunConfig config = config_of(o);
   std::vector<Variant> variants = variants_of(o, config);
   const ModelConfig model = read_model_config(config.parent);
   const auto comm = make_self_comm();
-  Context ctx(Device::kCpu);
+  Context ctx(parse_device(o.device));
   const ScratchFolder cache;
   const CalibrationConfig& c = config.data.calibration;
-  Weights teacher(model, Device::kCpu,
-                  {.compute = o.compute == "bf16" ? DType::kBF16 : DType::kF32});
+  Weights teacher(model, ctx.device(), {.compute = config.precision.compute_type()});
   import_weights(config.parent, model, teacher);
   const std::vector<int64_t> layers =
       sort_parent(teacher, model, ctx, *comm,
@@ -345,6 +356,8 @@ int bench_elastic(const BenchElasticOptions& o) {
   const Json out = {{"mode", "elastic"},
                     {"parent", config.parent},
                     {"dtype", o.compute},
+                    {"activations", config.precision.activations},
+                    {"device", bench::device_block(ctx.device())},
                     {"seq_len", o.seq_len},
                     {"batch", o.batch},
                     {"threads", thread_count()},

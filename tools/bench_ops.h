@@ -1,15 +1,18 @@
 // bench_ops.h - `nestling bench ops`: the speed of every operator, against this machine's own peaks.
 //
 // Output        a table on stdout; with json one line:
-//               {"peaks":{...},"ops":[{"name","shape","dtype","ms","gflops","gbytes_s",
-//               "share_of_peak","floor"[,"floor_gflops"]}]}. All figures are measured, in this run.
-// Peaks         products: a loop of register FMAs (for bf16: of bf16 dot products where the CPU
+//               {"device":{...},"peaks":{...},"ops":[{"name","shape","dtype","ms","gflops","gbytes_s",
+//               "peak","share_of_peak","bound","floor"[,"floor_gflops"],"refused"}]}. All figures are
+//               measured, in this run; of what was refused only the reason.
+// CUDA          the shapes of Nemotron 3 Nano's layers, medians by events; peaks as in device_peaks.h.
+// CPU           peaks of products: a loop of register FMAs (for bf16: of bf16 dot products where the CPU
 //               has them and cpu_isa allows them, else the same f32 loop), on all threads.
 //               Memory: a copy of four times the last-level cache. Best of five, like every time.
 // Share         GFLOP/s over the product peak of the dtype, or GB/s over the copy, as the
-//               operator is bound by.
+//               operator is bound by; of one that both may bind, whichever is larger.
 // Floors        the share an operator must reach ("floor", null where none is asked); with
-//               check_floors those missed are named on stderr.
+//               check_floors those missed are named on stderr. What was refused has missed its floor.
+// Tiny          a few rows of everything, to see that it runs: no floors.
 #pragma once
 #include <string>
 
@@ -18,6 +21,8 @@ namespace nestling {
 struct BenchOpsOptions {
   bool json = false;
   bool check_floors = false;
+  bool tiny = false;
+  std::string device = "cpu";
   int threads = 0;      // 0: what OpenMP offers
   std::string cpu_isa;  // empty: what the machine has
   std::string only;     // operators whose name begins with this

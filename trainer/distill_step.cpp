@@ -27,10 +27,17 @@ double sum_of(ConstView x) {
   return std::accumulate(host.ptr<float>(), host.ptr<float>() + host.size(), 0.0);
 }
 
+// The student starts as its teacher, whose masters may go before there are moments.
+Weights& started(Weights& student, Weights& teacher, TeacherMasters masters, Context& ctx) {
+  student.take_masters(ctx, teacher);
+  if (masters == TeacherMasters::kDropped) teacher.drop_masters();
+  return student;
+}
+
 }  // namespace
 
 DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
-                         RouterTraining& router, Context& ctx, Comm& comm)
+                         RouterTraining& router, Context& ctx, Comm& comm, TeacherMasters masters)
     : space_(space),
       config_(config),
       teacher_(teacher),
@@ -40,10 +47,9 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       arena_(ctx.device(), {Pool::kActivations, "activations"}),
       student_(space.config, ctx.device(),
                {.compute = config.precision.compute_type(), .gradients = true}),
-      optimizer_(student_, config.optimizer),
+      optimizer_(started(student_, teacher, masters, ctx), config.optimizer),
       masks_(space, ctx.device()),
       device_sums_(ctx.device(), 2 * router.sizes() + 1) {
-  student_.take_masters(ctx_, teacher_);
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
 }
 

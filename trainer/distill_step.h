@@ -62,11 +62,15 @@ struct DistillMoment {
   double lr = 0;       // of the student; the router has its own
 };
 
+// What becomes of the teacher's masters once the student has them (Weights::drop_masters).
+enum class TeacherMasters : uint8_t { kKept, kDropped };
+
 class DistillStep {
  public:
   // The student starts as the teacher.
   DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
-              RouterTraining& router, Context& ctx, Comm& comm);
+              RouterTraining& router, Context& ctx, Comm& comm,
+              TeacherMasters masters = TeacherMasters::kKept);
 
   // `sampling`: a weight a size, summing to 1.
   DistillResult run(const std::vector<Batch>& micro_batches, const std::vector<double>& sampling,

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "kernels/comm/nccl.h"
 #include "kernels/core/host_view.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
@@ -196,7 +197,8 @@ int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
                        config.seq_len, ", which ", comm.size(), " ranks cannot share equally");
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
-  Pretraining run(config, comm, change);
+  DeviceComm ranks(comm, parse_device(config.device));
+  Pretraining run(config, ranks.comm(), change);
   return run.run();
 }
 

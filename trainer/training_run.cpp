@@ -25,6 +25,7 @@ void on_signal(int number) {
 // The layout under which a resumed run is bit-equal.
 std::map<std::string, std::string> layout_of(const Comm& comm) {
   std::map<std::string, std::string> layout = library_versions();
+  layout.merge(comm.libraries());
   layout["ranks"] = std::to_string(comm.size());
   layout["threads"] = std::to_string(thread_count());
   layout["cpu_isa"] = cpu_isa_name(cpu_isa());

@@ -20,6 +20,10 @@ const char* kind_name(CallKind kind) {
       return "barrier";
     case CallKind::kSplit:
       return "split";
+    case CallKind::kConnect:
+      return "the start of NCCL";
+    case CallKind::kDisconnect:
+      return "the end of NCCL";
     case CallKind::kFinalize:
       return "the end of the program";
   }
@@ -41,15 +45,22 @@ uint64_t shapes_hash(std::span<const ConstView> pieces) {
 }
 
 Call Call::of(CallKind kind, ConstView x, int detail) {
-  Call call{
-      .detail = detail, .kind = kind, .dtype = x.dtype(), .rank = static_cast<uint8_t>(x.rank())};
+  Call call{.detail = detail,
+            .kind = kind,
+            .dtype = x.dtype(),
+            .rank = static_cast<uint8_t>(x.rank()),
+            .device = x.device()};
   for (int d = 0; d < x.rank(); ++d) call.shape[static_cast<size_t>(d)] = x.dim(d);
   return call;
 }
 
 bool Call::agrees(const Call& other) const {
   return number == other.number && pieces_hash == other.pieces_hash && detail == other.detail &&
-         kind == other.kind && dtype == other.dtype;
+         kind == other.kind && dtype == other.dtype && device == other.device;
+}
+
+std::string Call::name() const {
+  return str(describe(), " (call ", number, ")");
 }
 
 std::string Call::describe() const {
@@ -61,7 +72,8 @@ std::string Call::describe() const {
   s += " [";
   for (int d = 0; d < rank; ++d)
     s += (d ? "," : "") + std::to_string(shape[static_cast<size_t>(d)]);
-  return s + "] " + dtype_name(dtype);
+  s += str("] ", dtype_name(dtype));
+  return device == Device::kCuda ? s + " cuda" : s;
 }
 
 }  // namespace nestling

@@ -15,6 +15,8 @@ enum class CallKind : uint8_t {
   kBroadcast,
   kBarrier,
   kSplit,
+  kConnect,
+  kDisconnect,
   kFinalize,
 };
 
@@ -26,11 +28,12 @@ struct Call {
   CallKind kind = CallKind::kBarrier;
   DType dtype = DType::kU8;
   uint8_t rank = 0;  // of the operand
-  uint8_t unused = 0;
+  Device device = Device::kCpu;
 
   static Call of(CallKind kind, ConstView x, int detail);
   bool agrees(const Call& other) const;
-  std::string describe() const;  // "all_reduce sum [4,8] f32"
+  std::string name() const;      // what describe() says, and the number
+  std::string describe() const;  // "all_reduce sum [4,8] f32", and "cuda" behind it if it is
 };
 
 uint64_t shapes_hash(std::span<const ConstView> pieces);

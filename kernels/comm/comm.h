@@ -5,21 +5,25 @@
 // Contract      every rank of a Comm makes the same calls in the same order with the same shapes: a
 //               size skips arithmetic, never a collective. A call that differs (another collective,
 //               shape, dtype, reduction or root) throws on every rank, naming who called what.
-// Devices       host memory, under any context; device memory where moves_device_memory().
+// Devices       host memory, under any context; device memory where moves_device_memory(): then the
+//               call is enqueued, and its result is there for what the context's stream does next
+//               and for copies (kernels/cuda/memory.h). The host does not wait for the device.
 // Dtypes        sums and means: f32, f64, and bf16 (added in f32, rounded once). Sums of i32 and
 //               i64 throw when they overflow. Maxima: these and u8; a NaN on any rank gives NaN.
 //               Everything that only moves data takes any dtype.
 // Determinism   reductions add in rank order 0, 1, 2, ... whatever the size, shape and timing: same
-//               ranks and inputs, same bits, and the same bits on every rank. No reduction is left
-//               to the MPI library, whose order may vary.
+//               ranks and inputs, same bits, and the same bits on every rank, in host memory and on
+//               a device. No reduction is left to MPI or NCCL, whose orders may vary.
 // Counting      one entry of the collective's name in the context's table; bytes are those this
 //               rank sends to others. On the null device that and the checks are all that happens.
 // Errors        a rank that fails calls abort(): all ranks end, with the failing rank and its
 //               reason on stderr, and none is left waiting.
-// Threads       one Comm belongs to one thread. Calls return when the result is there.
-// Backends      MpiWorld (CPU), make_self_comm (a world of one: it copies, never skips),
-//               make_null_comm (a rank of a world that is not there: checks and counts).
+// Threads       one Comm belongs to one thread. Calls on host memory return when the result is there.
+// Backends      MpiWorld (CPU), make_nccl_comm of nccl.h (device memory too), make_self_comm (a world
+//               of one: it copies, never skips), make_null_comm (a rank of a world that is not
+//               there: checks and counts).
 #pragma once
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,6 +34,9 @@ namespace nestling {
 
 enum class Reduce : uint8_t { kSum, kMean, kMax };
 const char* reduce_name(Reduce op);  // "sum", ...
+struct Call;
+
+inline constexpr double kCommTimeoutSeconds = 1800;
 
 class Comm {
  public:
@@ -40,6 +47,8 @@ class Comm {
   int rank() const { return rank_; }
   int size() const { return size_; }
   virtual bool moves_device_memory() const { return false; }
+  // Name to version of what carries the bytes, beside MPI (kernels/core/versions.h).
+  virtual std::map<std::string, std::string> libraries() const { return {}; }
 
   void all_reduce(Context& ctx, View x, Reduce op);  // in place
 
@@ -67,6 +76,10 @@ class Comm {
   // Ranks passing the same color (>= 0) form a new Comm, ordered by their rank here. It must be
   // destroyed before the world it came from.
   virtual std::unique_ptr<Comm> split(int color) = 0;
+
+  // How a collective begins, for communicators built on this one: the ranks compare what they are
+  // about to do. Numbers the call; throws the same text on every rank where they differ.
+  virtual void meet(Call& call) = 0;
 
   // Ends every rank of the world: "rank 2 of 4: <message>" on stderr, exit code by kind.
   [[noreturn]] virtual void abort(const std::string& message, ErrorKind kind) = 0;

@@ -12,7 +12,7 @@ Meeting::Meeting(MPI_Comm comm, Watchdog& watchdog) : comm_(comm), own_{}, watch
   slots_.resize(static_cast<size_t>(size));
 }
 
-void Meeting::meet(Call call, ConstView payload) {
+void Meeting::meet(Call& call, ConstView payload) {
   call.number = calls_++;
   own_.call = call;
   if (payload.size() > 0)

@@ -21,8 +21,8 @@ class Meeting {
 
   Meeting(MPI_Comm comm, Watchdog& watchdog);
 
-  // Throws where the ranks' calls differ; the same text on every rank.
-  void meet(Call call, ConstView payload = {});
+  // Numbers the call. Throws where the ranks' calls differ; the same text on every rank.
+  void meet(Call& call, ConstView payload = {});
   const std::byte* payload(int rank) const { return slots_[static_cast<size_t>(rank)].payload; }
 
  private:

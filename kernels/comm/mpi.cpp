@@ -11,6 +11,7 @@
 #include "kernels/comm/meeting.h"
 #include "kernels/comm/mpi_check.h"
 #include "kernels/comm/mpi_world.h"
+#include "kernels/comm/piece.h"
 #include "kernels/comm/reduce.h"
 
 namespace nestling {
@@ -21,11 +22,6 @@ constexpr int64_t kMessageBytes = int64_t{1} << 30;  // MPI counts are ints
 constexpr int64_t kSmallBytes = int64_t{32} << 10;   // of all ranks together
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
 constexpr int kTag = 1;
-
-struct Piece {
-  std::byte* data;
-  int64_t bytes;
-};
 
 class MpiComm final : public Comm {
  public:
@@ -47,12 +43,13 @@ class MpiComm final : public Comm {
     return std::make_unique<MpiComm>(comm, rank, size, watchdog);
   }
 
-  void barrier() override { meeting_.meet({.kind = CallKind::kBarrier}); }
-  void finalize() { meeting_.meet({.kind = CallKind::kFinalize}); }
+  void barrier() override { meet(CallKind::kBarrier); }
+  void finalize() { meet(CallKind::kFinalize); }
+  void meet(Call& call) override { meeting_.meet(call); }
 
   std::unique_ptr<Comm> split(int color) override {
     NESTLING_CHECK(color >= 0, "split: color ", color, ", needs at least 0");
-    meeting_.meet({.kind = CallKind::kSplit});
+    meet(CallKind::kSplit);
     MPI_Comm part = MPI_COMM_NULL;
     NESTLING_MPI(MPI_Comm_split(comm_, color, rank(), &part));
     return adopt(part, watchdog_);
@@ -78,6 +75,10 @@ class MpiComm final : public Comm {
                       std::span<const ConstView> sent) override;
   void run_broadcast(Context& ctx, View x, int root) override;
 
+  void meet(CallKind kind) {
+    Call call{.kind = kind};
+    meeting_.meet(call);
+  }
   void reduce_small(Context& ctx, View dense, Reduce op);
   void reduce_large(Context& ctx, View dense, Reduce op);
   void exchange(std::span<const Piece> sent, std::span<const Piece> received);
@@ -91,35 +92,6 @@ class MpiComm final : public Comm {
   std::vector<const std::byte*> parts_;
   std::vector<int64_t> counts_;
 };
-
-// x without gaps: x itself, or scratch of its shape (not filled).
-View dense_like(Context& ctx, View x) {
-  if (x.dense()) return x;
-  Extents shape{};
-  for (int d = 0; d < x.rank(); ++d) shape[static_cast<size_t>(d)] = x.dim(d);
-  std::byte* memory = ctx.scratch().alloc(x.dtype(), {x.size()}).data();
-  return View(memory, x.dtype(), x.device(), shape, x.rank());
-}
-
-// Where to write x: x itself or dense scratch, which unpack() brings home.
-Piece landing(Context& ctx, View x, View& dense) {
-  dense = dense_like(ctx, x);
-  return {dense.data(), x.bytes()};
-}
-void unpack(View x, View dense) {
-  if (dense.data() != x.data()) copy(x, dense);
-}
-
-// What is sent: x itself or a packed copy. A Piece serves both directions, hence the const_cast; a
-// piece that is sent is never written.
-Piece packed(Context& ctx, ConstView x) {
-  Extents shape{};
-  for (int d = 0; d < x.rank(); ++d) shape[static_cast<size_t>(d)] = x.dim(d);
-  if (x.dense()) return {const_cast<std::byte*>(x.data()), x.bytes()};
-  std::byte* memory = ctx.scratch().alloc(x.dtype(), {x.size()}).data();
-  copy(View(memory, x.dtype(), x.device(), shape, x.rank()), x);
-  return {memory, x.bytes()};
-}
 
 // Every pair of ranks trades one piece: sent[r] goes to r, received[r] comes from it.
 void MpiComm::exchange(std::span<const Piece> sent, std::span<const Piece> received) {
@@ -189,10 +161,7 @@ void MpiComm::reduce_large(Context& ctx, View dense, Reduce op) {
   const int64_t most = (kChunkBytes / item + size() - 1) / size();  // elements of a part
   std::byte* scratch = ctx.scratch().alloc(DType::kU8, {most * item * size()}).data();
   const auto part_of = [&](int64_t chunk, int64_t elements, int r) {
-    const int64_t per = (elements + size() - 1) / size();
-    const int64_t begin = std::min(elements, r * per);
-    return Piece{dense.data() + (chunk + begin) * item,
-                 (std::min(elements, begin + per) - begin) * item};
+    return share_of({dense.data() + chunk * item, elements * item}, item, r, size());
   };
   for (int64_t chunk = 0; chunk < dense.size(); chunk += most * size()) {
     const int64_t elements = std::min(most * size(), dense.size() - chunk);

@@ -20,7 +20,7 @@ class Watchdog;
 
 class MpiWorld {
  public:
-  explicit MpiWorld(double timeout_seconds = 1800);
+  explicit MpiWorld(double timeout_seconds = kCommTimeoutSeconds);
   ~MpiWorld();
   MpiWorld(const MpiWorld&) = delete;
   MpiWorld& operator=(const MpiWorld&) = delete;
@@ -37,6 +37,7 @@ bool launched_as_rank();
 
 // Runs body(world) and returns what it returns. What it throws goes on to the caller where there is one
 // rank; else it ends all ranks with the message, and the exit code is the error's kind.
-int run_on_ranks(const std::function<int(Comm&)>& body, double timeout_seconds = 1800);
+int run_on_ranks(const std::function<int(Comm&)>& body,
+                 double timeout_seconds = kCommTimeoutSeconds);
 
 }  // namespace nestling

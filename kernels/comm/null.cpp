@@ -18,6 +18,7 @@ class NullComm final : public Comm {
   std::unique_ptr<Comm> split(int) override {
     throw Error("split: a null communicator has no peers to split from; make one a group");
   }
+  void meet(Call&) override { no_peers(); }
   [[noreturn]] void abort(const std::string& message, ErrorKind kind) override {
     std::fprintf(stderr, "%s\n", message.c_str());
     std::fflush(nullptr);

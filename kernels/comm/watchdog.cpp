@@ -10,7 +10,7 @@ Watchdog::Watchdog(int rank, int size, double timeout_seconds)
     : rank_(rank), size_(size), timeout_seconds_(timeout_seconds) {
   NESTLING_CHECK_INPUT(timeout_seconds > 0, "communication timeout: ", timeout_seconds,
                        " seconds, needs more than 0");
-  thread_ = std::thread([this] { watch(); });
+  thread_ = std::thread([this] { run(); });
 }
 
 Watchdog::~Watchdog() {
@@ -34,19 +34,39 @@ void Watchdog::disarm() {
   armed_ = false;
 }
 
-void Watchdog::watch() {
+void Watchdog::watch(Watched& watched) {
+  const std::scoped_lock lock(mutex_);
+  watched_.push_back(&watched);
+}
+
+void Watchdog::forget(Watched& watched) noexcept {
+  const std::scoped_lock lock(mutex_);
+  std::erase(watched_, &watched);
+}
+
+void Watchdog::run() {
   const std::chrono::duration<double> period(std::min(1.0, timeout_seconds_ / 4));
   std::unique_lock lock(mutex_);
   while (!stop_.wait_for(lock, period, [this] { return stopping_; })) {
     const std::chrono::duration<double> waited = Clock::now() - since_;
-    if (armed_ && waited.count() > timeout_seconds_) leave(call_);
+    if (armed_ && waited.count() > timeout_seconds_)
+      leave(str("waited ", timeout_seconds_, " s in ", call_.name(), " and not every rank came"));
+    for (Watched* watched : watched_) look_at(*watched);
   }
 }
 
-void Watchdog::leave(const Call& call) const {
-  std::fprintf(stderr, "rank %d of %d: waited %g s in %s (call %llu) and not every rank came\n",
-               rank_, size_, timeout_seconds_, call.describe().c_str(),
-               static_cast<unsigned long long>(call.number));
+void Watchdog::look_at(Watched& watched) {
+  const std::optional<Watched::UnderWay> oldest = watched.oldest();
+  if (!oldest) return;
+  if (!oldest->failure.empty()) leave(str(oldest->call.name(), ": ", oldest->failure));
+  const std::chrono::duration<double> waited = Clock::now() - oldest->since;
+  if (waited.count() > timeout_seconds_)
+    leave(
+        str("waited ", timeout_seconds_, " s for ", oldest->call.name(), " to end on the device"));
+}
+
+void Watchdog::leave(const std::string& what) const {
+  std::fprintf(stderr, "rank %d of %d: %s\n", rank_, size_, what.c_str());
   std::fflush(nullptr);
   std::_Exit(static_cast<int>(ErrorKind::kRuntime));
 }

@@ -2,16 +2,33 @@
 //
 // What MPI cannot see, a rank that is alive and never makes the call its peers wait in, would block
 // them for ever. A thread looks at the clock; it never calls MPI: it says which call was waited in
-// and leaves the process, upon which the launcher ends the other ranks.
+// and leaves the process, upon which the launcher ends the other ranks. Calls whose work goes on
+// after they returned, on a device, are asked after by the same thread.
 #pragma once
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "kernels/comm/call.h"
 
 namespace nestling {
+
+// Where calls go on after they returned.
+class Watched {
+ public:
+  struct UnderWay {
+    Call call;
+    std::chrono::steady_clock::time_point since;
+    std::string failure;  // why it will never end; empty: nothing is known to be wrong
+  };
+
+  virtual ~Watched() = default;
+  // Of the calls that have not ended. Called by the watchdog's thread.
+  virtual std::optional<UnderWay> oldest() noexcept = 0;
+};
 
 class Watchdog {
  public:
@@ -19,6 +36,9 @@ class Watchdog {
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
+
+  void watch(Watched& watched);
+  void forget(Watched& watched) noexcept;  // it is not called from here on
 
   // Armed while it lives.
   class Guard {
@@ -36,8 +56,9 @@ class Watchdog {
   using Clock = std::chrono::steady_clock;
   void arm(const Call& call);
   void disarm();
-  void watch();
-  [[noreturn]] void leave(const Call& call) const;
+  void run();
+  void look_at(Watched& watched);
+  [[noreturn]] void leave(const std::string& what) const;
 
   int rank_;
   int size_;
@@ -48,6 +69,7 @@ class Watchdog {
   bool armed_ = false;
   Clock::time_point since_;
   Call call_;
+  std::vector<Watched*> watched_;
   std::thread thread_;  // last: it uses all of the above
 };
 

@@ -1,4 +1,5 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
+#include "kernels/comm/nccl.h"
 #include "kernels/cuda/device_info.h"
 #include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
@@ -225,3 +226,14 @@ void run(Context&, const CountRows&) {
 }
 
 }  // namespace nestling::cuda
+
+namespace nestling {
+
+std::unique_ptr<Comm> make_nccl_comm(Comm&, double) {
+  cuda::absent();
+}
+std::string no_devices_reason(Comm&) {
+  return cuda::unavailable_reason();
+}
+
+}  // namespace nestling

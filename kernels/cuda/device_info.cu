@@ -30,7 +30,10 @@ DeviceInfo device_info() {
   NESTLING_CUDA(cudaDriverGetVersion(&driver));
   NESTLING_CUDA(cudaRuntimeGetVersion(&runtime));
   const size_t cublas = cublasLtGetVersion();
+  char address[32];
+  NESTLING_CUDA(cudaDeviceGetPCIBusId(address, sizeof address, device));
   return {.name = properties.name,
+          .pci_address = address,
           .capability_major = attribute(cudaDevAttrComputeCapabilityMajor, device),
           .capability_minor = attribute(cudaDevAttrComputeCapabilityMinor, device),
           .multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device),

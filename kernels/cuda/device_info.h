@@ -1,7 +1,7 @@
 // device_info.h - what the CUDA runtime says of the device in use. Built without CUDA, every call throws.
 //
 // Clocks        the highest the card may run at, not those it runs at; these, and the power limit, only
-//               NVIDIA's management library (nvidia-smi) tells.
+//               NVIDIA's management library tells (tools/bench/card_state.h).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -10,6 +10,7 @@ namespace nestling::cuda {
 
 struct DeviceInfo {
   std::string name;
+  std::string pci_address;  // "0000:1B:00.0"
   int capability_major, capability_minor;
   int multiprocessors;
   int64_t memory_bytes;

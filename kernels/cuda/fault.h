@@ -9,7 +9,15 @@
 
 namespace nestling::cuda {
 
-enum class FaultKind : uint8_t { kTokenId, kTooFewExperts, kExpertIndex, kTarget, kLogits };
+enum class FaultKind : uint8_t {
+  kTokenId,
+  kTooFewExperts,
+  kExpertIndex,
+  kTarget,
+  kLogits,
+  kSumOfI32,
+  kSumOfI64,
+};
 
 // (position << 8) | kind; all ones: nothing is wrong.
 using FaultWord = unsigned long long;

@@ -92,6 +92,10 @@ std::string describe_fault(FaultWord word) {
       return str("head_loss: the target of token ", position, " is outside the vocabulary");
     case FaultKind::kLogits:
       return str("sample: the largest logit of row ", position, " is not finite");
+    case FaultKind::kSumOfI32:
+      return str("all_reduce, reduce_scatter: the sum of i32 overflows at element ", position);
+    case FaultKind::kSumOfI64:
+      return str("all_reduce, reduce_scatter: the sum of i64 overflows at element ", position);
   }
   return str("an unknown fault at position ", position);
 }

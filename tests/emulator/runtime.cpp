@@ -1,6 +1,5 @@
 // runtime.cpp - the CUDA runtime of the emulator: every call has done its work when it returns.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -10,6 +9,8 @@
 #include <sys/mman.h>
 
 #include <cuda_runtime.h>
+
+#include "tests/emulator/stream.h"
 
 namespace nestling::emulator {
 
@@ -178,23 +179,35 @@ void open_device_memory() {
 void close_device_memory() {
   memory().close();
 }
+bool is_device_memory(const void* data) {
+  return memory().holds(data);
+}
 
 }  // namespace nestling::emulator
 
+using nestling::emulator::begin_work;
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
-struct nestling_emulated_event {
-  std::chrono::steady_clock::time_point passed;
-  bool recorded = false;
-};
+namespace {
+thread_local int current_device = 0;
+}  // namespace
 
+// Devices differ in their numbers alone: each rank is a process with memory of its own.
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  const char* text = std::getenv("NESTLING_EMULATOR_DEVICES");
+  *count = text == nullptr ? 8 : std::atoi(text);
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  int count = 0;
+  cudaGetDeviceCount(&count);
+  if (device < 0 || device >= count) return cudaErrorInvalidDevice;
+  current_device = device;
   return cudaSuccess;
 }
 // NESTLING_EMULATOR_CAPABILITY = 90 (default) or 80: as what the device presents itself.
@@ -231,6 +244,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {.name = "emulated on the CPU", .totalGlobalMem = memory().whole()};
   return cudaSuccess;
 }
+
+cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int) {
+  std::snprintf(address, static_cast<size_t>(bytes), "none");
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 0;
   return cudaSuccess;
@@ -254,6 +272,10 @@ const char* cudaGetErrorName(cudaError_t code) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
   }
   return "unknown";
 }
@@ -284,8 +306,9 @@ cudaError_t cudaFreeHost(void* data) {
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
   return cudaMemsetAsync(data, value, bytes, nullptr);
 }
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
   if (!memory().holds(data)) return cudaErrorInvalidValue;
+  if (!begin_work(stream)) return cudaSuccess;
   const OpenMemory open;
   if (value == 0)
     memory().zero(static_cast<std::byte*>(data), bytes);
@@ -294,8 +317,9 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t rows,
-                              cudaStream_t) {
+                              cudaStream_t stream) {
   if (!memory().holds(data) || pitch < width) return cudaErrorInvalidValue;
+  if (!begin_work(stream)) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
     std::memset(static_cast<std::byte*>(data) + r * pitch, value, width);
@@ -306,47 +330,17 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
   return cudaMemcpy2DAsync(dst, bytes, src, bytes, bytes, 1, kind, stream);
 }
 cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
-                              size_t width, size_t rows, cudaMemcpyKind kind, cudaStream_t) {
+                              size_t width, size_t rows, cudaMemcpyKind kind, cudaStream_t stream) {
   const bool to_device = kind != cudaMemcpyDeviceToHost;
   const bool from_device = kind != cudaMemcpyHostToDevice;
   if (memory().holds(dst) != to_device || memory().holds(src) != from_device || dst_pitch < width ||
       src_pitch < width)
     return cudaErrorInvalidValue;
+  if (!begin_work(stream)) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
     std::memcpy(static_cast<std::byte*>(dst) + r * dst_pitch,
                 static_cast<const std::byte*>(src) + r * src_pitch, width);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = reinterpret_cast<cudaStream_t>(new char);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete reinterpret_cast<char*>(stream);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new nestling_emulated_event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  *event = {.passed = std::chrono::steady_clock::now(), .recorded = true};
-  return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  if (!begin->recorded || !end->recorded) return cudaErrorInvalidValue;
-  *milliseconds = std::chrono::duration<float, std::milli>(end->passed - begin->passed).count();
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/comm/mpi_world.h"
+#include "kernels/comm/nccl.h"
 #include "kernels/core/isa.h"
 #include "tests/support/ranks.h"
 
@@ -13,6 +14,7 @@ namespace nestling::testing {
 namespace {
 
 Comm* g_world = nullptr;
+std::unique_ptr<Comm> g_device_world;
 constexpr double kTimeoutSeconds = 120;  // a test that waits longer is stuck
 
 class FailuresOfRank : public ::testing::EmptyTestEventListener {
@@ -28,6 +30,16 @@ class FailuresOfRank : public ::testing::EmptyTestEventListener {
 
 Comm& world() {
   return *g_world;
+}
+
+Comm& world(Device device) {
+  if (device != Device::kCuda) return world();
+  if (!g_device_world) g_device_world = make_nccl_comm(world(), kTimeoutSeconds);
+  return *g_device_world;
+}
+
+std::string why_not(Device device) {
+  return device == Device::kCuda ? no_devices_reason(world()) : "";
 }
 
 }  // namespace nestling::testing
@@ -46,7 +58,9 @@ int main(int argc, char** argv) {
         }
         if (const char* isa = std::getenv("NESTLING_TEST_ISA"))
           nestling::set_cpu_isa(nestling::parse_cpu_isa(isa));
-        return RUN_ALL_TESTS();
+        const int failed = RUN_ALL_TESTS();
+        nestling::testing::g_device_world.reset();
+        return failed;
       },
       nestling::testing::kTimeoutSeconds);
 }

@@ -1,12 +1,20 @@
 #!/bin/sh
-# device_run_test.sh PROGRAM SOURCE_DIR - the program on a CUDA device. Pretraining: a run that is told to stop
-# ends in the very bytes of one left alone, and a checkpoint made there goes on on the CPU. An elastic run, from
-# importance to its evaluation: the CPU's losses and choices, and a file that verifies. Exit 77: no device.
+# device_run_test.sh PROGRAM SOURCE_DIR [RANKS] - the program on a CUDA device, or its ranks on one each.
+# Pretraining: a run that is told to stop ends in the very bytes of one left alone, and a checkpoint made there
+# goes on on the CPU. An elastic run, from importance to its evaluation: the CPU's losses and choices, and a file
+# that verifies. Exit 77: no device, or too few.
 set -eu
 program=$1
 source_dir=$2
+ranks=${3:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+alone=$program
+if [ "$ranks" -gt 1 ]; then
+  program=$work/on_ranks
+  printf '#!/bin/sh\nexec "%s/launch/mpirun.sh" %s "%s" "$@"\n' "$source_dir" "$ranks" "$alone" >"$program"
+  chmod +x "$program"
+fi
 
 cat >"$work/run.yaml" <<YAML
 name: run
@@ -37,7 +45,7 @@ losses() { sed -n 's/.*"loss":\([0-9.]*\).*/\1/p' "$(log_of "$1")"; }
 
 if ! train whole --set device=cuda 2>"$work/said"; then
   cat "$work/said" >&2
-  if grep -qE 'no usable CUDA device|built without CUDA' "$work/said"; then exit 77; fi
+  if grep -qE 'no usable CUDA device|built without CUDA|every rank needs its own' "$work/said"; then exit 77; fi
   exit 1
 fi
 
@@ -48,7 +56,10 @@ while ! [ -s "$work/cut/run/log.jsonl" ]; do
   kill -0 $pid 2>/dev/null || break
   sleep 0.1
 done
-kill -TERM $pid 2>/dev/null || true
+told=$pid
+# One of the ranks; mpirun would end them all.
+if [ "$ranks" -gt 1 ]; then told=$(cut -d' ' -f1 "/proc/$pid/task/$pid/children" 2>/dev/null || true); fi
+kill -TERM "$told" 2>/dev/null || true
 code=0
 wait $pid || code=$?
 [ $code = 75 ] || { echo "told to stop, it ended with $code, needs 75" >&2; exit 1; }
@@ -94,4 +105,4 @@ for device in cuda cpu; do
 done
 cmp "$work/choices_cuda" "$work/choices_cpu"
 same_losses elastic_cuda elastic_cpu
-"$program" verify "$work/elastic_cuda/elastic/elastic.h5"
+"$alone" verify "$work/elastic_cuda/elastic/elastic.h5"

@@ -5,12 +5,14 @@
 #include <cstring>
 #include <gtest/gtest.h>
 
+#include "kernels/core/host_view.h"
 #include "tests/support/training_batch.h"
 #include "trainer/train_step.h"
 
 namespace nestling {
 namespace {
 
+using testing::device_of;
 using testing::kSequences;
 using testing::kVocab;
 using testing::sequences;
@@ -35,20 +37,33 @@ PretrainConfig small_run() {
   return c;
 }
 
-TEST(Ranks, ShareABatchAndAgreeWithOne) {
+// Of training whose ranks compute on a device each, or on the CPU.
+class Ranks : public ::testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { NESTLING_SKIP_RANKS_WITHOUT(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(All, Ranks, ::testing::Values(Device::kCpu, Device::kCuda), device_of);
+
+Tensor flat_master(Weights& weights, int64_t i) {
+  const View master = weights.master(i);
+  return on_host(master.reshape({master.size()}));
+}
+
+TEST_P(Ranks, ShareABatchAndAgreeWithOne) {
   const PretrainConfig run = small_run();
   const ModelConfig model = model_config_of(run.model, kVocab);
-  Context ctx(Device::kCpu);
+  Comm& comm = world(GetParam());
+  Context ctx(GetParam());
   const auto self = make_self_comm();
   TrainStep alone(model, run, ctx, *self);
-  TrainStep together(model, run, ctx, world());
+  TrainStep together(model, run, ctx, comm);
   alone.weights().initialize(3);
   together.weights().initialize(3);
-  const int64_t share = kSequences / world().size();
+  const int64_t share = kSequences / comm.size();
   for (int64_t step = 0; step < 3; ++step) {
     const StepResult a = alone.run({sequences(step, 0, kSequences)}, 1e-3, step + 1);
     const StepResult b =
-        together.run({sequences(step, world().rank() * share, share)}, 1e-3, step + 1);
+        together.run({sequences(step, comm.rank() * share, share)}, 1e-3, step + 1);
     // The sums over tokens are cut at other places: a few thousand roundings, random in sign.
     EXPECT_NEAR(a.loss, b.loss, 1e-5 * a.loss);
     EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * a.grad_norm);
@@ -57,23 +72,25 @@ TEST(Ranks, ShareABatchAndAgreeWithOne) {
   double error = 0, moved = 0;
   Weights fresh(model, Device::kCpu, {});
   fresh.initialize(3);
-  for (int64_t i = 0; i < fresh.count(); ++i)
-    for (int64_t k = 0; k < fresh.master(i).size(); ++k) {
-      const double x = alone.weights().master(i).ptr<float>()[k];
-      const double y = together.weights().master(i).ptr<float>()[k];
+  for (int64_t i = 0; i < fresh.count(); ++i) {
+    const Tensor one = flat_master(alone.weights(), i), all = flat_master(together.weights(), i);
+    for (int64_t k = 0; k < one.size(); ++k) {
+      const double x = one.ptr<float>()[k];
+      const double y = all.ptr<float>()[k];
       const double start = fresh.master(i).ptr<float>()[k];
       error += (x - y) * (x - y);
       moved += (x - start) * (x - start);
     }
+  }
   // Against how far training moved: AdamW's first steps are nearly signs of the gradient, so an
   // element whose gradient is a rounding error may go either way.
   EXPECT_LE(std::sqrt(error), 2e-2 * std::sqrt(moved));
   // And all ranks hold the same bits.
   for (int64_t i = 0; i < fresh.count(); ++i) {
-    const View mine = together.weights().master(i).reshape({fresh.master(i).size()});
+    const Tensor mine = flat_master(together.weights(), i);
     Tensor largest(Device::kCpu, DType::kF32, {mine.size()});
     copy(largest.view(), mine);
-    world().all_reduce(ctx, largest.view(), Reduce::kMax);
+    comm.all_reduce(ctx, largest.view(), Reduce::kMax);
     int64_t different = 0;
     for (int64_t k = 0; k < mine.size(); ++k)
       different += largest.ptr<float>()[k] != mine.ptr<float>()[k];
@@ -81,38 +98,45 @@ TEST(Ranks, ShareABatchAndAgreeWithOne) {
   }
 }
 
-TEST(Ranks, ANanSkipsTheStepOnEveryRank) {
+TEST_P(Ranks, ANanSkipsTheStepOnEveryRank) {
   const PretrainConfig run = small_run();
   const ModelConfig model = model_config_of(run.model, kVocab);
-  Context ctx(Device::kCpu);
-  TrainStep step(model, run, ctx, world());
+  Comm& comm = world(GetParam());
+  Context ctx(GetParam());
+  TrainStep step(model, run, ctx, comm);
   step.weights().initialize(3);
-  const float good = step.weights().master(1).ptr<float>()[0];
-  if (world().rank() == world().size() - 1)
-    step.weights().master(1).ptr<float>()[0] = std::nanf("");
+  const View first =
+      step.weights().master(1).reshape({step.weights().master(1).size()}).prefix(0, 1);
+  const Tensor good = on_host(first);
+  Tensor bad(Device::kCpu, DType::kF32, {1});
+  *bad.ptr<float>() = std::nanf("");
+  if (comm.rank() == comm.size() - 1) copy(first, bad);
   Weights before(model, Device::kCpu, {});
   before.initialize(3);
-  const int64_t share = kSequences / world().size();
-  const StepResult result = step.run({sequences(0, world().rank() * share, share)}, 1e-3, 1);
+  const int64_t share = kSequences / comm.size();
+  const StepResult result = step.run({sequences(0, comm.rank() * share, share)}, 1e-3, 1);
   EXPECT_TRUE(result.skipped);
-  step.weights().master(1).ptr<float>()[0] = good;
-  for (int64_t i = 0; i < before.count(); ++i)
-    for (int64_t k = 0; k < before.master(i).size(); ++k)
-      EXPECT_EQ(step.weights().master(i).ptr<float>()[k], before.master(i).ptr<float>()[k]);
+  copy(first, good);
+  for (int64_t i = 0; i < before.count(); ++i) {
+    const Tensor master = flat_master(step.weights(), i);
+    for (int64_t k = 0; k < master.size(); ++k)
+      EXPECT_EQ(master.ptr<float>()[k], before.master(i).ptr<float>()[k]);
+  }
 }
 
-TEST(Ranks, RecomputeChangesNoBit) {
+TEST_P(Ranks, RecomputeChangesNoBit) {
   const PretrainConfig keep = small_run();
   PretrainConfig recompute = keep;
   recompute.recompute = "layer";
   const ModelConfig model = model_config_of(keep.model, kVocab);
-  Context ctx(Device::kCpu);
-  TrainStep keeps(model, keep, ctx, world()), forgets(model, recompute, ctx, world());
+  Comm& comm = world(GetParam());
+  Context ctx(GetParam());
+  TrainStep keeps(model, keep, ctx, comm), forgets(model, recompute, ctx, comm);
   keeps.weights().initialize(3);
   forgets.weights().initialize(3);
-  const int64_t share = kSequences / world().size();
+  const int64_t share = kSequences / comm.size();
   for (int64_t step = 0; step < 3; ++step) {
-    const Batch batch = sequences(step, world().rank() * share, share);
+    const Batch batch = sequences(step, comm.rank() * share, share);
     const StepResult a = keeps.run({batch}, 1e-3, step + 1);
     const StepResult b = forgets.run({batch}, 1e-3, step + 1);
     EXPECT_EQ(a.loss, b.loss);
@@ -120,8 +144,9 @@ TEST(Ranks, RecomputeChangesNoBit) {
     EXPECT_EQ(a.expert_imbalance, b.expert_imbalance);
   }
   for (int64_t i = 0; i < keeps.weights().count(); ++i) {
-    const ConstView a = keeps.weights().master(i), b = forgets.weights().master(i);
-    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())), 0)
+    const Tensor a = flat_master(keeps.weights(), i), b = flat_master(forgets.weights(), i);
+    EXPECT_EQ(std::memcmp(a.view().data(), b.view().data(), static_cast<size_t>(a.view().bytes())),
+              0)
         << keeps.weights().specs()[static_cast<size_t>(i)].name;
   }
 }

@@ -4,19 +4,26 @@
 
 namespace nestling::bench {
 
-void bench_conv1d(Bench& b) {
-  constexpr int64_t kTokens = 16384, kChannels = 2048, kTaps = 4;
-  const Tensor x = b.random({kTokens, kChannels}), dy = b.random({kTokens, kChannels});
-  const Tensor w = b.random({kChannels, kTaps}), bias = b.random({kChannels});
-  Tensor y(Device::kCpu, DType::kF32, {kTokens, kChannels});
-  Tensor dw(Device::kCpu, DType::kF32, {kChannels, kTaps});
-  Tensor dbias(Device::kCpu, DType::kF32, {kChannels});
-  const int32_t offsets[] = {0, kTokens};
+namespace {
+
+struct Shape {
+  int64_t tokens, channels;
+};
+
+void measure(Bench& b, const Shape& s, DType act) {
+  constexpr int64_t kTaps = 4;
+  const Tensor x = b.random({s.tokens, s.channels}, act),
+               dy = b.random({s.tokens, s.channels}, act);
+  const Tensor w = b.random({s.channels, kTaps}), bias = b.random({s.channels});
+  Tensor y = b.zeros({s.tokens, s.channels}, act);
+  Tensor dw = b.zeros({s.channels, kTaps}), dbias = b.zeros({s.channels});
+  const int32_t offsets[] = {0, static_cast<int32_t>(s.tokens)};
   const Segments segments(offsets);
   Case c{.name = "conv1d_forward",
-         .shape = str(kTokens, "x", kChannels, "x", kTaps),
+         .shape = str(s.tokens, "x", s.channels, "x", kTaps),
          .bound = BoundBy::kMemory,
-         .floor = 0.5};
+         .floor = b.floor(0.5, 0.8),
+         .dtype = dtype_name(act)};
   b.measure(c, [&](Context& ctx) {
     conv1d_forward(ctx, {.y = y, .x = x, .w = w, .bias = bias, .segments = segments});
   });
@@ -31,6 +38,16 @@ void bench_conv1d(Bench& b) {
                           .bias = bias,
                           .segments = segments});
   });
+}
+
+}  // namespace
+
+// On a card: the channels of x, and those of B or C.
+void bench_conv1d(Bench& b) {
+  const auto shapes = b.at<std::vector<Shape>>(
+      {{16384, 2048}}, {{8192, 4096}, {8192, 1024}, {49152, 4096}}, {{32, 48}});
+  for (const DType act : b.activations())
+    for (const Shape& s : shapes) measure(b, s, act);
 }
 
 }  // namespace nestling::bench

@@ -5,6 +5,7 @@
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/cuda/device_info.h"
+#include "tools/bench/card_state.h"
 #include "tools/bench/device_peaks.h"
 
 namespace nestling::bench {
@@ -15,6 +16,11 @@ OrderedJson device_block(Device device) {
   if (device != Device::kCuda)
     return {{"kind", "cpu"}, {"cpu_isa", cpu_isa_name(cpu_isa())}, {"threads", thread_count()}};
   const cuda::DeviceInfo d = cuda::device_info();
+  OrderedJson found = nullptr;
+  if (const auto s = card_state(d.pci_address))
+    found = {{"sm_clock_mhz", s->sm_clock_mhz},   {"memory_clock_mhz", s->memory_clock_mhz},
+             {"power_limit_w", s->power_limit_w}, {"power_w", s->power_w},
+             {"temperature_c", s->temperature_c}, {"slowed_by", s->slowed_by}};
   return {{"kind", "cuda"},
           {"name", d.name},
           {"compute_capability", str(d.capability_major, ".", d.capability_minor)},
@@ -26,7 +32,8 @@ OrderedJson device_block(Device device) {
           {"memory_bus_bits", d.memory_bus_bits},
           {"driver_cuda", d.driver},
           {"runtime_cuda", d.runtime},
-          {"cublas", d.cublas}};
+          {"cublas", d.cublas},
+          {"found", found}};
 }
 
 OrderedJson peaks_block(Device device, const Peaks& p) {

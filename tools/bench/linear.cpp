@@ -1,5 +1,6 @@
 #include "kernels/ops/linear.h"
 
+#include "kernels/ops/loss.h"
 #include "tools/bench/benches.h"
 
 namespace nestling::bench {
@@ -10,20 +11,26 @@ struct Shape {
   int64_t t, k, n;
 };
 
-// Large products must be near peak: 85%, from 512^3 up.
-double floor_of(const Shape& s) {
-  return std::min({s.t, s.k, s.n}) >= 512 ? 0.85 : 0.0;
+// CPU: large products must be near peak, 85% from 512^3 up. A card: 90% at 4096^3, 75% at a layer's shapes.
+double floor_of(const Bench& b, const Shape& s, DType weight) {
+  const bool large = std::min({s.t, s.k, s.n}) >= 512;
+  const bool cube = s.t == s.k && s.k == s.n;
+  return b.floor(large ? 0.85 : 0.0, weight == DType::kBF16 ? (cube ? 0.9 : 0.75) : 0.0);
 }
 
-void training(Bench& b, const Shape& s, DType dtype) {
-  const Tensor x = b.random({s.t, s.k}), w = b.random({s.n, s.k}, dtype), dy = b.random({s.t, s.n});
-  Tensor y(Device::kCpu, DType::kF32, {s.t, s.n}), dx(Device::kCpu, DType::kF32, {s.t, s.k});
-  Tensor dw(Device::kCpu, DType::kF32, {s.n, s.k});
+void training(Bench& b, const Shape& whole, const Types& types, int64_t part) {
+  const Shape s = {whole.t, whole.k / part, whole.n / part};
+  const Tensor x = b.random({s.t, s.k}, types.act), dy = b.random({s.t, s.n}, types.act);
+  const Tensor parent = b.random({whole.n, whole.k}, types.weight);
+  Tensor y = b.zeros({s.t, s.n}, types.act), dx = b.zeros({s.t, s.k}, types.act);
+  Tensor parent_dw = b.zeros({whole.n, whole.k});
+  const ConstView w = parent.view().prefix(0, s.n).prefix(1, s.k);
+  const View dw = parent_dw.view().prefix(0, s.n).prefix(1, s.k);
   Case c{.name = "linear_forward",
-         .shape = str(s.t, "x", s.k, "x", s.n),
-         .bound = dtype == DType::kF32 ? BoundBy::kF32Product : BoundBy::kBf16Product,
-         .floor = floor_of(s),
-         .dtype = dtype_name(dtype)};
+         .shape = str(s.t, "x", part_of(whole.k, part), "x", part_of(whole.n, part)),
+         .bound = BoundBy::kProduct,
+         .floor = floor_of(b, whole, types.weight),
+         .dtype = types.name()};
   b.measure(c, [&](Context& ctx) { linear_forward(ctx, {.y = y, .x = x, .w = w}); });
   c.name = "linear_backward";
   b.measure(c, [&](Context& ctx) {
@@ -32,14 +39,15 @@ void training(Bench& b, const Shape& s, DType dtype) {
 }
 
 // One to a few tokens: reading the weights is all the cost.
-void decoding(Bench& b, int64_t tokens, DType dtype, bool packed) {
-  constexpr int64_t kWidth = 8192;  // 256 MiB of f32: beyond the caches
-  const Tensor x = b.random({tokens, kWidth}), w = b.random({kWidth, kWidth}, dtype);
-  Tensor y(Device::kCpu, DType::kF32, {tokens, kWidth});
+void decoding(Bench& b, int64_t tokens, const Types& types, bool packed) {
+  const int64_t width = b.at<int64_t>(8192, 8192, 64);  // 256 MiB of f32: beyond the caches
+  const Tensor x = b.random({tokens, width}, types.act);
+  const Tensor w = b.random({width, width}, types.weight);
+  Tensor y = b.zeros({tokens, width}, types.act);
   const Case c{.name = packed ? "linear_decode_packed" : "linear_decode",
-               .shape = str(tokens, "x", kWidth, "x", kWidth),
+               .shape = str(tokens, "x", width, "x", width),
                .bound = BoundBy::kMemory,
-               .dtype = dtype_name(dtype)};
+               .dtype = types.name()};
   if (!packed) {
     b.measure(c, [&](Context& ctx) { linear_forward(ctx, {.y = y, .x = x, .w = w}); });
     return;
@@ -49,16 +57,37 @@ void decoding(Bench& b, int64_t tokens, DType dtype, bool packed) {
   b.measure(c, [&](Context& ctx) { weight.forward(ctx, y, x); });
 }
 
+// On a card: the layers' z, x, q, k, v, out, up, down, and the logits of one chunk.
+std::vector<Shape> shapes(const Bench& b) {
+  const int64_t t = 8192, d = 2688;
+  return b.at<std::vector<Shape>>({{16, 16, 16},
+                                   {64, 64, 64},
+                                   {256, 256, 256},
+                                   {512, 512, 512},
+                                   {1024, 1024, 1024},
+                                   {2048, 2048, 2048},
+                                   {1024, 384, 1536},
+                                   {4096, 512, 512}},
+                                  {{4096, 4096, 4096},
+                                   {t, d, 4096},
+                                   {t, d, 256},
+                                   {t, d, 1024},
+                                   {t, 4096, d},
+                                   {t, d, 3712},
+                                   {t, 3712, d},
+                                   {loss_chunk(Device::kCuda), d, 131072}},
+                                  {{32, 64, 32}});
+}
+
 }  // namespace
 
 void bench_linear(Bench& b) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const Shape& s : {Shape{16, 16, 16}, Shape{64, 64, 64}, Shape{256, 256, 256},
-                           Shape{512, 512, 512}, Shape{1024, 1024, 1024}, Shape{2048, 2048, 2048},
-                           Shape{1024, 384, 1536}, Shape{4096, 512, 512}})
-      training(b, s, dtype);
+  for (const Types& types : b.types()) {
+    for (const Shape& s : shapes(b))
+      for (const int64_t part : b.parts()) training(b, s, types, part);
     for (const int64_t tokens : {1, 4})
-      for (const bool packed : {false, true}) decoding(b, tokens, dtype, packed);
+      for (const bool packed : {false, true})
+        if (!packed || b.device() == Device::kCpu) decoding(b, tokens, types, packed);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "kernels/comm/nccl.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/peaks.h"
@@ -253,7 +254,8 @@ void ElasticRun::evaluate() {
 }
 
 int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastStage last) {
-  ElasticRun run(config, comm, change);
+  DeviceComm ranks(comm, parse_device(config.device));
+  ElasticRun run(config, ranks.comm(), change);
   run.measure_importance();
   if (last == LastStage::kImportance) return 0;
   if (const int code = run.distill(); code != 0) return code;

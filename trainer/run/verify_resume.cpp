@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kernels/comm/nccl.h"
 #include "kernels/core/host_view.h"
 #include "trainer/checkpoint_difference.h"
 #include "trainer/checkpoint_manifest.h"
@@ -202,7 +203,8 @@ ResumeProof verify_resume(const RunConfig& config, Comm& comm, std::optional<int
   const int64_t half = steps.value_or(all / 2);
   NESTLING_CHECK_INPUT(half >= 1 && 2 * half <= all, "verify-resume: ", half, " steps, and ", half,
                        " more after the resume, of a curriculum of ", all);
-  return Proof(config, comm, half, told).take();
+  DeviceComm ranks(comm, parse_device(config.device));  // one for all of its runs
+  return Proof(config, ranks.comm(), half, told).take();
 }
 
 }  // namespace nestling

@@ -1,0 +1,26 @@
+// stream.h - order between the emulator's streams.
+//
+// Work          of kernels, copies and fills is done when the call returns. Work that is held (collectives) is
+//               done when another stream or the host waits for it: who forgets to wait never sees it.
+// Clock         counts work; an event of a blocking stream carries it. Held work whose stream has not waited
+//               for the last work enqueued might read what is not written yet: that ends the process.
+// Stalls        held work may stall its stream for good: what waits for that stream stalls too, work
+//               on it is left out, its events stay not ready, and a host that waits, waits for ever.
+// Threads       one enqueues; events may be asked by another.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+struct nestling_emulated_stream;
+
+namespace nestling::emulator {
+
+// Whether work on `stream` is to be done: false on one that stalled.
+bool begin_work(nestling_emulated_stream* stream);
+
+// Enqueues work to be done later; it answers false to stall its stream.
+void hold_work(nestling_emulated_stream* stream, std::function<bool()> work);
+
+bool is_device_memory(const void* data);
+
+}  // namespace nestling::emulator

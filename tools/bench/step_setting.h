@@ -1,0 +1,18 @@
+// step_setting.h - what the benchmarks of whole steps (train, elastic, layers) share.
+#pragma once
+#include <string>
+
+#include "model/config.h"
+#include "trainer/config.h"
+
+namespace nestling::bench {
+
+// Nemotron 3 Nano's layer types at widths for a test: --tiny.
+ModelConfig tiny_model();
+
+// Empty `activations`: bf16 on CUDA with bf16 products, else fp32. Throws kInput, naming `command`, as
+// check_precision does.
+PrecisionConfig precision_on(const std::string& device, const std::string& compute,
+                             const std::string& activations, const std::string& command);
+
+}  // namespace nestling::bench
