@@ -222,9 +222,8 @@ int64_t DistillStep::experts_of(int64_t size) const {
 
 void DistillStep::rehearse(const std::function<void(DistillStep&)>& step) {
   Context ctx = Context::rehearsal_of(ctx_);
-  const auto comm = make_null_comm(comm_.rank(), comm_.size());
   Weights teacher = teacher_.extents();
-  DistillStep twin(space_, config_, teacher, router_, ctx, *comm);
+  DistillStep twin(space_, config_, teacher, router_, ctx, comm_);
   step(twin);
   arena_.reserve(twin.arena_.peak_bytes());
   ctx_.scratch().reserve(ctx.scratch().peak_bytes());

@@ -71,8 +71,7 @@ std::vector<MemoryPool> TrainStep::memory() const {
 
 void TrainStep::rehearse(const std::function<void(TrainStep&)>& step) {
   Context ctx = Context::rehearsal_of(ctx_);
-  const auto comm = make_null_comm(comm_.rank(), comm_.size());
-  TrainStep twin(model_, config_, ctx, *comm);
+  TrainStep twin(model_, config_, ctx, comm_);
   step(twin);
   arena_.reserve(twin.arena_.peak_bytes());
   ctx_.scratch().reserve(ctx.scratch().peak_bytes());

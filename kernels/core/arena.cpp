@@ -31,16 +31,20 @@ void Arena::reserve(int64_t bytes) {
 View Arena::alloc(DType dtype, std::initializer_list<int64_t> shape) {
   const View extents(nullptr, dtype, device_, shape);
   const int64_t bytes = (std::max<int64_t>(extents.bytes(), 1) + kAlign - 1) / kAlign * kAlign;
-  while (block_ < blocks_.size() && offset_ + bytes > blocks_[block_].bytes) {
-    ++block_;
-    offset_ = 0;
+  size_t block = block_;
+  int64_t offset = offset_;
+  while (block < blocks_.size() && offset + bytes > blocks_[block].bytes) {
+    ++block;
+    offset = 0;
   }
-  if (block_ == blocks_.size()) {
+  if (block == blocks_.size()) {
     NESTLING_CHECK(!frozen_, holder_.name, ": ", bytes, " bytes more than the ",
                    blocks_.empty() ? 0 : blocks_[0].bytes, " that were reserved; ", used_,
                    " are in use", device_ == Device::kCuda ? cuda::held_table() : "");
     add_block(std::max(bytes, std::max(kLeastBlock, used_ / 2)));
   }
+  block_ = block;
+  offset_ = offset;
   std::byte* base = blocks_[block_].memory.view().data();
   View view(base == nullptr ? nullptr : base + offset_, dtype, device_, shape);
   if (base != nullptr && device_ == Device::kCpu) {

@@ -44,9 +44,7 @@ class Context {
   Context(Context&&) noexcept = default;
 
   Device device() const { return device_; }
-  Device code() const {
-    return code_;
-  }  // whose code operators take: the device's, but in a rehearsal
+  Device code() const { return code_; }  // whose code operators take; in a rehearsal not device()
   Arena& scratch() { return scratch_; }
   cuda::StreamState& cuda();  // throws unless the code is kCuda's
   void synchronize();         // waits for enqueued work; at once on the CPU
