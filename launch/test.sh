@@ -100,7 +100,7 @@ if [ $all = 1 ]; then
   step avx2-skips skips release
   unset NESTLING_TEST_ISA
 fi
-emulated=$(sed -nE 's#^nestling_test\((kernels/[a-z0-9_]+_test|trainer/(device_step|ranks)_test) .*#\1#p' tests/CMakeLists.txt |
+emulated=$(sed -nE 's#^ *nestling_test\(((kernels|emulator)/[a-z0-9_]+_test|trainer/(device_step|ranks)_test) .*#\1#p' tests/CMakeLists.txt |
   grep -vE 'comm_local|simd|view')
 # shellcheck disable=SC2086,SC2046  # lists of words
 if step emulated-build build emulated nestling kernels_comm_failure $(tr / _ <<<"$emulated"); then

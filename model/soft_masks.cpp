@@ -41,7 +41,7 @@ SoftMasks::SoftMasks(ElasticSpace space, Device device) : space_(std::move(space
   for (int64_t l = 0; l < space_.config.layers(); ++l) plan_layer(l);
   masks_.layers.resize(static_cast<size_t>(space_.config.layers()));
   if (size_ == 0) return;
-  values_ = Tensor(device, DType::kF32, {size_});
+  values_ = Tensor(device, DType::kF32, {size_}, {Pool::kOther, "masks"});
   copy(values_, host_view(values(parent)));
   for (size_t i = 0; i < products_.size(); ++i) places_[i].mask(masks_) = shaped(values_.view(), i);
 }

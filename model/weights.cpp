@@ -77,9 +77,14 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
     total += padded(spec);
   }
   master_offsets_ = offsets_;
-  master_ = Tensor(device, DType::kF32, {total});
-  if (options.gradients) grads_ = Tensor(device, DType::kF32, {total});
-  if (options.compute == DType::kBF16) low_ = Tensor(device, DType::kBF16, {total});
+  const auto pool = [&](DType dtype, Pool of, const char* name) {
+    return Tensor(device, dtype, {total}, {of, name});
+  };
+  master_ = pool(DType::kF32, Pool::kWeights, options.teacher ? "teacher weights" : "masters");
+  if (options.gradients) grads_ = pool(DType::kF32, Pool::kOptimizer, "gradients");
+  if (options.compute == DType::kBF16)
+    low_ =
+        pool(DType::kBF16, Pool::kWeights, options.teacher ? "teacher low copies" : "low copies");
 }
 
 View Weights::at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype) {
@@ -147,7 +152,8 @@ void Weights::drop_masters() {
     kept_offsets.push_back(total);
     if (!spec.product) total += padded(spec);
   }
-  Tensor kept(device_, DType::kF32, {total});
+  Tensor kept(device_, DType::kF32, {total},
+              {Pool::kWeights, options_.teacher ? "teacher weights" : "masters"});
   for (int64_t i = 0; i < count(); ++i)
     if (!specs_[static_cast<size_t>(i)].product)
       copy(at(kept, kept_offsets, i, DType::kF32), master(i));
@@ -167,6 +173,10 @@ Weights Weights::on(Device device, DType compute) const {
   Context ctx(device);
   there.take_masters(ctx, *this);
   return there;
+}
+
+Weights Weights::extents() const {
+  return {config_, Device::kNull, options_};
 }
 
 void Weights::zero_gradients() {

@@ -21,6 +21,7 @@ namespace nestling {
 struct WeightsOptions {
   DType compute = DType::kF32;  // kF32 or kBF16
   bool gradients = false;
+  bool teacher = false;  // how the memory is named
 };
 
 class Weights {
@@ -46,6 +47,7 @@ class Weights {
   void drop_masters();                                   // for good; with low copies only
   void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
   Weights on(Device device, DType compute) const;        // a copy there, without gradients
+  Weights extents() const;                               // the same on the null device
   int64_t parameter_count() const;                       // trained or not, buffers included
   struct Bytes {
     int64_t masters, gradients, low;

@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "kernels/core/memory_table.h"
 #include "model/config.h"
 #include "model/widths.h"
 #include "tools/span_timer.h"
-#include "trainer/memory_pool.h"
 
 namespace nestling {
 

@@ -44,7 +44,7 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       router_(router),
       ctx_(ctx),
       comm_(comm),
-      arena_(ctx.device()),
+      arena_(ctx.device(), {Pool::kActivations, "activations"}),
       student_(space.config, ctx.device(),
                {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(started(student_, teacher, masters, ctx), config.optimizer),
@@ -199,15 +199,15 @@ void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& draw
 
 std::vector<MemoryPool> DistillStep::memory() const {
   const Weights::Bytes teacher = teacher_.allocated(), student = student_.allocated();
-  return {{"teacher weights", teacher.masters},
-          {"teacher low copies", teacher.low},
-          {"masters", student.masters},
-          {"low copies", student.low},
-          {"gradients", student.gradients},
-          {"moments", optimizer_.moment_bytes()},
+  return {{"teacher weights", teacher.masters, Pool::kWeights},
+          {"teacher low copies", teacher.low, Pool::kWeights},
+          {"masters", student.masters, Pool::kWeights},
+          {"low copies", student.low, Pool::kWeights},
+          {"gradients", student.gradients, Pool::kOptimizer},
+          {"moments", optimizer_.moment_bytes(), Pool::kOptimizer},
           {"router", router_.allocated_bytes()},
-          {"activations", arena_.peak_bytes()},
-          {"scratch", ctx_.scratch().peak_bytes()}};
+          {"activations", arena_.peak_bytes(), Pool::kActivations},
+          {"scratch", ctx_.scratch().peak_bytes(), Pool::kScratch}};
 }
 
 // The experts of a size: all of them while masks choose.
@@ -220,7 +220,57 @@ int64_t DistillStep::experts_of(int64_t size) const {
   return 0;
 }
 
+void DistillStep::rehearse(const std::function<void(DistillStep&)>& step) {
+  Context ctx = Context::rehearsal_of(ctx_);
+  Weights teacher = teacher_.extents();
+  DistillStep twin(space_, config_, teacher, router_, ctx, comm_);
+  step(twin);
+  arena_.reserve(twin.arena_.peak_bytes());
+  ctx_.scratch().reserve(ctx.scratch().peak_bytes());
+}
+
+// In a rehearsal: every size alone, which then makes the teacher's logits itself, and all together; and
+// the most tokens whose logits they share. Under masks they are all of one size. The router is only read.
+void DistillStep::largest_step(const StepShape& shape) {
+  sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
+  const Arena::Mark mark(arena_);
+  const int64_t count = router_.frozen() ? router_.sizes() : config_.distill.sizes_per_micro_batch;
+  const int64_t draws = std::max(shape.draws, count);
+  if (!router_.frozen()) mask_gradients_ = arena_.alloc(DType::kF32, {draws, masks_.size()});
+  const int64_t sharing = kMostSharedLogits / space_.config.vocab;
+  std::vector<std::vector<Drawn>> drawn(1);
+  for (int64_t s = 0; s < count; ++s) {
+    drawn[0].push_back({s, 1.0});
+    drawn.push_back({{s, 1.0}});
+  }
+  for (const int64_t tokens : {shape.tokens, std::min(shape.tokens, sharing)}) {
+    if (tokens == 0) continue;
+    const Batch batch =
+        largest_batch({.tokens = tokens, .segments = std::min(shape.segments, tokens)});
+    for (const std::vector<Drawn>& sizes : drawn) {
+      draws_.clear();
+      micro_batch(batch, sizes, 1.0, {.tokens = 0, .step = 0, .micro_step = 0});
+    }
+  }
+  optimizer_.reduce_gradients(ctx_, comm_, device_sums_.at(2 * router_.sizes()));
+  optimizer_.step(ctx_, 0.0, 1, 0.0);
+}
+
+void DistillStep::reserve(const std::vector<Batch>& micro_batches) {
+  StepShape shape = shape_of(micro_batches);
+  shape.sliced = router_.frozen();
+  shape.draws = std::ssize(micro_batches) * config_.distill.sizes_per_micro_batch;
+  if (ctx_.device() != Device::kCuda || reserved_.holds(shape)) return;
+  reserved_ = joined(reserved_, shape);
+  rehearse([&](DistillStep& twin) { twin.largest_step(reserved_); });
+}
+
 void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
+  if (ctx_.device() == Device::kCuda)
+    rehearse([&](DistillStep& twin) {
+      std::vector<HeldOutLoss> unread(sums.size());
+      twin.evaluate(batch, unread);
+    });
   const Arena::Mark mark(arena_);
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   LayerRun run{.ctx = ctx_,
@@ -315,6 +365,7 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
 
+  reserve(micro_batches);
   begin_step();
   const Arena::Mark mark(arena_);
   std::vector<std::vector<Drawn>> drawn;

@@ -12,21 +12,26 @@
 // Draws         from (seed, step, micro-step) alone: every rank makes the same calls.
 // Waits         one a step for the device: losses, loads, gradient norm and the gradients of all draws' masks
 //               are read together. The router, on the host, goes backward then, draw after draw.
+// Memory        on a CUDA device all of it is taken before a step begins, by a rehearsal on the null device of
+//               the largest step of its shape (trainer/step_shape.h); a step allocates nothing. One of
+//               a larger shape than all before takes the arenas anew. Other devices take as they go.
 // Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
 // Precision     masters, moments, gradients and logits f32; products read low copies with compute bf16.
 // Ownership     borrows the teacher's weights and the router; owns the student.
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "data/batches.h"
 #include "kernels/comm/comm.h"
+#include "kernels/core/memory_table.h"
 #include "model/model.h"
 #include "model/soft_masks.h"
 #include "trainer/device_sums.h"
 #include "trainer/expert_load.h"
-#include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
 #include "trainer/router_training.h"
+#include "trainer/step_shape.h"
 
 namespace nestling {
 
@@ -70,6 +75,8 @@ class DistillStep {
   // `sampling`: a weight a size, summing to 1.
   DistillResult run(const std::vector<Batch>& micro_batches, const std::vector<double>& sampling,
                     const DistillMoment& at);
+  // Takes the memory of such a step, as run() does itself.
+  void reserve(const std::vector<Batch>& micro_batches);
   // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size.
   void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
   Weights& student() { return student_; }
@@ -100,6 +107,8 @@ class DistillStep {
   int64_t experts_of(int64_t size) const;
   void collect_losses();
   void begin_step();
+  void rehearse(const std::function<void(DistillStep&)>& step);
+  void largest_step(const StepShape& shape);
   void train_router(ConstView mask_gradients, double share);
   double finish(double share);
   // Forward, loss and backward of one size on parameters of any width.
@@ -116,6 +125,7 @@ class DistillStep {
   Weights student_;
   WeightsOptimizer optimizer_;
   SoftMasks masks_;
+  StepShape reserved_;
   // Of the step in hand: a row a size of kl, nll, weight, tokens, cost, draws; then loss and budget loss.
   std::vector<double> sums_;
   DeviceSums device_sums_;         // kl and nll of every size, norm of the gradients

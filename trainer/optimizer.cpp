@@ -5,16 +5,28 @@
 
 namespace nestling {
 
+namespace {
+// Every tensor starts on a 256-byte boundary.
+int64_t aligned(int64_t elements) {
+  constexpr int64_t kLine = 64;
+  return (elements + kLine - 1) / kLine * kLine;
+}
+}  // namespace
+
 WeightsOptimizer::WeightsOptimizer(Weights& weights, const OptimizerConfig& config)
     : weights_(weights), config_(config) {
-  const auto moment = [&](int64_t i) {
-    const ConstView master = weights_.master(i);
-    const bool trained = weights_.specs()[static_cast<size_t>(i)].trained;
-    return trained ? Tensor(master.device(), DType::kF32, {master.size()}) : Tensor();
-  };
-  for (int64_t i = 0; i < weights_.count(); ++i) {
-    m_.push_back(moment(i));
-    v_.push_back(moment(i));
+  int64_t total = 0;
+  for (const ParameterSpec& spec : weights_.specs())
+    if (spec.trained) total += aligned(spec.size());
+  const Holder holder{Pool::kOptimizer, "moments"};
+  m_ = Tensor(weights_.device(), DType::kF32, {total}, holder);
+  v_ = Tensor(weights_.device(), DType::kF32, {total}, holder);
+  int64_t at = 0;
+  for (const ParameterSpec& spec : weights_.specs()) {
+    Moments& own = moments_.emplace_back();
+    if (!spec.trained) continue;
+    own = {.m = m_.view().slice(0, at, spec.size()), .v = v_.view().slice(0, at, spec.size())};
+    at += aligned(spec.size());
   }
 }
 
@@ -37,8 +49,8 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
     if (!spec.trained) continue;
     const auto flat = [&](View v) { return v ? v.reshape({spec.size()}) : v; };
     tensors.push_back({.master = flat(weights_.master(i)),
-                       .m = m_[static_cast<size_t>(i)].view(),
-                       .v = v_[static_cast<size_t>(i)].view(),
+                       .m = moments_[static_cast<size_t>(i)].m,
+                       .v = moments_[static_cast<size_t>(i)].v,
                        .grad = flat(weights_.grad(i)),
                        .low = flat(weights_.low(i)),
                        .lr = static_cast<float>(lr),
@@ -53,10 +65,7 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
 }
 
 int64_t WeightsOptimizer::moment_bytes() const {
-  int64_t bytes = 0;
-  for (const std::vector<Tensor>* moments : {&m_, &v_})
-    for (const Tensor& t : *moments) bytes += t.allocated_bytes();
-  return bytes;
+  return m_.allocated_bytes() + v_.allocated_bytes();
 }
 
 std::vector<NamedState> WeightsOptimizer::state() {
@@ -64,9 +73,10 @@ std::vector<NamedState> WeightsOptimizer::state() {
   for (int64_t i = 0; i < weights_.count(); ++i) {
     const std::string& name = weights_.specs()[static_cast<size_t>(i)].name;
     all.push_back({name, weights_.master(i)});
-    if (!m_[static_cast<size_t>(i)]) continue;
-    all.push_back({name + "#m", m_[static_cast<size_t>(i)].view()});
-    all.push_back({name + "#v", v_[static_cast<size_t>(i)].view()});
+    const Moments& moments = moments_[static_cast<size_t>(i)];
+    if (!moments.m) continue;
+    all.push_back({name + "#m", moments.m});
+    all.push_back({name + "#v", moments.v});
   }
   return all;
 }

@@ -29,7 +29,11 @@ class WeightsOptimizer {
  private:
   Weights& weights_;
   OptimizerConfig config_;
-  std::vector<Tensor> m_, v_;  // one a trained parameter; absent for a buffer
+  struct Moments {
+    View m, v;  // [n]
+  };
+  Tensor m_, v_;                  // of all trained parameters, one behind the other
+  std::vector<Moments> moments_;  // one a parameter; absent for a buffer
 };
 
 }  // namespace nestling

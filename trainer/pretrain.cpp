@@ -113,6 +113,8 @@ void Pretraining::one_step() {
   const int64_t tokens = config_.global_batch_tokens;
   const double lr = learning_rate(config_.optimizer, run_.at.tokens + tokens, config_.tokens);
   const int64_t first = run_.at.position;
+  step_.reserve(batches);
+  run_.tell_memory(ctx_);
   const StepResult result = step_.run(batches, lr, run_.at.updates + 1);
   run_.at.step += 1;
   run_.at.tokens += tokens;

@@ -21,7 +21,7 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       config_(config),
       ctx_(ctx),
       comm_(comm),
-      arena_(ctx.device()),
+      arena_(ctx.device(), {Pool::kActivations, "activations"}),
       weights_(model, ctx.device(),
                {.compute = config.precision.compute_type(), .gradients = true}),
       optimizer_(weights_, config.optimizer),
@@ -61,12 +61,36 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
 
 std::vector<MemoryPool> TrainStep::memory() const {
   const Weights::Bytes bytes = weights_.allocated();
-  return {{"masters", bytes.masters},           {"low copies", bytes.low},
-          {"gradients", bytes.gradients},       {"moments", optimizer_.moment_bytes()},
-          {"activations", arena_.peak_bytes()}, {"scratch", ctx_.scratch().peak_bytes()}};
+  return {{"masters", bytes.masters, Pool::kWeights},
+          {"low copies", bytes.low, Pool::kWeights},
+          {"gradients", bytes.gradients, Pool::kOptimizer},
+          {"moments", optimizer_.moment_bytes(), Pool::kOptimizer},
+          {"activations", arena_.peak_bytes(), Pool::kActivations},
+          {"scratch", ctx_.scratch().peak_bytes(), Pool::kScratch}};
+}
+
+void TrainStep::rehearse(const std::function<void(TrainStep&)>& step) {
+  Context ctx = Context::rehearsal_of(ctx_);
+  TrainStep twin(model_, config_, ctx, comm_);
+  step(twin);
+  arena_.reserve(twin.arena_.peak_bytes());
+  ctx_.scratch().reserve(ctx.scratch().peak_bytes());
+}
+
+void TrainStep::reserve(const std::vector<Batch>& micro_batches) {
+  const StepShape shape = shape_of(micro_batches);
+  if (ctx_.device() != Device::kCuda || reserved_.holds(shape)) return;
+  reserved_ = joined(reserved_, shape);
+  rehearse([&](TrainStep& twin) {
+    twin.accumulate(largest_batch(reserved_), 1.0);
+    twin.optimizer_.reduce_gradients(twin.ctx_, twin.comm_, twin.sums_.at(kNorm));
+    twin.optimizer_.step(twin.ctx_, 0.0, 1, 0.0);
+  });
 }
 
 LossSum TrainStep::evaluate(const Batch& batch) {
+  if (ctx_.device() == Device::kCuda)
+    rehearse([&](TrainStep& twin) { static_cast<void>(twin.evaluate(batch)); });
   const Arena::Mark mark(arena_);
   const auto w = weights_.params();
   LayerRun run{.ctx = ctx_,
@@ -121,6 +145,7 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
   const double targets = std::max(1.0, counted[0]);
 
+  reserve(micro_batches);
   {
     const Span span(ctx_, "zero gradients");
     weights_.zero_gradients();

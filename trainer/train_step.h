@@ -7,23 +7,27 @@
 // Experts       after each update the gate's selection bias of an expert moves by bias_rate towards
 //               balance: + where it got fewer than the mean of the pairs, - where more
 //               (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+// Memory        on a CUDA device all of it is taken before a step begins, by a rehearsal on the null device of
+//               the largest step of its shape (trainer/step_shape.h); a step allocates nothing. One of
+//               a larger shape than all before takes the arenas anew. Other devices take as they go.
 // Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
 // Waits         one a step for the device, when its losses, loads and gradient norm are read together.
 // Ranks         every rank makes the same collectives in the same order; weights stay equal bit for bit.
 #pragma once
-#include <span>
+#include <functional>
 #include <vector>
 
 #include "data/batches.h"
 #include "kernels/comm/comm.h"
+#include "kernels/core/memory_table.h"
 #include "model/model.h"
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
 #include "trainer/device_sums.h"
 #include "trainer/expert_load.h"
-#include "trainer/memory_pool.h"
 #include "trainer/optimizer.h"
+#include "trainer/step_shape.h"
 
 namespace nestling {
 
@@ -47,6 +51,8 @@ class TrainStep {
 
   // micro_batches: this rank's share of the global batch. `update` is AdamW's t, from 1.
   StepResult run(const std::vector<Batch>& micro_batches, double lr, int64_t update);
+  // Takes the memory of such a step, as run() does itself.
+  void reserve(const std::vector<Batch>& micro_batches);
   // Loss of a batch without gradients, this rank's part only.
   LossSum evaluate(const Batch& batch);
 
@@ -56,6 +62,7 @@ class TrainStep {
 
  private:
   void accumulate(const Batch& batch, double weight);
+  void rehearse(const std::function<void(TrainStep&)>& step);
   void balance_experts();
 
   ModelConfig model_;
@@ -67,6 +74,7 @@ class TrainStep {
   WeightsOptimizer optimizer_;
   std::vector<int64_t> gate_bias_;  // place in the list, one a MoE layer
   ExpertLoad load_;
+  StepShape reserved_;
   DeviceSums sums_;  // of the step in hand: losses, norm of the gradients
 };
 

@@ -11,6 +11,7 @@
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/versions.h"
+#include "kernels/cuda/memory.h"
 
 namespace nestling {
 
@@ -73,6 +74,14 @@ TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
 
 void TrainingRun::say(const std::string& line) const {
   if (writes()) std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+void TrainingRun::tell_memory(const Context& ctx) {
+  if (memory_told_ || ctx.device() != Device::kCuda) return;
+  memory_told_ = true;
+  std::string table = cuda::held_table();
+  table.erase(table.find_last_not_of('\n') + 1);
+  say(table.substr(1));
 }
 
 Batches TrainingRun::batches(const std::vector<SourceConfig>& sources, int64_t seq_len,

@@ -37,6 +37,8 @@ class TrainingRun {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   bool writes() const { return comm_.rank() == 0; }
   void say(const std::string& line) const;
+  // At its first call on a CUDA device: who holds its memory. To be called once all of it is taken.
+  void tell_memory(const Context& ctx);
   RunLog& log() { return log_; }
 
   // Tokenises what is not in the cache yet.
@@ -68,6 +70,7 @@ class TrainingRun {
   CheckpointStore checkpoints_;
   RunLog log_;
   int64_t saved_at_ = 0;
+  bool memory_told_ = false;
 };
 
 }  // namespace nestling

@@ -86,7 +86,10 @@ void Comm::all_reduce(Context& ctx, View x, Reduce op) {
   check_operands(*this, ctx, kCall, operands);
   check_reduction(kCall, x.dtype(), op);
   ctx.count(kCall, 0, 2.0 * static_cast<double>(x.bytes()) * (size_ - 1) / size_);
-  if (ctx.device() != Device::kNull) run_all_reduce(ctx, x, op);
+  if (ctx.device() != Device::kNull)
+    run_all_reduce(ctx, x, op);
+  else if (ctx.code() == Device::kCuda)
+    rehearse_all_reduce(ctx, x);
 }
 
 void Comm::reduce_scatter(Context& ctx, View shard, ConstView full, Reduce op) {

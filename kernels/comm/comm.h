@@ -15,7 +15,8 @@
 //               ranks and inputs, same bits, and the same bits on every rank, in host memory and on
 //               a device. No reduction is left to MPI or NCCL, whose orders may vary.
 // Counting      one entry of the collective's name in the context's table; bytes are those this
-//               rank sends to others. On the null device that and the checks are all that happens.
+//               rank sends to others. On the null device that and the checks are all that happens, and
+//               in a rehearsal (kernels/core/context.h) all_reduce takes the scratch it needs.
 // Errors        a rank that fails calls abort(): all ranks end, with the failing rank and its
 //               reason on stderr, and none is left waiting.
 // Threads       one Comm belongs to one thread. Calls on host memory return when the result is there.
@@ -96,6 +97,7 @@ class Comm {
   virtual void run_all_to_all(Context& ctx, std::span<const View> received,
                               std::span<const ConstView> sent) = 0;
   virtual void run_broadcast(Context& ctx, View x, int root) = 0;
+  virtual void rehearse_all_reduce(Context&, View) {}
 
   int rank_;
   int size_;

@@ -60,7 +60,14 @@ class NcclComm final : public Comm {
   void run_all_to_all(Context& ctx, std::span<const View> received,
                       std::span<const ConstView> sent) override;
   void run_broadcast(Context& ctx, View x, int root) override;
+  void rehearse_all_reduce(Context& ctx, View x) override;
 
+  struct Parts {
+    std::byte* data;
+    int64_t step;  // bytes from rank to rank
+  };
+  Parts parts_of_ranks(Context& ctx, View dense);
+  bool is_small(View x) const;
   void reduce_small(Context& ctx, const Call& call, View dense, Reduce op);
   void reduce_large(Context& ctx, const Call& call, View dense, Reduce op);
   void exchange(Context& ctx, const Call& call, std::span<const Piece> sent,
@@ -146,17 +153,35 @@ void NcclComm::run_all_reduce(Context& ctx, View x, Reduce op) {
   base_.meet(call);
   const View dense = dense_like(ctx, x);
   if (dense.data() != x.data()) copy(dense, x);
-  if (x.bytes() * size() <= kSmallBytes)
+  if (is_small(x))
     reduce_small(ctx, call, dense, op);
   else
     reduce_large(ctx, call, dense, op);
   unpack(x, dense);
 }
 
+void NcclComm::rehearse_all_reduce(Context& ctx, View x) {
+  const Arena::Mark mark(ctx.scratch());
+  static_cast<void>(parts_of_ranks(ctx, dense_like(ctx, x)));
+}
+
+bool NcclComm::is_small(View x) const {
+  return x.bytes() * size() <= kSmallBytes;
+}
+
+// Scratch for what all ranks send this one at once: all of a small operand, else their part of a chunk.
+NcclComm::Parts NcclComm::parts_of_ranks(Context& ctx, View dense) {
+  const int64_t most = std::min(kChunkBytes, dense.bytes());
+  const int64_t step =
+      is_small(dense)
+          ? dense.bytes()
+          : aligned(share_of({nullptr, most}, dtype_bytes(dense.dtype()), 0, size()).bytes);
+  return {ctx.scratch().alloc(DType::kU8, {step * size()}).data(), step};
+}
+
 // Everyone gets everything and adds it up: one group instead of two.
 void NcclComm::reduce_small(Context& ctx, const Call& call, View dense, Reduce op) {
-  const int64_t bytes = dense.bytes();
-  std::byte* all = ctx.scratch().alloc(DType::kU8, {bytes * size()}).data();
+  const auto [all, bytes] = parts_of_ranks(ctx, dense);
   from_.clear();
   for (int r = 0; r < size(); ++r) from_.push_back({all + r * bytes, bytes});
   gather(ctx, call, {dense.data(), bytes}, from_);
@@ -169,9 +194,7 @@ void NcclComm::reduce_small(Context& ctx, const Call& call, View dense, Reduce o
 // Each rank adds up its share of every chunk and hands the result to all. A chunk bounds the scratch.
 void NcclComm::reduce_large(Context& ctx, const Call& call, View dense, Reduce op) {
   const int64_t item = dtype_bytes(dense.dtype());
-  const int64_t most = std::min(kChunkBytes, dense.bytes());
-  const int64_t step = aligned(share_of({nullptr, most}, item, 0, size()).bytes);
-  std::byte* parts = ctx.scratch().alloc(DType::kU8, {step * size()}).data();
+  const auto [parts, step] = parts_of_ranks(ctx, dense);
   for (int64_t at = 0; at < dense.bytes(); at += kChunkBytes) {
     const Piece chunk{dense.data() + at, std::min(kChunkBytes, dense.bytes() - at)};
     const Piece own = share_of(chunk, item, rank(), size());

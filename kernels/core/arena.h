@@ -3,8 +3,9 @@
 // Use           const Arena::Mark mark(arena); View a = arena.alloc(DType::kF32, {T, D}); ...
 //               Everything allocated after a Mark is given back when the Mark dies.
 // Content       uninitialised (tests poison it with NaN bytes through set_poison).
-// Growth        blocks are added on demand and kept; peak_bytes() is the high-water mark. After
-//               freeze(), needing a new block throws: a training step allocates nothing.
+// Growth        blocks are added on demand and kept; peak_bytes() is the high-water mark. reserve()
+//               takes one block instead and freezes: from then on needing more throws, with the
+//               table of who holds the device's memory.
 // Threads       one thread at a time. For per-thread scratch, allocate [threads, n] and index.
 #pragma once
 #include <initializer_list>
@@ -16,12 +17,15 @@ namespace nestling {
 
 class Arena {
  public:
-  explicit Arena(Device device) : device_(device) {}
+  explicit Arena(Device device, Holder holder = {Pool::kOther, "arena"})
+      : device_(device), holder_(holder) {}
 
   View alloc(DType dtype, std::initializer_list<int64_t> shape);
   float* floats(int64_t n) { return alloc(DType::kF32, {n}).ptr<float>(); }
 
-  void freeze() { frozen_ = true; }
+  // One block of at least this many bytes in place of all there are; nothing may be in use. Less than
+  // was reserved before: nothing happens.
+  void reserve(int64_t bytes);
   void set_poison(bool on) { poison_ = on; }
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
@@ -46,11 +50,13 @@ class Arena {
   };
 
  private:
+  void add_block(int64_t bytes);
   struct Block {
     Tensor memory;
     int64_t bytes;
   };
   Device device_;
+  Holder holder_;
   std::vector<Block> blocks_;
   size_t block_ = 0;    // the block being filled
   int64_t offset_ = 0;  // bytes used of it

@@ -4,8 +4,19 @@
 
 namespace nestling {
 
-Context::Context(Device device) : device_(device), scratch_(device) {
-  if (device == Device::kCuda) cuda_.reset(cuda::make_stream_state());
+Context::Context(Device device)
+    : device_(device), code_(device), scratch_(device, {Pool::kScratch, "scratch"}) {
+  if (device != Device::kCuda) return;
+  owned_.reset(cuda::make_stream_state());
+  cuda_ = owned_.get();
+}
+
+Context::Context(Context& rehearsed)
+    : device_(Device::kNull),
+      code_(rehearsed.code_),
+      scratch_(Device::kNull, {Pool::kScratch, "scratch"}),
+      cuda_(rehearsed.cuda_) {
+  NESTLING_CHECK(code_ == Device::kCuda, "a rehearsal for ", device_name(code_), ", needs cuda");
 }
 
 cuda::StreamState& Context::cuda() {

@@ -2,6 +2,9 @@
 //
 // Device        kCpu, kCuda, or kNull: the null device checks every shape and counts every FLOP and
 //               byte, and touches no memory (`--dry-run`).
+// Rehearsal     a null context of another context: operators go through the code of that one's device up
+//               to its kernels, none of which is launched. What their arenas held at most is to the
+//               byte what the same calls need there.
 // Scratch       an Arena for temporary memory; an operator gives back all it took.
 // Counting      every operator reports its work once, on every device: causal FLOPs counted once,
 //               bytes = operands read and written at least once.
@@ -37,11 +40,13 @@ class SpanObserver;
 class Context {
  public:
   explicit Context(Device device);
+  static Context rehearsal_of(Context& real) { return Context(real); }
   Context(Context&&) noexcept = default;
 
   Device device() const { return device_; }
+  Device code() const { return code_; }  // whose code operators take; in a rehearsal not device()
   Arena& scratch() { return scratch_; }
-  cuda::StreamState& cuda();  // throws unless the device is kCuda
+  cuda::StreamState& cuda();  // throws unless the code is kCuda's
   void synchronize();         // waits for enqueued work; at once on the CPU
 
   void count(std::string_view op, double flops, double bytes);
@@ -53,10 +58,13 @@ class Context {
   SpanObserver* observer() const { return observer_; }
 
  private:
-  Device device_;
+  explicit Context(Context& rehearsed);
+
+  Device device_, code_;
   Arena scratch_;
   std::map<std::string, Work, std::less<>> work_;
-  std::unique_ptr<cuda::StreamState, cuda::StreamStateDelete> cuda_;
+  std::unique_ptr<cuda::StreamState, cuda::StreamStateDelete> owned_;
+  cuda::StreamState* cuda_ = nullptr;  // owned, or of the context that is rehearsed
   SpanObserver* observer_ = nullptr;
 };
 

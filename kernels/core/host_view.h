@@ -66,7 +66,7 @@ inline void send(Context& ctx, View to, ConstView host) {
 // The array in the memory of ctx's device.
 template <class T>
 ConstView device_view(Context& ctx, Arena& arena, const std::vector<T>& v) {
-  if (ctx.device() != Device::kCuda) return host_view(ctx, v);
+  if (ctx.code() != Device::kCuda) return host_view(ctx, v);
   const View there = arena.alloc(DTypeOf<T>::kValue, {std::ssize(v)});
   send(ctx, there, host_view(v));
   return there;

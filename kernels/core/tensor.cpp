@@ -49,9 +49,9 @@ constexpr int64_t kHugeFrom = 2 * kHugePage;
 
 }  // namespace
 
-std::byte* allocate_bytes(Device device, int64_t bytes) {
+std::byte* allocate_bytes(Device device, int64_t bytes, Holder holder) {
   if (device == Device::kNull || bytes == 0) return nullptr;
-  if (device == Device::kCuda) return cuda::allocate(bytes);
+  if (device == Device::kCuda) return cuda::allocate(bytes, holder);
   const int64_t alignment = bytes >= kHugeFrom ? kHugePage : kLine;
   const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
   auto* data = static_cast<std::byte*>(
@@ -77,9 +77,9 @@ void release_bytes(Device device, std::byte* data) noexcept {
   }
 }
 
-Tensor::Tensor(Device device, DType dtype, std::initializer_list<int64_t> shape)
+Tensor::Tensor(Device device, DType dtype, std::initializer_list<int64_t> shape, Holder holder)
     : allocated_(product(shape) * dtype_bytes(dtype)) {
-  data_ = {allocate_bytes(device, allocated_), ReleaseBytes{device}};
+  data_ = {allocate_bytes(device, allocated_, holder), ReleaseBytes{device}};
   view_ = View(data_.get(), dtype, device, shape);
 }
 

@@ -5,17 +5,19 @@
 // Alignment     64 bytes on the CPU, 256 on CUDA; a pitched tensor aligns every row to 64 bytes.
 // Content       zero on creation.
 // Null device   holds no bytes: extents only, so that a model of any size can be laid out.
+// Holder        who the memory is for, in the table of memory_table.h; kept on CUDA alone.
 // Errors        an allocation that fails throws Error naming the tensor's bytes.
 #pragma once
 #include <initializer_list>
 #include <memory>
 
+#include "kernels/core/memory_table.h"
 #include "kernels/core/view.h"
 
 namespace nestling {
 
 // Raw zeroed device memory, for the owners of memory (Tensor, Arena). Null device: nullptr.
-std::byte* allocate_bytes(Device device, int64_t bytes);
+std::byte* allocate_bytes(Device device, int64_t bytes, Holder holder);
 void release_bytes(Device device, std::byte* data) noexcept;
 struct ReleaseBytes {
   Device device = Device::kCpu;
@@ -25,7 +27,7 @@ struct ReleaseBytes {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(Device device, DType dtype, std::initializer_list<int64_t> shape);
+  Tensor(Device device, DType dtype, std::initializer_list<int64_t> shape, Holder holder = {});
   // Rows start on 64-byte boundaries: the pitch of the last dim is rounded up.
   static Tensor pitched(Device device, DType dtype, int64_t rows, int64_t cols);
 

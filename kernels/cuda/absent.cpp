@@ -40,8 +40,14 @@ bool built() {
 std::string unavailable_reason() {
   return "this program was built without CUDA";
 }
-std::byte* allocate(int64_t) {
+std::byte* allocate(int64_t, Holder) {
   absent();
+}
+std::vector<MemoryPool> held() {
+  return {};
+}
+std::string held_table() {
+  return {};
 }
 void release(std::byte*) noexcept {}
 void copy(View, ConstView) {

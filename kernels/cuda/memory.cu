@@ -1,4 +1,6 @@
 #include <atomic>
+#include <map>
+#include <mutex>
 
 #include <cuda_runtime.h>
 
@@ -54,6 +56,29 @@ cudaMemcpyKind kind_of(Device dst, Device src) {
 
 std::atomic<int64_t> waits{0}, allocations{0};
 
+// Who holds what: as there is one device, there is one list of it.
+struct Held {
+  Holder holder;
+  int64_t bytes;
+};
+struct Ledger {
+  std::mutex mutex;
+  std::map<const std::byte*, Held> entries;
+};
+Ledger& ledger() {
+  static Ledger all;
+  return all;
+}
+
+[[noreturn]] void out_of_memory(int64_t bytes, Holder holder) {
+  size_t free_bytes = 0;
+  size_t total = 0;
+  NESTLING_CUDA(cudaMemGetInfo(&free_bytes, &total));
+  throw Error(str("out of CUDA memory: ", bytes, " bytes asked for ", holder.name, " (",
+                  pool_name(holder.pool), "), ", free_bytes, " of ", total, " are free",
+                  held_table()));
+}
+
 }  // namespace
 
 void wait_for(cudaStream_t stream) {
@@ -83,17 +108,28 @@ std::string unavailable_reason() {
   return devices > 0 ? "" : "no CUDA device in this machine";
 }
 
-std::byte* allocate(int64_t bytes) {
+std::vector<MemoryPool> held() {
+  const std::lock_guard<std::mutex> one(ledger().mutex);
+  std::map<std::pair<Pool, std::string>, int64_t> sums;
+  for (const auto& [data, entry] : ledger().entries)
+    sums[{entry.holder.pool, entry.holder.name}] += entry.bytes;
+  std::vector<MemoryPool> all;
+  for (const auto& [key, bytes] : sums)
+    all.push_back({.name = key.second, .bytes = bytes, .pool = key.first});
+  return all;
+}
+
+std::string held_table() {
+  return "\nmemory held on the device, MiB\n" + memory_table(held());
+}
+
+std::byte* allocate(int64_t bytes, Holder holder) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (code == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());
-    size_t free_bytes = 0;
-    size_t total_bytes = 0;
-    NESTLING_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
-    throw Error(str("out of CUDA memory: ", bytes, " bytes asked for, ", free_bytes, " of ",
-                    total_bytes, " are free"));
+    out_of_memory(bytes, holder);
   }
   NESTLING_CUDA(code);
   try {
@@ -103,10 +139,17 @@ std::byte* allocate(int64_t bytes) {
     cudaFree(data);
     throw;
   }
+  const std::lock_guard<std::mutex> one(ledger().mutex);
+  const auto* at = static_cast<std::byte*>(data);
+  ledger().entries[at] = {.holder = holder, .bytes = bytes};
   return static_cast<std::byte*>(data);
 }
 
 void release(std::byte* data) noexcept {
+  {
+    const std::lock_guard<std::mutex> one(ledger().mutex);
+    ledger().entries.erase(data);
+  }
   if (cudaFree(data) != cudaSuccess) static_cast<void>(cudaGetLastError());  // at exit: no device
 }
 

@@ -5,6 +5,7 @@
 //               of a Context's stream. A copy with the host is complete on return; one within the device
 //               and a fill are enqueued.
 #pragma once
+#include "kernels/core/memory_table.h"
 #include "kernels/core/view.h"
 
 namespace nestling::cuda {
@@ -16,9 +17,12 @@ struct Activity {
 };
 Activity activity();
 
-bool built();                        // this binary holds the CUDA backend
-std::string unavailable_reason();    // empty: a device can be used; else one line saying why not
-std::byte* allocate(int64_t bytes);  // zeroed
+bool built();                      // this binary holds the CUDA backend
+std::string unavailable_reason();  // empty: a device can be used; else one line saying why not
+// Zeroed. Throws with the table of who holds what where the device has no more.
+std::byte* allocate(int64_t bytes, Holder holder);
+std::vector<MemoryPool> held();  // what allocate gave out, by holder
+std::string held_table();        // that, as lines with a title, the first on a new line
 void release(std::byte* data) noexcept;
 void copy(View dst, ConstView src);  // at least one side on the device; gaps are kept
 void fill_zero(View x);

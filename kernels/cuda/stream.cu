@@ -33,7 +33,8 @@ void StreamState::open() {
   warpgroups = has_warpgroups();
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));
-  workspace = Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes});
+  workspace =
+      Tensor(Device::kCuda, DType::kU8, {kWorkspaceBytes}, {Pool::kOther, "cuBLASLt workspace"});
   NESTLING_CUDA(cudaMallocHost(reinterpret_cast<void**>(&ring.memory),
                                static_cast<size_t>(UploadRing::kSlots * UploadRing::kSlotBytes)));
   for (cudaEvent_t& event : ring.done)

@@ -18,7 +18,7 @@ void check_alike(Context& ctx, const char* op, std::initializer_list<ConstView> 
 template <class Args>
 void dispatch(Context& ctx, const char* op, const Args& a, double flops, double bytes) {
   ctx.count(op, flops, bytes);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -40,7 +40,7 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
     bytes += (t.low ? 30 : 28) * n;  // four reads, three writes, the copy
   }
   ctx.count(kOp, flops, bytes);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -63,7 +63,7 @@ void global_norm(Context& ctx, const GlobalNorm& a) {
     n += static_cast<double>(g.size());
   }
   ctx.count(kOp, 2 * n, 4 * n);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -59,7 +59,7 @@ void attention_forward(Context& ctx, const AttentionForward& a) {
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 4 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.y, a.lse, a.q, a.k, a.v}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
     case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
@@ -80,7 +80,7 @@ void attention_backward(Context& ctx, const AttentionBackward& a) {
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 10 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
     case Device::kNull:  // which takes the same scratch
       return cpu::run(ctx, a);
@@ -115,7 +115,7 @@ void attention_step(Context& ctx, const AttentionStep& a) {
   ctx.count(kOp, 4 * seen * static_cast<double>(a.q.dim(1) * width),
             bytes_of({a.y, a.q}) +
                 2 * seen * static_cast<double>(dtype_bytes(a.k.dtype()) * kv_heads * width));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -15,7 +15,7 @@ bool begin(Context& ctx, const char* op, std::initializer_list<ConstView> views,
                    " differ in shape");
   check_device(ctx, op, views);
   ctx.count(op, flops, bytes);
-  return ctx.device() != Device::kNull && first.size() > 0;
+  return ctx.code() != Device::kNull && first.size() > 0;
 }
 
 void check_f32(const char* op, std::initializer_list<ConstView> views) {
@@ -29,7 +29,7 @@ void add(Context& ctx, View y, ConstView a, ConstView b) {
   check_f32(kOp, {y, a, b});
   const auto n = static_cast<double>(y.size());
   if (!begin(ctx, kOp, {y, a, b}, n, 12 * n)) return;
-  if (ctx.device() == Device::kCuda) return cuda::add(ctx, y, a, b);
+  if (ctx.code() == Device::kCuda) return cuda::add(ctx, y, a, b);
   cpu::add(y, a, b);
 }
 
@@ -38,7 +38,7 @@ void add_scaled(Context& ctx, View y, ConstView x, float scale) {
   check_f32(kOp, {y, x});
   const auto n = static_cast<double>(y.size());
   if (!begin(ctx, kOp, {y, x}, 2 * n, 12 * n)) return;
-  if (ctx.device() == Device::kCuda) return cuda::add_scaled(ctx, y, x, scale);
+  if (ctx.code() == Device::kCuda) return cuda::add_scaled(ctx, y, x, scale);
   cpu::add_scaled(y, x, scale);
 }
 
@@ -47,7 +47,7 @@ void scale(Context& ctx, View x, float factor) {
   check_f32(kOp, {x});
   const auto n = static_cast<double>(x.size());
   if (!begin(ctx, kOp, {x}, n, 8 * n)) return;
-  if (ctx.device() == Device::kCuda) return cuda::scale(ctx, x, factor);
+  if (ctx.code() == Device::kCuda) return cuda::scale(ctx, x, factor);
   cpu::scale(x, factor);
 }
 
@@ -57,7 +57,7 @@ void cast(Context& ctx, View y, ConstView x) {
     NESTLING_CHECK(v.dtype() == DType::kF32 || v.dtype() == DType::kBF16, kOp, ": operand ",
                    v.describe(), ", needs f32 or bf16");
   if (!begin(ctx, kOp, {y, x}, 0, static_cast<double>(y.bytes() + x.bytes()))) return;
-  if (ctx.device() == Device::kCuda) return cuda::cast(ctx, y, x);
+  if (ctx.code() == Device::kCuda) return cuda::cast(ctx, y, x);
   cpu::cast(y, x);
 }
 

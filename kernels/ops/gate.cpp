@@ -43,7 +43,7 @@ void gate_forward(Context& ctx, const GateForward& a) {
   const auto n = static_cast<double>(a.logits.size());
   const auto picked = static_cast<double>(a.weight.size());
   ctx.count(kOp, 5 * n + 3 * picked, 4 * n + 8 * picked);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -66,7 +66,7 @@ void gate_backward(Context& ctx, const GateBackward& a) {
   const auto n = static_cast<double>(a.logits.size());
   const auto picked = static_cast<double>(a.dweight.size());
   ctx.count(kOp, n + 10 * picked, 8 * n + 8 * picked);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

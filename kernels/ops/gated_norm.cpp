@@ -34,7 +34,7 @@ void gated_norm_forward(Context& ctx, const GatedNormForward& a) {
   // Two operands in, one out; the gate's exponential counts as 10.
   const auto n = static_cast<double>(a.y.size());
   ctx.count(kOp, 16 * n, 3 * static_cast<double>(a.y.bytes()));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -59,7 +59,7 @@ void gated_norm_backward(Context& ctx, const GatedNormBackward& a) {
   check_device(ctx, kOp, {a.dactive});
   const auto n = static_cast<double>(a.y.size());
   ctx.count(kOp, 30 * n, 5 * static_cast<double>(a.y.bytes()));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

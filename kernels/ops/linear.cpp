@@ -56,7 +56,7 @@ void linear_forward(Context& ctx, const LinearForward& a) {
   check_dtype(kOp, "bias", a.bias, DType::kF32);
   check_device(ctx, kOp, {a.bias});
   ctx.count(kOp, flops(a.y, a.w), bytes({a.y, a.x, a.w, a.bias}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -92,7 +92,7 @@ void linear_backward(Context& ctx, const LinearBackward& a) {
     moved += bytes({a.x, a.dw, a.dw});  // read and written
   }
   ctx.count(kOp, products * flops(a.dy, a.w), moved);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -76,7 +76,7 @@ void run_rows(Context& ctx, const LossRows& rows) {
   const auto n = static_cast<double>(rows.logits.size());
   const double passes = (rows.teacher ? 2 : 1) * (rows.gradient ? 2 : 1);
   ctx.count(kOp, 5 * n * passes, 4 * n * passes);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, rows);
     case Device::kCuda:

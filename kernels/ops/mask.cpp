@@ -24,7 +24,7 @@ void mask_forward(Context& ctx, const MaskForward& a) {
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, n, 2 * static_cast<double>(a.x.bytes()));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -45,7 +45,7 @@ void mask_backward(Context& ctx, const MaskBackward& a) {
   check_device(ctx, kOp, {a.dx, a.dm, a.dy});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, a.dm ? 3 * n : n, (a.dm ? 3 : 2) * static_cast<double>(a.x.bytes()));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

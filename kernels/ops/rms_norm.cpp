@@ -24,7 +24,7 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& a) {
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 4 * n, static_cast<double>(a.x.bytes() + a.y.bytes()));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:
@@ -47,7 +47,7 @@ void rms_norm_backward(Context& ctx, const RmsNormBackward& a) {
   check_device(ctx, kOp, {a.dx, a.dw, a.dactive, a.dy});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 9 * n, 12 * n);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

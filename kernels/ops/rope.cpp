@@ -49,7 +49,7 @@ void rope(Context& ctx, const Rope& a) {
   const auto turned =
       static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.dim(0));
   ctx.count(kOp, 3 * turned, 8 * turned);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -23,7 +23,7 @@ void sample(Context& ctx, const Sample& a) {
                  kOp, ": ", a.streams.size(), " streams for ", a.tokens.dim(0), " sequences");
   const auto n = static_cast<double>(a.logits.size());
   ctx.count(kOp, rule.temperature == 0 ? n : 4 * n, 4 * n);
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

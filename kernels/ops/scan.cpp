@@ -111,7 +111,7 @@ void scan_forward(Context& ctx, const ScanForward& a) {
                        (a.initial ? 0 : p.state_first) - (a.final_state ? 0 : p.state_last);
   ctx.count(kOp, flops,
             bytes_of({a.y, a.x, a.dt_raw, a.B, a.C, a.chunk_states, a.initial, a.final_state}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kNull:
       if (a.x.dtype() != DType::kF32) return;
       [[fallthrough]];  // it takes the CPU's scratch
@@ -151,7 +151,7 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
                        2 * (p.state - p.state_last) + (p.state - p.state_first);
   ctx.count(kOp, flops,
             bytes_of({a.dx, a.ddt_raw, a.dB, a.dC, a.dy, a.x, a.dt_raw, a.B, a.C, a.chunk_states}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kNull:
       if (a.x.dtype() != DType::kF32) return;
       [[fallthrough]];  // it takes the CPU's scratch
@@ -170,7 +170,7 @@ void scan_step(Context& ctx, const ScanStep& a) {
   check_operand(ctx, kOp, "state", a.state, {a.x.dim(0), a.x.dim(1), a.x.dim(2), a.B.dim(1)});
   ctx.count(kOp, 5 * static_cast<double>(a.state.size()),
             bytes_of({a.state, a.state, a.x, a.y, a.B, a.C, a.dt_raw}));
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

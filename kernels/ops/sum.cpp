@@ -6,7 +6,7 @@ namespace {
 
 template <class Args>
 void dispatch(Context& ctx, const Args& a) {
-  switch (ctx.device()) {
+  switch (ctx.code()) {
     case Device::kCpu:
       return cpu::run(ctx, a);
     case Device::kCuda:

@@ -76,7 +76,12 @@ class Device {
     launch_ = nullptr;
   }
 
-  int wait_for_block(int count) {
+  int wait_for_block(int count, unsigned line) {
+    if (waiting_ > 0 && line != line_)
+      fail(("threads of a block at the barriers of lines " + std::to_string(line_) + " and " +
+            std::to_string(line))
+               .c_str());
+    line_ = line;
     count_ += count;
     ++waiting_;
     wait(State::kAtBarrier);
@@ -192,6 +197,7 @@ class Device {
   std::vector<Warp> warps_;
   std::vector<unsigned> sequence_;
   std::mt19937 random_{1};
+  unsigned line_ = 0;  // of the barrier that threads wait at
   int ended_ = 0, waiting_ = 0, count_ = 0, last_count_ = 0;
   boost::context::pooled_fixedsize_stack stacks_{kStackBytes};
 };
@@ -216,8 +222,8 @@ bool run(const Launch& launch, void (*body)(const void*), const void* argument) 
   return true;
 }
 
-int sync_block(int count) {
-  return device().wait_for_block(count);
+int sync_block(int count, unsigned line) {
+  return device().wait_for_block(count, line);
 }
 
 const Exchanged& exchange_bytes(const char* name, unsigned mask, const void* value, int64_t bytes) {

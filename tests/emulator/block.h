@@ -5,8 +5,9 @@
 // Order         of blocks, and of threads whenever several can go on: NESTLING_EMULATOR_ORDER = forward,
 //               reverse or shuffle. Code without races gives the same bits in each.
 // Shared memory keeps what the block before left in it; dynamic shared memory starts as NaN.
-// Errors        threads that wait for one another for ever, lanes at different intrinsics, a lane that ended
-//               before its warp's intrinsic: one line on stderr, then abort.
+// Errors        threads that wait for one another for ever or at different barriers, lanes at different
+//               intrinsics, a lane that ended before its warp's intrinsic: one line on stderr, then
+//               abort.
 // Threads       one launch at a time in a process.
 #pragma once
 #include <array>
@@ -39,8 +40,8 @@ inline int lane() {
   return static_cast<int>(threadIdx.x % 32);
 }
 
-// A barrier of the block; the sum of `count` over its threads.
-int sync_block(int count);
+// The barrier of the block in this line of the source; the sum of `count` over its threads.
+int sync_block(int count, unsigned line);
 
 inline constexpr int64_t kMostExchanged = 16;  // bytes a lane
 using Exchanged = std::array<std::array<std::byte, kMostExchanged>, 32>;

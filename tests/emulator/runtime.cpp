@@ -16,7 +16,8 @@ namespace nestling::emulator {
 
 namespace {
 
-constexpr size_t kReserved = size_t{64} << 30;  // addresses, not memory
+constexpr size_t kReserved = size_t{64} << 30;     // addresses, not memory
+constexpr size_t kDeviceMemory = size_t{8} << 30;  // what there is of it, unless told otherwise
 constexpr size_t kAlign = 256;
 constexpr size_t kRedZone = 256;
 constexpr int kRed = 0xa5;
@@ -41,6 +42,7 @@ class Memory {
   std::byte* allocate(size_t bytes) {
     const size_t whole = rounded(std::max<size_t>(bytes, 1), kAlign) + kRedZone;
     const std::lock_guard<std::mutex> one(mutex_);
+    if (bytes > left()) return nullptr;
     const auto hole =
         std::find_if(free_.begin(), free_.end(), [&](const auto& h) { return h.second >= whole; });
     if (hole == free_.end()) return nullptr;
@@ -73,9 +75,10 @@ class Memory {
     return true;
   }
 
-  size_t used() {
+  size_t whole() const { return limit(); }
+  size_t unused() {
     const std::lock_guard<std::mutex> one(mutex_);
-    return in_use_;
+    return left();
   }
 
   void open() {
@@ -104,6 +107,13 @@ class Memory {
   }
 
  private:
+  // NESTLING_EMULATOR_MEMORY, bytes: of the device, asked for at every allocation.
+  static size_t limit() {
+    const char* text = std::getenv("NESTLING_EMULATOR_MEMORY");
+    return text == nullptr ? kDeviceMemory : std::strtoull(text, nullptr, 10);
+  }
+  size_t left() const { return limit() - std::min(in_use_, limit()); }
+
   void protect(int access) {
     // The page tables of the first page too: aligned to pages by mmap.
     if (top_ > 0 && mprotect(base_, top_, access) != 0) fail("mprotect of device memory");
@@ -180,7 +190,6 @@ using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
 namespace {
-constexpr size_t kDeviceMemory = size_t{8} << 30;  // as reported; what there is decides the host
 thread_local int current_device = 0;
 }  // namespace
 
@@ -232,7 +241,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {.name = "emulated on the CPU", .totalGlobalMem = kDeviceMemory};
+  *properties = {.name = "emulated on the CPU", .totalGlobalMem = memory().whole()};
   return cudaSuccess;
 }
 
@@ -274,8 +283,8 @@ const char* cudaGetErrorString(cudaError_t code) {
   return cudaGetErrorName(code);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = kDeviceMemory - memory().used();
-  *total_bytes = kDeviceMemory;
+  *free_bytes = memory().unused();
+  *total_bytes = memory().whole();
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {

@@ -10,6 +10,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/reference/linear.h"
 #include "tests/support/device.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/half_operands.h"
 
 namespace nestling {
@@ -158,6 +159,33 @@ INSTANTIATE_TEST_SUITE_P(All, CudaLinearBf16,
                            const Case& s = test.param;
                            return str(s.half ? "half_" : "float_", s.t, "x", s.k, "x", s.n);
                          });
+
+// More than any device has.
+TEST(CudaMemory, RunningOutNamesWhoHoldsIt) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const Tensor masters(Device::kCuda, DType::kF32, {1 << 20}, {Pool::kWeights, "masters"});
+  testing::expect_error(
+      [] {
+        Tensor(Device::kCuda, DType::kU8, {int64_t{1} << 50}, {Pool::kOptimizer, "moments"});
+      },
+      {"out of CUDA memory: 1125899906842624 bytes asked for moments (optimizer)",
+       "memory held on the device, MiB", "    masters                         4.0\n", "  sum  "},
+      ErrorKind::kRuntime);
+}
+
+TEST(CudaMemory, AReservedArenaThatIsTooSmallNamesWhoHoldsIt) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Arena arena(Device::kCuda, {Pool::kActivations, "activations"});
+  arena.reserve(1 << 20);
+  const Arena::Mark mark(arena);
+  arena.alloc(DType::kU8, {1 << 19});
+  testing::expect_error([&] { arena.alloc(DType::kU8, {(1 << 19) + 1}); },
+                        {"activations: 524544 bytes more than the 1048576 that were reserved; "
+                         "524288 are in use",
+                         "  activations                       1.0\n"},
+                        ErrorKind::kRuntime);
+  arena.alloc(DType::kU8, {1 << 19});  // all of it
+}
 
 TEST(CudaAdamW, WritesTheLowCopyAtItsOwnPitch) {
   NESTLING_SKIP_WITHOUT(Device::kCuda, AdamWStep);

@@ -6,6 +6,7 @@
 #include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/core/tensor.h"
+#include "tests/support/expect_error.h"
 
 namespace nestling {
 namespace {
@@ -54,17 +55,26 @@ TEST(Tensor, CopyKeepsGaps) {
   EXPECT_EQ(a.ptr<float>()[2], 0.0f);
 }
 
-TEST(Arena, MarksGiveBackAndFreezeForbidsGrowth) {
-  Arena arena(Device::kCpu);
+TEST(Arena, MarksGiveBackAndAReservationForbidsGrowth) {
+  Arena arena(Device::kCpu, {Pool::kActivations, "activations"});
   const std::byte* first = nullptr;
   {
     const Arena::Mark mark(arena);
     first = arena.alloc(DType::kF32, {1000}).data();
   }
+  {
+    const Arena::Mark mark(arena);
+    EXPECT_EQ(arena.alloc(DType::kF32, {10}).data(), first);
+    EXPECT_THROW(arena.reserve(1 << 20), Error);  // while some of it is in use
+  }
+  arena.reserve(arena.peak_bytes());
   const Arena::Mark mark(arena);
-  EXPECT_EQ(arena.alloc(DType::kF32, {10}).data(), first);
-  arena.freeze();
-  EXPECT_THROW((void)arena.alloc(DType::kF32, {100'000'000}), Error);
+  (void)arena.alloc(DType::kF32, {1000});
+  testing::expect_error(
+      [&] { (void)arena.alloc(DType::kU8, {1}); },
+      {"activations: 256 bytes more than the 4096 that were reserved; 4096 are in "
+       "use"},
+      ErrorKind::kRuntime);
 }
 
 TEST(ParallelFor, CoversOnceAndRethrows) {

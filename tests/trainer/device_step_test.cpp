@@ -152,7 +152,7 @@ TEST(DeviceStep, WaitsOnceWhateverTheLayersAndMicroBatches) {
   NESTLING_SKIP_WITHOUT_CUDA();
   for (const char* pattern : {"ME", "ME*-EME"}) {
     Training t(Device::kCuda, kWhole, pattern);
-    t.step.run({sequences(0, 0, 1)}, 1e-3, 1);  // takes its memory
+    t.step.reserve({sequences(0, 0, 1)});
     for (const int64_t count : {1, 3}) {
       std::vector<Batch> batches;
       for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
@@ -160,6 +160,53 @@ TEST(DeviceStep, WaitsOnceWhateverTheLayersAndMicroBatches) {
       EXPECT_FALSE(t.step.run(batches, 1e-3, 1).skipped);
       EXPECT_EQ(waits() - before, 1) << pattern << ", " << count << " micro-batches";
     }
+  }
+}
+
+// One sequence of kLength tokens, cut into documents of these lengths.
+Batch cut(std::initializer_list<int32_t> lengths) {
+  Batch b = sequences(0, 0, 1);
+  b.cu_seqlens = {0};
+  for (const int32_t n : lengths) b.cu_seqlens.push_back(b.cu_seqlens.back() + n);
+  return b;
+}
+// Of four documents or fewer: the first is of the most memory.
+std::vector<Batch> cuts() {
+  return {cut({1, 1, 1, 21}), cut({24}), cut({8, 8, 8}), cut({9, 9, 1, 5}), cut({3, 1, 19, 1})};
+}
+
+int64_t held_by(Pool pool) {
+  int64_t bytes = 0;
+  for (const MemoryPool& p : cuda::held())
+    if (p.pool == pool) bytes += p.bytes;
+  return bytes;
+}
+
+TEST(DeviceStep, AllocatesNothingHoweverTheTokensAreCut) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training t(Device::kCuda);
+  t.step.reserve({cuts()[0]});
+  const int64_t before = cuda::activity().allocations;
+  for (const Batch& b : cuts()) EXPECT_FALSE(t.step.run({b, cuts()[2]}, 1e-3, 1).skipped);
+  EXPECT_EQ(cuda::activity().allocations, before);
+  t.step.run({cut({1, 1, 1, 1, 1, 19})}, 1e-3, 1);  // of more documents than any before
+  EXPECT_GT(cuda::activity().allocations, before);
+}
+
+// What a rehearsal counts is to the byte what the step then uses.
+TEST(DeviceStep, UsesWhatItReserved) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const PrecisionConfig& precision : {kWhole, kHalf, kHalfActivations}) {
+    Training t(Device::kCuda, precision);
+    t.step.run({cuts()[0]}, 1e-3, 1);
+    const std::vector<MemoryPool> used = t.step.memory();
+    for (const MemoryPool& p : used)
+      if (p.pool == Pool::kActivations || p.pool == Pool::kScratch) {
+        EXPECT_EQ(p.bytes, held_by(p.pool))
+            << p.name << ", " << precision.compute << ", " << precision.activations;
+      }
+    EXPECT_EQ(held_by(Pool::kWeights) + held_by(Pool::kOptimizer),
+              used[0].bytes + used[1].bytes + used[2].bytes + used[3].bytes);
   }
 }
 
@@ -252,7 +299,7 @@ TEST_P(DeviceDistillation, WaitsOnceWhateverTheSizesAndMicroBatches) {
     RunConfig config = Distillation::settings(kWhole);
     config.distill.sizes_per_micro_batch = sizes;
     Distillation d(Device::kCuda, GetParam(), config);
-    d.step.run({sequences(0, 0, 1)}, {0.5, 0.5}, {.lr = 1e-3});  // takes its memory
+    d.step.reserve(std::vector<Batch>(3, sequences(0, 0, 1)));
     for (const int64_t count : {1, 3}) {
       std::vector<Batch> batches;
       for (int64_t i = 0; i < count; ++i) batches.push_back(sequences(0, i, 1));
@@ -260,6 +307,23 @@ TEST_P(DeviceDistillation, WaitsOnceWhateverTheSizesAndMicroBatches) {
       EXPECT_FALSE(d.step.run(batches, {0.5, 0.5}, {.lr = 1e-3}).skipped);
       EXPECT_EQ(waits() - before, 1) << sizes << " sizes, " << count << " micro-batches";
     }
+  }
+}
+
+TEST_P(DeviceDistillation, AllocatesNothingHoweverTheTokensAreCut) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  for (const int64_t sizes : {1, 2}) {
+    RunConfig config = Distillation::settings(kWhole);
+    config.distill.sizes_per_micro_batch = sizes;
+    Distillation d(Device::kCuda, GetParam(), config);
+    d.step.reserve({cuts()[0], cuts()[0]});
+    const int64_t before = cuda::activity().allocations;
+    for (const Batch& b : cuts())
+      EXPECT_FALSE(d.step.run({b, cuts()[2]}, {0.5, 0.5}, {.lr = 1e-3}).skipped);
+    EXPECT_EQ(cuda::activity().allocations, before) << sizes << " sizes";
+    std::vector<HeldOutLoss> sums(2);
+    d.step.evaluate(sequences(0, 0, kSequences), sums);  // takes what it needs, before it begins
+    EXPECT_GT(sums[1].nll, 0);
   }
 }
 

@@ -46,7 +46,8 @@ DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& p
                  const std::vector<double>& sampling) {
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, of.ranks);
-  Weights teacher(of.space.config, Device::kNull, {.compute = teacher_precision(of.config)});
+  Weights teacher(of.space.config, Device::kNull,
+                  {.compute = teacher_precision(of.config), .teacher = true});
   DistillStep step(of.space, of.config, teacher, router, ctx, *comm);
   const std::vector<Batch> batches = shapes_of(phase.global_batch_tokens / phase.seq_len / of.ranks,
                                                micro_batch_of(of.config, phase), phase.seq_len);
@@ -187,9 +188,7 @@ std::string dry_run_text(const DryRun& run) {
   }
   out += "\nmemory of a rank, MiB, each pool at its largest step\n";
   const std::vector<MemoryPool> most = run.largest();
-  for (const MemoryPool& p : most)
-    out += line("  %-20s %12s\n", p.name.c_str(), mib(p.bytes).c_str());
-  out += line("  %-20s %12s\n", "sum", mib(total_bytes(most)).c_str());
+  out += memory_table(most);
   out += "\ncollectives of the first step: " + collectives_text(run.steps.front()) + "\n";
   out +=
       "assumed: a sequence is one document; experts get equal loads (rows are tokens x top_k "

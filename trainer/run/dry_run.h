@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "kernels/core/context.h"
+#include "kernels/core/memory_table.h"
 #include "model/config.h"
-#include "trainer/memory_pool.h"
 #include "trainer/run_config.h"
 
 namespace nestling {

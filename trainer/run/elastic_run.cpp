@@ -56,7 +56,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       curriculum_(config_),
       ctx_(parse_device(config_.device)),
       model_(read_model_config(config_.parent)),
-      teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_)}) {
+      teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
 }
@@ -150,6 +150,8 @@ void ElasticRun::one_step() {
       run_.load(phases_[place.phase], place.position, sequences, micro_batch_of(config_, phase));
   const int64_t after = run_.at.tokens + phase.global_batch_tokens;
   const double lr = learning_rate(config_.optimizer, after, curriculum_.tokens());
+  step_->reserve(batches);
+  run_.tell_memory(ctx_);
   const DistillResult result = step_->run(
       batches, sampling_weights(phase, config_.elastic.sizes),
       {.step = run_.at.step, .update = run_.at.updates + 1, .tokens = run_.at.tokens, .lr = lr});

@@ -3,6 +3,7 @@
 //
 // Model         a launch runs at once: block by block, every CUDA thread a fiber, which runs until it
 //               waits (barrier, warp intrinsic) or ends. See tests/emulator/block.h.
+// Memory        NESTLING_EMULATOR_MEMORY = bytes of the device.
 // Order         NESTLING_EMULATOR_ORDER = forward (default), reverse or shuffle: of blocks and threads.
 // Stricter      than a GPU: blocks are one-dimensional and whole warps; warp intrinsics are reached by all
 //               32 lanes, all at the same one; wmma pointers are aligned; device memory cannot be touched
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <math.h>
+#include <source_location>
 
 #include "tests/emulator/block.h"
 #include "tests/emulator/stream.h"
@@ -31,17 +33,22 @@
 #define __launch_bounds__(...)
 
 // ---- barriers, shuffles, votes ----
-inline void __syncthreads() {
-  nestling::emulator::sync_block(0);
+// Where a barrier stands in the source: threads of a block that meet at two of them are an error.
+using nestling_emulated_place = std::source_location;
+inline void __syncthreads(nestling_emulated_place at = nestling_emulated_place::current()) {
+  nestling::emulator::sync_block(0, at.line());
 }
-inline int __syncthreads_count(int predicate) {
-  return nestling::emulator::sync_block(predicate != 0);
+inline int __syncthreads_count(int predicate,
+                               nestling_emulated_place at = nestling_emulated_place::current()) {
+  return nestling::emulator::sync_block(predicate != 0, at.line());
 }
-inline int __syncthreads_or(int predicate) {
-  return nestling::emulator::sync_block(predicate != 0) > 0;
+inline int __syncthreads_or(int predicate,
+                            nestling_emulated_place at = nestling_emulated_place::current()) {
+  return nestling::emulator::sync_block(predicate != 0, at.line()) > 0;
 }
-inline int __syncthreads_and(int predicate) {
-  return nestling::emulator::sync_block(predicate == 0) == 0;
+inline int __syncthreads_and(int predicate,
+                             nestling_emulated_place at = nestling_emulated_place::current()) {
+  return nestling::emulator::sync_block(predicate == 0, at.line()) == 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   nestling::emulator::exchange<int>("__syncwarp", mask, 0);

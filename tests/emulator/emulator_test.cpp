@@ -1,0 +1,212 @@
+// The emulator sees what it is there for: planted faults, each in a process of its own, as what they break
+// does not go on.
+#include <csignal>
+#include <cstdlib>
+#include <gtest/gtest.h>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernels/core/host_view.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/memory.h"
+
+namespace nestling {
+namespace {
+
+constexpr int kThreads = 64;
+
+struct Outcome {
+  int status = 0;
+  std::string output;  // of stdout and stderr
+
+  bool ended_well() const { return WIFEXITED(status) && WEXITSTATUS(status) == 0; }
+  bool aborted() const { return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT; }
+};
+
+// This process launches nothing itself: the emulator reads the order of threads at the first launch.
+template <class Run>
+Outcome in_a_process(Run run, const char* order = "forward") {
+  int ends[2];
+  if (pipe(ends) != 0) return {-1, "no pipe"};
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[0]);
+    setenv("NESTLING_EMULATOR_ORDER", order, 1);
+    run();
+    std::fflush(nullptr);
+    _exit(0);
+  }
+  close(ends[1]);
+  Outcome o;
+  char text[4096];
+  for (ssize_t n = 0; (n = read(ends[0], text, sizeof text)) > 0;)
+    o.output.append(text, static_cast<size_t>(n));
+  close(ends[0]);
+  waitpid(child, &o.status, 0);
+  return o;
+}
+
+// What kernel(out) leaves in 64 integers, zero before, printed.
+void run_and_print(void (*kernel)(int*), unsigned blocks = 1) {
+  Context ctx(Device::kCuda);
+  Tensor out(Device::kCuda, DType::kI32, {kThreads});
+  cuda::launch(ctx, {dim3(blocks), kThreads}, kernel, out.ptr<int>());
+  ctx.synchronize();
+  const Tensor host = on_host(out);
+  for (int i = 0; i < kThreads; ++i) std::printf("%d ", host.ptr<int>()[i]);
+}
+std::string printed(void (*kernel)(int*), const char* order, unsigned blocks = 1) {
+  const Outcome o = in_a_process([&] { run_and_print(kernel, blocks); }, order);
+  EXPECT_TRUE(o.ended_well()) << o.output;
+  return o.output;
+}
+void expect_caught(void (*kernel)(int*), const char* message) {
+  const Outcome o = in_a_process([&] { run_and_print(kernel); });
+  EXPECT_TRUE(o.aborted()) << "went on: " << o.output;
+  EXPECT_NE(o.output.find(message), std::string::npos) << o.output;
+}
+
+void neighbours(int* out) {
+  __shared__ int shared[kThreads];
+  shared[threadIdx.x] = static_cast<int>(threadIdx.x) + 1;
+  __syncthreads();
+  out[threadIdx.x] = shared[(threadIdx.x + 1) % kThreads];
+}
+void neighbours_without_a_barrier(int* out) {
+  __shared__ int shared[kThreads];
+  shared[threadIdx.x] = static_cast<int>(threadIdx.x) + 1;
+  out[threadIdx.x] = shared[(threadIdx.x + 1) % kThreads];
+}
+
+TEST(Emulator, CodeWithoutRacesGivesTheSameInEveryOrder) {
+  const std::string want = printed(neighbours, "forward");
+  EXPECT_EQ(want.substr(0, 6), "2 3 4 ");
+  EXPECT_EQ(printed(neighbours, "reverse"), want);
+  EXPECT_EQ(printed(neighbours, "shuffle"), want);
+}
+
+TEST(Emulator, AMissingBarrierShowsBetweenOrders) {
+  const std::string forward = printed(neighbours_without_a_barrier, "forward");
+  EXPECT_NE(printed(neighbours_without_a_barrier, "reverse"), forward);
+  EXPECT_NE(printed(neighbours_without_a_barrier, "shuffle"), forward);
+}
+
+void last_thread_wins(int* out) {
+  out[0] = static_cast<int>(threadIdx.x);
+}
+void last_block_wins(int* out) {
+  out[threadIdx.x] = static_cast<int>(blockIdx.x);
+}
+
+TEST(Emulator, ARaceOfThreadsShowsBetweenOrders) {
+  const std::string forward = printed(last_thread_wins, "forward");
+  EXPECT_NE(printed(last_thread_wins, "reverse"), forward);
+  EXPECT_NE(printed(last_thread_wins, "shuffle"), forward);
+}
+
+TEST(Emulator, ARaceOfBlocksShowsBetweenOrders) {
+  EXPECT_NE(printed(last_block_wins, "forward", 3), printed(last_block_wins, "reverse", 3));
+}
+
+TEST(Emulator, AnUnknownOrderIsRefused) {
+  const Outcome o = in_a_process([] { run_and_print(neighbours); }, "sideways");
+  EXPECT_TRUE(o.aborted());
+  EXPECT_NE(o.output.find("NESTLING_EMULATOR_ORDER=sideways"), std::string::npos) << o.output;
+}
+
+TEST(Emulator, HostCodeThatTouchesDeviceMemoryIsCaught) {
+  for (const bool writes : {false, true}) {
+    const Outcome o = in_a_process([&] {
+      Tensor x(Device::kCuda, DType::kI32, {kThreads});
+      volatile int* p = x.ptr<int>();
+      if (writes)
+        *p = 1;
+      else
+        std::printf("%d", *p);
+    });
+    EXPECT_TRUE(o.aborted()) << "went on: " << o.output;
+    EXPECT_NE(o.output.find("host code touched device memory"), std::string::npos) << o.output;
+  }
+}
+
+void half_a_warp_at_the_barrier(int*) {
+  if (threadIdx.x < 16)
+    __syncthreads();
+  else
+    __syncwarp();
+}
+void a_barrier_a_branch(int*) {
+  if (threadIdx.x < 32)
+    __syncthreads();
+  else
+    __syncthreads();
+}
+
+TEST(Emulator, ADivergentBarrierIsCaught) {
+  expect_caught(half_a_warp_at_the_barrier, "wait for one another for ever");
+  expect_caught(a_barrier_a_branch, "threads of a block at the barriers of lines");
+}
+
+void lanes_that_differ(int* out) {
+  const int mine = static_cast<int>(threadIdx.x);
+  if (mine % 32 < 16)
+    out[mine] = __shfl_xor_sync(0xffffffffu, mine, 1);
+  else
+    out[mine] = __shfl_down_sync(0xffffffffu, mine, 1);
+}
+void lanes_that_left(int* out) {
+  if (threadIdx.x % 32 == 5) return;
+  out[threadIdx.x] = __any_sync(0xffffffffu, 1);
+}
+void part_of_a_warp(int* out) {
+  out[threadIdx.x] = __any_sync(0xffffu, 1);
+}
+
+TEST(Emulator, WarpIntrinsicsThatNotAllLanesReachAreCaught) {
+  expect_caught(lanes_that_differ, "lanes of a warp at __shfl_");
+  expect_caught(lanes_that_left, "a lane ended before its warp");
+  expect_caught(part_of_a_warp, "with part of a warp");
+}
+
+void one_behind(int* out) {
+  if (threadIdx.x == 0) out[kThreads] = 1;
+}
+
+TEST(Emulator, AWriteBehindAnAllocationIsCaughtWhenItIsGivenBack) {
+  expect_caught(one_behind, "written behind an allocation");
+}
+
+// The red zone is not where the allocation's own last bytes are.
+void all_of_it(int* out) {
+  out[threadIdx.x] = 1;
+}
+TEST(Emulator, AWriteOfAllOfAnAllocationIsNot) {
+  EXPECT_EQ(printed(all_of_it, "forward").substr(0, 6), "1 1 1 ");
+}
+
+// A device of 48 MiB, of which cuBLASLt's workspace takes 32.
+TEST(Emulator, AFullDeviceNamesWhoHoldsItsMemory) {
+  const Outcome o = in_a_process([] {
+    setenv("NESTLING_EMULATOR_MEMORY", "50331648", 1);
+    Context ctx(Device::kCuda);
+    const Tensor masters(Device::kCuda, DType::kF32, {1 << 20}, {Pool::kWeights, "masters"});
+    Arena arena(Device::kCuda, {Pool::kActivations, "activations"});
+    try {
+      arena.reserve(int64_t{16} << 20);
+    } catch (const Error& e) {
+      std::printf("%s", e.what());
+    }
+  });
+  EXPECT_TRUE(o.ended_well()) << o.output;
+  for (const char* part :
+       {"out of CUDA memory: 16777216 bytes asked for activations", "of 50331648 are free",
+        "  weights                           4.0\n", "    masters                         4.0\n",
+        "cuBLASLt workspace             32.0\n", "  sum                              36.0\n"})
+    EXPECT_NE(o.output.find(part), std::string::npos) << part << " is not in:\n" << o.output;
+}
+
+}  // namespace
+}  // namespace nestling
