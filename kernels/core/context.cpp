@@ -4,19 +4,19 @@
 
 namespace nestling {
 
-Context::Context(Device device)
-    : device_(device), code_(device), scratch_(device, {Pool::kScratch, "scratch"}) {
+Context::Context(Device device, Device code, cuda::StreamState* cuda)
+    : device_(device), code_(code), scratch_(device, {Pool::kScratch, "scratch"}), cuda_(cuda) {}
+
+Context::Context(Device device) : Context(device, device, nullptr) {
   if (device != Device::kCuda) return;
   owned_.reset(cuda::make_stream_state());
   cuda_ = owned_.get();
 }
 
-Context::Context(Context& rehearsed)
-    : device_(Device::kNull),
-      code_(rehearsed.code_),
-      scratch_(Device::kNull, {Pool::kScratch, "scratch"}),
-      cuda_(rehearsed.cuda_) {
-  NESTLING_CHECK(code_ == Device::kCuda, "a rehearsal for ", device_name(code_), ", needs cuda");
+Context Context::rehearsal_of(Context& real) {
+  NESTLING_CHECK(real.code_ == Device::kCuda, "a rehearsal for ", device_name(real.code_),
+                 ", needs cuda");
+  return {Device::kNull, real.code_, real.cuda_};
 }
 
 cuda::StreamState& Context::cuda() {

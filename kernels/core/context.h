@@ -40,7 +40,7 @@ class SpanObserver;
 class Context {
  public:
   explicit Context(Device device);
-  static Context rehearsal_of(Context& real) { return Context(real); }
+  static Context rehearsal_of(Context& real);
   Context(Context&&) noexcept = default;
 
   Device device() const { return device_; }
@@ -58,7 +58,7 @@ class Context {
   SpanObserver* observer() const { return observer_; }
 
  private:
-  explicit Context(Context& rehearsed);
+  Context(Device device, Device code, cuda::StreamState* cuda);
 
   Device device_, code_;
   Arena scratch_;
