@@ -42,10 +42,15 @@ endfunction()
 # nestling_test(kernels/linear_test USES kernels): tests/kernels/linear_test.cpp as one ctest entry.
 # LABELS slow keeps it out of the fast suite. RANKS 4 runs it under mpirun with the main of
 # tests/support/mpi_main.cpp; RANKS 1 2 4 makes an entry for each, kernels/comm_test.2ranks and so on.
+# DEVICE: what it tests is the CUDA backend too. Label `device`, target `device_tests`.
 function(nestling_test path)
-  cmake_parse_arguments(ARG "" "" "USES;LIBS;LABELS;RANKS" ${ARGN})
+  cmake_parse_arguments(ARG "DEVICE" "" "USES;LIBS;LABELS;RANKS" ${ARGN})
   string(REPLACE "/" "_" name ${path})
   add_executable(${name} ${path}.cpp)
+  if(ARG_DEVICE)
+    list(APPEND ARG_LABELS device)
+    add_dependencies(device_tests ${name})
+  endif()
   foreach(used ${ARG_USES})
     target_link_libraries(${name} PRIVATE nestling_${used})
   endforeach()
@@ -55,6 +60,9 @@ function(nestling_test path)
     target_link_libraries(${name} PRIVATE nestling_test_main)
     add_test(NAME ${path} COMMAND ${name})
     nestling_test_properties(${path} 1 ${path} "${ARG_LABELS}")
+    if(ARG_DEVICE)
+      nestling_bundled_test(${path} bin/${name})
+    endif()
     return()
   endif()
   target_link_libraries(${name} PRIVATE nestling_mpi_test_main)
@@ -67,7 +75,17 @@ function(nestling_test path)
     add_test(NAME ${entry}
       COMMAND ${PROJECT_SOURCE_DIR}/launch/mpirun.sh ${ranks} $<TARGET_FILE:${name}>)
     nestling_test_properties(${entry} ${ranks} ${entry} "${ARG_LABELS}")
+    if(ARG_DEVICE)
+      nestling_bundled_test(${entry} launch/mpirun.sh ${ranks} bin/${name})
+    endif()
   endforeach()
+endfunction()
+
+# A line of device_tests.txt in the build folder, which launch/bundle.sh reads: an entry, and its command in the
+# folder that it makes.
+function(nestling_bundled_test entry)
+  string(REPLACE ";" " " command "${ARGN}")
+  set_property(GLOBAL APPEND PROPERTY NESTLING_BUNDLED_TESTS "${entry} ${command}")
 endfunction()
 
 # What every test's environment holds, an exit test's too: under ThreadSanitizer, what it must not report.

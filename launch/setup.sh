@@ -28,7 +28,9 @@ libyaml-cpp-dev          trainer: configs
 ninja-build              build
 nlohmann-json3-dev       data, tools: JSON
 openmpi-bin              mpirun
+patchelf                 launch/bundle.sh
 perl                     tests of data/corpus/
+xz-utils                 launch/bundle.sh
 '
 
 usage() {

@@ -56,17 +56,10 @@ tests() {
   ctest --test-dir "build/$preset" "$@"
 }
 
-gpus() { compgen -G '/dev/nvidia[0-9]*'; }
-has_gpu() { gpus >/dev/null; }
+has_gpu() { compgen -G '/dev/nvidia[0-9]*' >/dev/null; }
 # What is so here: the conditions of tests/expected_skips.txt. $1 is the preset.
 conditions() {
-  if [ "$1" = cuda ] && has_gpu; then
-    echo gpu
-    for n in 2 3 4; do if [ "$(gpus | wc -l)" -lt $n ]; then echo gpus-below-$n; fi; done
-  else
-    echo no-gpu
-  fi
-  if [ "${NESTLING_TEST_ISA-}" = avx2 ] || ! grep -qw avx512bw /proc/cpuinfo; then echo no-avx512; fi
+  launch/device_conditions.sh "$1"
   if ! command -v chromium chromium-browser google-chrome >/dev/null; then echo no-browser; fi
   if [ "${slow_ran-}" = 1 ]; then echo slow; fi
 }
@@ -100,12 +93,8 @@ if [ $all = 1 ]; then
   step avx2-skips skips release
   unset NESTLING_TEST_ISA
 fi
-emulated=$(sed -nE 's#^ *nestling_test\(((kernels|emulator)/[a-z0-9_]+_test|trainer/(device_step|ranks)_test) .*#\1#p' tests/CMakeLists.txt |
-  grep -vE 'comm_local|simd|view')
-# shellcheck disable=SC2086,SC2046  # lists of words
-if step emulated-build build emulated nestling kernels_comm_failure $(tr / _ <<<"$emulated"); then
-  step emulated-tests tests emulated \
-    -R "^(($(paste -sd'|' <<<"$emulated")|trainer/device_run_test|device_bench_test)(\.[0-9]ranks)?|kernels/comm_failure\.cuda.*)\$"
+if step emulated-build build emulated device_tests; then
+  step emulated-tests tests emulated -L device
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then

@@ -3,7 +3,7 @@
 # well and its JSON has the fields that what reads it needs. Exit 77: no device.
 set -eu
 program=$1
-source_dir=$2
+source_dir=$(cd "$2" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -5,7 +5,7 @@
 # that verifies. Exit 77: no device, or too few.
 set -eu
 program=$1
-source_dir=$2
+source_dir=$(cd "$2" && pwd)
 ranks=${3:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

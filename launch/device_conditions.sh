@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# launch/device_conditions.sh PRESET - what the machine lacks or has for tests of a build of PRESET, as the conditions of
+# tests/expected_skips.txt: gpu or no-gpu, gpus-below-N, no-avx512. The emulator has four devices.
+case "${1:?usage: launch/device_conditions.sh PRESET}" in
+  cuda) gpus=$(compgen -G '/dev/nvidia[0-9]*' | wc -l) ;;
+  emulated) gpus=4 ;;
+  *) gpus=0 ;;
+esac
+if [ "$gpus" = 0 ]; then echo no-gpu; else echo gpu; fi
+if [ "$gpus" != 0 ]; then
+  for n in 2 3 4; do if [ "$gpus" -lt $n ]; then echo gpus-below-$n; fi; done
+fi
+if [ "${NESTLING_TEST_ISA-}" = avx2 ] || ! grep -qw avx512bw /proc/cpuinfo; then echo no-avx512; fi
+exit 0

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# launch/gpu-check.sh [--only STEP,...] [--out DIR] [--seconds N] [--sanitizer] [--tiny] - in the folder that
+# launch/bundle.sh makes: every test of the CUDA backend and every benchmark on this machine's GPU, one results folder.
+#
+# STEP          machine, tests, skips, ops, train, layers-8k, layers-49k, layers-128e, elastic, peers; sanitizer.
+# --out         the results (default results): summary.txt, and a step's output and JSON. It must not exist.
+# --seconds     for all of it (default 520). A step that no time is left for is LEFT OUT, one that takes longer than
+#               its limit or than what is left is ended and TIMED OUT.
+# --sanitizer   compute-sanitizer's memcheck and racecheck on the tests of kernels too, which take many times longer.
+# --tiny        benchmarks at sizes for tests, to see that all runs.
+# Tests run side by side, benchmarks alone. PyTorch's peers run where python3 has torch.
+# Exit 1: a step or a test FAILED, TIMED OUT or was LEFT OUT. What is SKIPPED says why, and is no pass.
+set -uo pipefail
+
+usage() { sed -n 2p "${BASH_SOURCE[0]}" | sed 's/^# /usage: /; s/ - in.*//' >&2; exit 2; }
+only='' out=results seconds=520 sanitizer=0 tiny=()
+given=("$@")
+while [ $# -gt 0 ]; do
+  case $1 in
+    --only) only=,${2:?--only needs steps}, && shift ;;
+    --out) out=${2:?--out needs a folder} && shift ;;
+    --seconds) seconds=${2:?--seconds needs a number} && shift ;;
+    --sanitizer) sanitizer=1 ;;
+    --tiny) tiny=(--tiny) ;;
+    *) usage ;;
+  esac
+  shift
+done
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[ -n "${NESTLING_BUNDLE-}" ] || exec "$here/launch/start.sh" "$here/launch/gpu-check.sh" "${given[@]}"
+[ ! -e "$out" ] || { echo "gpu-check: $out exists" >&2; exit 2; }
+mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$here" || exit 2
+
+summary=$out/summary.txt failed=0 left=0
+# say NAME VERDICT TEXT
+say() {
+  printf '%-14s %-9s %s\n' "$1" "$2" "$3" | tee -a "$summary"
+  case $2 in FAILED | TIMED_OUT | LEFT_OUT) failed=1 ;; esac
+}
+# wanted NAME LIMIT: the step is asked for, and there is time; $left becomes its limit.
+wanted() {
+  if [ -n "$only" ]; then [[ $only == *,$1,* ]] || return 1; fi
+  left=$((seconds - SECONDS))
+  if [ $left -lt 5 ]; then say "$1" LEFT_OUT "no time is left of $seconds s" && return 1; fi
+  [ $left -le "$2" ] || left=$2
+}
+# verdict CODE: of a command that ended with it.
+verdict() {
+  case $1 in 0) echo ok ;; 77) echo SKIPPED ;; 124 | 137) echo TIMED_OUT ;; *) echo FAILED ;; esac
+}
+# run NAME LIMIT COMMAND...: its output to NAME.json, what it says beside to NAME.txt.
+run() {
+  local name=$1 limit=$2 from=$SECONDS code=0
+  shift 2
+  wanted "$name" "$limit" || return 0
+  echo "$*" >"$out/$name.command.txt"
+  timeout --kill-after=5 "$left" "$@" >"$out/$name.json" 2>"$out/$name.txt" || code=$?
+  say "$name" "$(verdict $code)" "$((SECONDS - from)) s, exit code $code$([ $code = 0 ] || tail -n 1 "$out/$name.txt" | sed 's/^/: /')"
+}
+
+# test ENTRY LIMIT COMMAND...: one line, TAB between verdict, entry and text; run side by side.
+one_test() {
+  local entry=$1 limit=$2 log=$out/tests/${1//\//_}.txt code=0 from=$SECONDS verdict
+  shift 2
+  GTEST_OUTPUT=json:$out/tests/${entry//\//_}.json NESTLING_SOURCE_DIR=$PWD NESTLING_BINARY_DIR=$PWD OMP_NUM_THREADS=2 \
+    timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null || code=$?
+  verdict=$(verdict $code)
+  if [ $verdict != ok ]; then tail -n 1 "$log" >"$log.last"; fi
+  printf '%s\t%s\t%d s%s\n' "$verdict" "$entry" $((SECONDS - from)) "$([ $verdict = ok ] || sed 's/^/: /' "$log.last")"
+  rm -f "$log.last"
+}
+export -f one_test verdict
+export out
+
+# side_by_side NAME LIMIT: commands as lines `ENTRY COMMAND...` from standard input, as many at once as there are
+# cores, 8 at most. Those that do not begin in time are left out.
+side_by_side() {
+  local name=$1 from=$SECONDS until line jobs lines=0 counts
+  wanted "$name" "$2" || return 0
+  until=$((SECONDS + left))
+  jobs=$(nproc)
+  [ "$jobs" -le 8 ] || jobs=8
+  mkdir -p "$out/tests"
+  : >"$out/$name.txt"
+  while read -r line; do
+    lines=$((lines + 1))
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    if [ $((until - SECONDS)) -lt 5 ]; then
+      printf 'LEFT_OUT\t%s\tno time\n' "${line%% *}" >>"$out/$name.txt"
+      continue
+    fi
+    # shellcheck disable=SC2086  # a line of words
+    (set -- $line; entry=$1; shift; one_test "$entry" $((until - SECONDS)) "$@") >>"$out/$name.txt" &
+  done
+  wait
+  sed -nE 's/^(FAILED|TIMED_OUT|LEFT_OUT|SKIPPED)\t/  \1 /p' "$out/$name.txt" | tr '\t' ' ' | tee -a "$summary"
+  counts=$(cut -f1 "$out/$name.txt" | sort | uniq -c | awk '{ printf "%s%d %s", sep, $1, $2; sep = ", " }')
+  if [ "$lines" != 0 ] && ! grep -qE '^(FAILED|TIMED_OUT|LEFT_OUT)' "$out/$name.txt" && grep -q '^ok' "$out/$name.txt"; then
+    say "$name" ok "$((SECONDS - from)) s: $counts"
+  else
+    say "$name" FAILED "$((SECONDS - from)) s: $counts"
+  fi
+}
+
+machine() {
+  cat build.txt
+  date -u +%FT%TZ
+  uname -sr
+  lscpu | grep -E '^(Model name|CPU\(s\))' || true
+  echo "LD_LIBRARY_PATH of CUDA: ${LD_LIBRARY_PATH:-none}" | sed "s#$here#.#g"
+  bin/nestling --version
+  if command -v nvidia-smi >/dev/null; then nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,MEMORY && nvidia-smi -L | sed 's/ (UUID.*//'; fi
+}
+# The commands of compute-sanitizer: what a kernel reads and writes, then races in shared memory.
+sanitizer_lines() {
+  local tool program
+  for tool in memcheck racecheck; do
+    sed -nE 's#^(kernels/[a-z0-9_]+_test) (bin/[^ ]*)$#\2#p' tests/tests.txt | while read -r program; do
+      echo "$tool.${program#bin/} compute-sanitizer --tool $tool --error-exitcode 1 $program --gtest_filter=*cuda*:*Cuda*"
+    done
+  done
+}
+
+export -f machine
+export here
+run machine 30 bash -c machine
+[ ! -f "$out/machine.json" ] || mv "$out/machine.json" "$out/machine.txt"
+side_by_side tests 240 <tests/tests.txt
+if [ -d "$out/tests" ]; then
+  # shellcheck disable=SC2046  # a list of words
+  run skips 30 launch/check_skips.sh "$out/tests" tests/expected_skips.txt $(launch/device_conditions.sh "$(sed -n 's/^preset=\([a-z]*\).*/\1/p' build.txt)")
+fi
+
+layers() {  # NAME LIMIT FOLDER ARGS...
+  local name=$1 limit=$2 config=(--config "configs/parents/$3")
+  shift 3
+  if [ ${#tiny[@]} -gt 0 ]; then config=(--tiny --steps 1) && set --; fi
+  run "$name" "$limit" bin/nestling bench layers --device cuda --json "${config[@]}" "$@"
+}
+run ops 90 bin/nestling bench ops --device cuda --check-floors --json "${tiny[@]}"
+layers layers-8k 60 nano3-5l-32e --tokens 8192
+layers layers-49k 60 nano3-5l-32e --tokens 49152 --micro-batch 1
+layers layers-128e 60 nano3-5l-128e --tokens 8192 --only pretrain,mask/full,slice/full,slice/50%
+if [ ${#tiny[@]} -gt 0 ]; then
+  run train 60 bin/nestling bench train --device cuda --json --tiny
+else
+  run train 60 bin/nestling bench train data/parents/tiny-reasoner --device cuda --compute bf16 --batch 64 --json
+fi
+run elastic 60 bin/nestling bench elastic configs/runs/quickstart.yaml --device cuda --json "${tiny[@]}"
+if [ -z "$only" ] || [[ $only == *,peers,* ]]; then
+  if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
+    run peers 170 python3 bench/peers/torch_nano.py --config configs/parents/nano3-5l-32e/config.json --budget 150
+  else
+    say peers SKIPPED "python3 has no torch and transformers that find a GPU"
+  fi
+fi
+if [ $sanitizer = 1 ] || [[ $only == *,sanitizer,* ]]; then
+  if command -v compute-sanitizer >/dev/null; then
+    side_by_side sanitizer "$seconds" < <(sanitizer_lines)
+  else
+    say sanitizer SKIPPED "no compute-sanitizer"
+  fi
+fi
+
+[ -s "$summary" ] || { echo "gpu-check: no step is named $only" | tr -d , >&2; exit 2; }
+echo "$SECONDS s in all: $([ $failed = 0 ] && echo "nothing failed" || echo FAILED)" | tee -a "$summary"
+exit $failed

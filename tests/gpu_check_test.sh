@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# gpu_check_test.sh SOURCE_DIR - launch/gpu-check.sh in a folder of fakes: a test that fails, one that hangs, one that
+# is skipped and one that no time is left for are each named as what they are, and none of them as a pass.
+set -uo pipefail
+source_dir=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "$*" >&2; exit 1; }
+
+root=$work/bundle
+mkdir -p "$root"/{launch,bin,tests,configs,data}
+cp "$source_dir"/launch/{start,gpu-check,check_skips,device_conditions}.sh "$root/launch/"
+echo "glibc 2.17" >"$root/libraries.txt"
+echo "preset=emulated commit=none" >"$root/build.txt"
+echo "always fake_skipping:Fake.Skipped" >"$root/tests/expected_skips.txt"
+
+# A program with a report of one case.
+fake() {  # PROGRAM CASE RESULT BODY
+  cat >"$root/bin/$1" <<SH
+#!/bin/sh
+cat >"\${GTEST_OUTPUT#json:}" <<JSON
+{
+"name": "$2",
+"status": "RUN",
+"result": "$3",
+"classname": "Fake"
+}
+JSON
+$4
+SH
+  chmod +x "$root/bin/$1"
+}
+fake passing Passed COMPLETED 'echo "passed under $NESTLING_BUNDLE"'
+fake failing Failed COMPLETED 'echo "3 is not 4"; exit 1'
+fake hanging Hung COMPLETED 'sleep 100'
+fake skipping Skipped SKIPPED 'echo "no second device"; exit 77'
+printf '#!/bin/sh\necho "{}"\n' >"$root/bin/nestling" && chmod +x "$root/bin/nestling"
+check() {  # OUT ARGS...: its exit code in $code
+  local out=$1
+  shift
+  code=0
+  "$root/launch/gpu-check.sh" --out "$work/$out" "$@" >"$work/said" 2>&1 || code=$?
+}
+has() { grep -qE -- "$2" "$work/$1/summary.txt" || { cat "$work/$1/summary.txt" "$work/said" >&2; fail "no '$2' in $1"; }; }
+
+printf 'fake/passing bin/passing\nfake/skipping bin/skipping\n' >"$root/tests/tests.txt"
+check good --only tests,skips,train
+[ $code = 0 ] || { cat "$work/said" >&2; fail "what passes ended with $code"; }
+has good '^tests +ok .*1 SKIPPED, 1 ok'
+has good 'SKIPPED fake/skipping .*no second device'
+has good '^skips +ok'
+has good '^train +ok'
+grep -q "passed under $root" "$work/good/tests/fake_passing.txt" || fail "not started by launch/start.sh"
+
+check good --only tests
+[ $code = 2 ] || fail "a results folder that exists: $code, needs 2"
+
+printf 'fake/failing bin/failing\nfake/passing bin/passing\n' >"$root/tests/tests.txt"
+check failing --only tests,skips
+[ $code = 1 ] || fail "a test that fails: $code, needs 1"
+has failing 'FAILED fake/failing .*3 is not 4'
+has failing '^tests +FAILED .*1 FAILED, 1 ok'
+has failing '^skips +FAILED' # the skip that is expected did not happen
+
+printf 'fake/hanging bin/hanging\n' >"$root/tests/tests.txt"
+check hanging --only tests,train --seconds 7
+[ $code = 1 ] || fail "a test that hangs: $code, needs 1"
+has hanging 'TIMED_OUT fake/hanging'
+has hanging '^train +LEFT_OUT'
+
+: >"$root/tests/tests.txt"
+check empty --only tests
+[ $code = 1 ] || fail "no test at all: $code, needs 1"
+has empty '^tests +FAILED'
+check unknown --only nonsense
+[ $code = 2 ] || fail "a step that there is not: $code, needs 2"
+
+echo "required libnot_there.so.7" >>"$root/libraries.txt"
+check library --only train
+[ $code = 2 ] && grep -q "start: no libnot_there.so.7" "$work/said" || fail "a library that is nowhere: $code, needs 2"
+printf 'glibc 9.99\n' >"$root/libraries.txt"
+check glibc --only train
+[ $code = 2 ] && grep -q "needs 9.99 or newer" "$work/said" || fail "an old C library: $code, needs 2"
