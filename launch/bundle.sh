@@ -57,7 +57,7 @@ copy bin '$ORIGIN/../lib' "${paths[@]}"
 # Open MPI: what starts ranks, and the plugins that need nothing more than it and the programs do.
 plugins=$(ompi_info --path pkglibdir | sed 's/.*: *//')
 pmix=$(ldd "$plugins"/mca_pmix_ext3x.so | awk '/libpmix/ { print $3 }')
-pmix_plugins=$(echo "$(dirname "$(readlink -f "$pmix")")"/pmix)
+pmix_plugins=$(dirname "$(readlink -f "$pmix")")/pmix
 copy openmpi/bin '$ORIGIN/../../lib' "$(command -v orterun)" "$(command -v orted)"
 ln -s orterun "$out/openmpi/bin/mpirun"
 wanted=$(libraries_of "${paths[@]}" "$(command -v orterun)" "$pmix" && echo "$(basename "$pmix") $pmix")

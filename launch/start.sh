@@ -48,6 +48,7 @@ export PATH="$root/openmpi/bin:$PATH"
 export OPAL_PREFIX="$root/openmpi" OPAL_BINDIR="$root/openmpi/bin" OPAL_LIBDIR="$root/lib"
 export OPAL_PKGLIBDIR="$root/openmpi/plugins"
 export OPAL_DATADIR="$root/openmpi" OPAL_PKGDATADIR="$root/openmpi/help" OPAL_SYSCONFDIR="$root/openmpi"
+export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"  # ranks of this machine alone: no ssh
 export HWLOC_PLUGINS_PATH="$root/openmpi/none"
 export PMIX_PREFIX="$root/openmpi" PMIX_LIBDIR="$root/lib" PMIX_PKGLIBDIR="$root/openmpi/pmix"
 export PMIX_DATADIR="$root/openmpi" PMIX_PKGDATADIR="$root/openmpi/help" PMIX_SYSCONFDIR="$root/openmpi"
