@@ -95,6 +95,8 @@ if [ $all = 1 ]; then
 fi
 if step emulated-build build emulated device_tests; then
   step emulated-tests tests emulated -L device
+  # shellcheck disable=SC2046  # a list of words
+  step emulated-skips launch/check_skips.sh build/emulated/test_results tests/expected_skips.txt $(launch/device_conditions.sh emulated)
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then
