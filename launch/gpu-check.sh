@@ -58,7 +58,7 @@ run() {
   say "$name" "$(verdict $code)" "$((SECONDS - from)) s, exit code $code$([ $code = 0 ] || tail -n 1 "$out/$name.txt" | sed 's/^/: /')"
 }
 
-# test ENTRY LIMIT COMMAND...: one line, TAB between verdict, entry and text; run side by side.
+# one_test ENTRY LIMIT COMMAND...: one line, TAB between verdict, entry and text; run side by side.
 one_test() {
   local entry=$1 limit=$2 log=$out/tests/${1//\//_}.txt code=0 from=$SECONDS verdict
   shift 2
