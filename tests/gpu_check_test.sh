@@ -72,7 +72,7 @@ has hanging '^train +LEFT_OUT'
 check empty --only tests
 [ $code = 1 ] || fail "no test at all: $code, needs 1"
 has empty '^tests +FAILED'
-check unknown --only nonsense
+check unknown --only tests,nonsense
 [ $code = 2 ] || fail "a step that there is not: $code, needs 2"
 
 echo "required libnot_there.so.7" >>"$root/libraries.txt"
