@@ -5,8 +5,10 @@
 //               The table of tiles is made on the host: no tile looks across a segment's edge.
 // Arithmetic    f32 operands: FMA throughout. bf16 operands: tensor cores, f32 softmax and sums, the
 //               weights rounded to bf16 for the product with the values.
+// Elsewhere     bf16 heads of up to 128 channels on a card with warpgroups: attention_warpgroups.cu.
 // Limits        heads of at most 256 channels.
 #include "kernels/cuda/attention_walk.cuh"
+#include "kernels/cuda/attention_warpgroups.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/ops/attention.h"
 
@@ -95,7 +97,9 @@ void forward(Context& ctx, const AttentionForward& a) {
 
 void run(Context& ctx, const AttentionForward& a) {
   const Arena::Mark mark(ctx.scratch());
-  if (a.q.dtype() == DType::kBF16)
+  if (a.q.dtype() == DType::kBF16 && attention_on_warpgroups(ctx, {a.q, a.k, a.v, a.y}))
+    forward_on_warpgroups(ctx, a);
+  else if (a.q.dtype() == DType::kBF16)
     forward<__nv_bfloat16>(ctx, a);
   else
     forward<float>(ctx, a);

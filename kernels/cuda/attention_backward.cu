@@ -10,8 +10,10 @@
 // Tiles         64 rows (16 for f32 heads wider than 128), 16 or 32 others at a time.
 // Arithmetic    as attention.cu; with bf16 operands p and ds are rounded to bf16 for their products.
 // Scratch       delta, [T, Q] f32.
+// Elsewhere     bf16 heads of up to 128 channels on a card with warpgroups: attention_warpgroups_backward.cu.
 // Limits        heads of at most 256 channels.
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_warpgroups.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/ops/attention.h"
 
@@ -294,7 +296,10 @@ void backward(Context& ctx, const AttentionBackward& a) {
 
 void run(Context& ctx, const AttentionBackward& a) {
   const Arena::Mark mark(ctx.scratch());
-  if (a.q.dtype() == DType::kBF16)
+  if (a.q.dtype() == DType::kBF16 &&
+      attention_on_warpgroups(ctx, {a.q, a.k, a.v, a.y, a.dy, a.dq, a.dk, a.dv}))
+    backward_on_warpgroups(ctx, a);
+  else if (a.q.dtype() == DType::kBF16)
     backward<__nv_bfloat16>(ctx, a);
   else
     backward<float>(ctx, a);

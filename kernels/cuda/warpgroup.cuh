@@ -11,7 +11,10 @@
 //               the sum. Along::kSide: a row is one of the sum and holds 64 of M or N; the next 64 are a panel
 //               `leading` bytes further.
 // Sums          of a thread: sums[4 j + 2 h + i] is row 16 warp + lane / 4 + 8 h, column 8 j + 2 (lane % 4) + i
-//               of the warpgroup's [64, 128].
+//               of the warpgroup's [64, columns]; 64 or 128 columns.
+// Registers     can be the left operand, [64, 16] along the sum: fragment[2 m + h] holds two neighbours, of row
+//               16 warp + lane / 4 + 8 h and columns 8 m + 2 (lane % 4) + {0, 1}. So sums become operands where they
+//               are.
 // Limits        sm_90a alone: a kernel that uses them is launched where Context's device has warpgroups.
 #pragma once
 #include <cstdint>
@@ -63,33 +66,87 @@ __device__ void wait_for_products() {
 #endif
 }
 
-// sums [64, 128] += a [64, 16] b [16, 128]. kSideA, kSideB: M or N runs along memory.
+// The operands of an instruction: 8 sums, and what it says of 32 and of 64.
+#define NESTLING_SUMS_8(s, i)                                                                 \
+  "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), \
+      "+f"(s[i + 6]), "+f"(s[i + 7])
+#define NESTLING_SUMS_32(s, i)                                                  \
+  NESTLING_SUMS_8(s, i), NESTLING_SUMS_8(s, i + 8), NESTLING_SUMS_8(s, i + 16), \
+      NESTLING_SUMS_8(s, i + 24)
+#define NESTLING_NAMES_32                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
+  "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NESTLING_NAMES_64                                                                   \
+  NESTLING_NAMES_32                                                                         \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
+  "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NESTLING_WGMMA(columns) "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {"
+
+// sums [64, 128] += a [64, 16] b [16, 128]; `adds` false: = instead. kSideA, kSideB: M or N runs along memory.
 template <bool kSideA, bool kSideB>
-__device__ void multiply(float (&s)[64], uint64_t a, uint64_t b) {
+__device__ void multiply(float (&s)[64], uint64_t a, uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, %66, %67;\n}\n"
-      : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3]), "+f"(s[4]), "+f"(s[5]), "+f"(s[6]),
-        "+f"(s[7]), "+f"(s[8]), "+f"(s[9]), "+f"(s[10]), "+f"(s[11]), "+f"(s[12]), "+f"(s[13]),
-        "+f"(s[14]), "+f"(s[15]), "+f"(s[16]), "+f"(s[17]), "+f"(s[18]), "+f"(s[19]), "+f"(s[20]),
-        "+f"(s[21]), "+f"(s[22]), "+f"(s[23]), "+f"(s[24]), "+f"(s[25]), "+f"(s[26]), "+f"(s[27]),
-        "+f"(s[28]), "+f"(s[29]), "+f"(s[30]), "+f"(s[31]), "+f"(s[32]), "+f"(s[33]), "+f"(s[34]),
-        "+f"(s[35]), "+f"(s[36]), "+f"(s[37]), "+f"(s[38]), "+f"(s[39]), "+f"(s[40]), "+f"(s[41]),
-        "+f"(s[42]), "+f"(s[43]), "+f"(s[44]), "+f"(s[45]), "+f"(s[46]), "+f"(s[47]), "+f"(s[48]),
-        "+f"(s[49]), "+f"(s[50]), "+f"(s[51]), "+f"(s[52]), "+f"(s[53]), "+f"(s[54]), "+f"(s[55]),
-        "+f"(s[56]), "+f"(s[57]), "+f"(s[58]), "+f"(s[59]), "+f"(s[60]), "+f"(s[61]), "+f"(s[62]),
-        "+f"(s[63])
-      : "l"(a), "l"(b), "n"(kSideA ? 1 : 0), "n"(kSideB ? 1 : 0));
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
+               "}, %64, %65, p, 1, 1, %67, %68;\n}\n"
+               : NESTLING_SUMS_32(s, 0), NESTLING_SUMS_32(s, 32)
+               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kSideA ? 1 : 0),
+                 "n"(kSideB ? 1 : 0));
+#else
+  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
+  __trap();
+#endif
+}
+// The same with 64 columns.
+template <bool kSideA, bool kSideB>
+__device__ void multiply(float (&s)[32], uint64_t a, uint64_t b, bool adds = true) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
+               "}, %32, %33, p, 1, 1, %35, %36;\n}\n"
+               : NESTLING_SUMS_32(s, 0)
+               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kSideA ? 1 : 0),
+                 "n"(kSideB ? 1 : 0));
+#else
+  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
+  __trap();
+#endif
+}
+// The same with a in registers, which stay as they are until the products are done.
+template <bool kSideB>
+__device__ void multiply(float (&s)[64], const uint32_t (&a)[4], uint64_t b) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("{\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
+               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, %69;\n}\n"
+               : NESTLING_SUMS_32(s, 0), NESTLING_SUMS_32(s, 32)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kSideB ? 1 : 0));
 #else
   static_cast<void>(s), static_cast<void>(a), static_cast<void>(b);
   __trap();
 #endif
+}
+template <bool kSideB>
+__device__ void multiply(float (&s)[32], const uint32_t (&a)[4], uint64_t b) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("{\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
+               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, %37;\n}\n"
+               : NESTLING_SUMS_32(s, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kSideB ? 1 : 0));
+#else
+  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b);
+  __trap();
+#endif
+}
+
+#undef NESTLING_SUMS_8
+#undef NESTLING_SUMS_32
+#undef NESTLING_NAMES_32
+#undef NESTLING_NAMES_64
+#undef NESTLING_WGMMA
+
+// 2^x to about two units in the last place, 0 below the least normal number.
+inline __device__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
 }
 
 }  // namespace nestling::cuda

@@ -35,7 +35,7 @@ void check_lse(Context& ctx, const char* op, ConstView lse) {
 }
 
 void check_common(const char* op, ConstView q, ConstView k, ConstView v, ConstView y, ConstView lse,
-                  const Segments& segments, int64_t window) {
+                  const Segments& segments, float scale, int64_t window) {
   NESTLING_CHECK(q.rank() == 3, op, ": q is ", q.describe(), ", needs [T, Q, h]");
   NESTLING_CHECK(k.rank() == 3 && k.dim(0) == q.dim(0) && k.dim(2) == q.dim(2), op, ": k is ",
                  k.describe(), ", needs [T, K, h] to go with q ", q.describe());
@@ -47,13 +47,14 @@ void check_common(const char* op, ConstView q, ConstView k, ConstView v, ConstVi
   NESTLING_CHECK(segments.tokens() == q.dim(0), op, ": segments end at token ", segments.tokens(),
                  ", q is ", q.describe());
   NESTLING_CHECK(window >= 0, op, ": window ", window, " is negative");
+  NESTLING_CHECK(scale > 0, op, ": scale ", scale, " is not positive");
 }
 
 }  // namespace
 
 void attention_forward(Context& ctx, const AttentionForward& a) {
   constexpr const char* kOp = "attention_forward";
-  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.window);
+  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.scale, a.window);
   check_operands(ctx, kOp, {a.y, a.q, a.k, a.v});
   check_lse(ctx, kOp, a.lse);
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
@@ -70,7 +71,7 @@ void attention_forward(Context& ctx, const AttentionForward& a) {
 
 void attention_backward(Context& ctx, const AttentionBackward& a) {
   constexpr const char* kOp = "attention_backward";
-  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.window);
+  check_common(kOp, a.q, a.k, a.v, a.y, a.lse, a.segments, a.scale, a.window);
   check_shape(kOp, "dy", a.dy, {a.q.dim(0), a.q.dim(1), a.q.dim(2)});
   check_shape(kOp, "dq", a.dq, {a.q.dim(0), a.q.dim(1), a.q.dim(2)});
   check_shape(kOp, "dk", a.dk, {a.k.dim(0), a.k.dim(1), a.k.dim(2)});

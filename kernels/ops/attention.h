@@ -7,7 +7,7 @@
 // Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K.
 // Mask          token t sees tokens s <= t of its own segment. With `window` > 0 only
 //               s > t - window.
-// Dtypes        f32; softmax in f32. scale is usually 1/sqrt(h). On CUDA all operands but lse may be
+// Dtypes        f32; softmax in f32. scale > 0 is usually 1/sqrt(h). On CUDA all operands but lse may be
 //               bf16 instead: products in bf16 (so are the softmax's weights and their gradients),
 //               sums and lse in f32.
 // Saved         lse = log of the sum of exponentials, per token and head.
@@ -15,7 +15,8 @@
 // FLOPs         counted causally: 4h forward and 10h backward for each visible pair and head.
 // Scratch       CPU: backward threads x 4 S h, S the longest segment; forward and step need less.
 //               CUDA: backward T Q, step Q (h + 1) f32 for each part of the caches (64 keys or more),
-//               and tables of 16 bytes for 64 (h > 128: 16) tokens.
+//               and tables of 16 bytes for 64 (h > 128: 16) tokens. On warpgroups backward 2 T Q, and
+//               4 T K (64 or 128) f32 for each of its parts, of which long sequences have one.
 // Limits        CUDA: h <= 256.
 // Determinism   same inputs, shapes and threads: same bits. Forward and step do not depend on the
 //               threads at all; a sequence's step not on the others of its batch.

@@ -10,11 +10,13 @@
 #include "kernels/core/host_view.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/warpgroup.cuh"
 
 namespace nestling {
 namespace {
 
 constexpr int kThreads = 64;
+constexpr int64_t kSharedBytes = 16 << 10;
 
 struct Outcome {
   int status = 0;
@@ -53,7 +55,7 @@ Outcome in_a_process(Run run, const char* order = "forward") {
 void run_and_print(void (*kernel)(int*), unsigned blocks = 1) {
   Context ctx(Device::kCuda);
   Tensor out(Device::kCuda, DType::kI32, {kThreads});
-  cuda::launch(ctx, {dim3(blocks), kThreads}, kernel, out.ptr<int>());
+  cuda::launch(ctx, {dim3(blocks), kThreads, kSharedBytes}, kernel, out.ptr<int>());
   ctx.synchronize();
   const Tensor host = on_host(out);
   for (int i = 0; i < kThreads; ++i) std::printf("%d ", host.ptr<int>()[i]);
@@ -173,6 +175,34 @@ TEST(Emulator, WarpIntrinsicsThatNotAllLanesReachAreCaught) {
 
 void one_behind(int* out) {
   if (threadIdx.x == 0) out[kThreads] = 1;
+}
+
+uint64_t some_operand() {
+  auto* shared = cuda::dynamic_shared<unsigned char>();
+  return cuda::shared_operand(shared + (1024 - cuda::shared_address(shared) % 1024), 0);
+}
+void registers_that_change(int*) {
+  float sums[32] = {};
+  uint32_t left[4] = {1, 2, 3, 4};
+  cuda::multiply<true>(sums, left, some_operand());
+  cuda::close_products();
+  left[2] = 5;
+  cuda::wait_for_products<0>();
+}
+void copies_without_a_fence(int* out) {
+  auto* shared = cuda::dynamic_shared<unsigned char>();
+  cuda::copy_async(shared + threadIdx.x * 16, out, 16);
+  cuda::close_copies();
+  cuda::wait_for_copies<0>();
+  float sums[32] = {};
+  cuda::multiply<false, false>(sums, some_operand(), some_operand());
+  cuda::close_products();
+  cuda::wait_for_products<0>();
+}
+
+TEST(Emulator, ProductsOfWhatIsNotReadyAreCaught) {
+  expect_caught(registers_that_change, "registers that changed before the product was done");
+  expect_caught(copies_without_a_fence, "written by copies that no fence has followed");
 }
 
 TEST(Emulator, AWriteBehindAnAllocationIsCaughtWhenItIsGivenBack) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <deque>
@@ -21,10 +23,15 @@ struct Copy {
   const void* from;
   int bytes;
 };
+using Fragment = std::array<uint32_t, 4>;  // of a left operand [64, 16]: what one thread holds
+
 struct Product {
   float* sums;
+  int columns;
   uint64_t a, b;
-  bool side_a, side_b;
+  bool side_a, side_b, adds;
+  const uint32_t* registers = nullptr;  // of this thread; the left operand is theirs, not a
+  std::array<Fragment, 4> quad{};       // of the four lanes that share this one's rows
 };
 
 // What one thread has under way: groups in the order they were closed, and the open one.
@@ -96,21 +103,48 @@ void run_copy(const Copy& c) {
   std::memset(to + c.bytes, 0, static_cast<size_t>(16 - c.bytes));
 }
 
-// The sums of the calling thread, of [64, 128].
-void run_product(const Product& p) {
-  const Operand a(p.a, p.side_a), b(p.b, p.side_b);
+float element(uint32_t pair, int i) {
+  return std::bit_cast<float>(i == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+// Row h of the calling thread's two, of the left operand.
+std::array<float, 16> left_row(const Product& p, int h) {
+  std::array<float, 16> row;
+  if (p.registers != nullptr) {
+    if (std::memcmp(p.registers, p.quad[threadIdx.x % 4].data(), sizeof(Fragment)) != 0)
+      fail("wgmma: registers that changed before the product was done");
+    for (int k = 0; k < 16; ++k)
+      row[static_cast<size_t>(k)] = element(
+          p.quad[static_cast<size_t>(k % 8 / 2)][static_cast<size_t>(2 * (k / 8) + h)], k % 2);
+    return row;
+  }
+  const Operand a(p.a, p.side_a);
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int first = thread / 32 * 16 + thread % 32 / 4;
+  for (int k = 0; k < 16; ++k) row[static_cast<size_t>(k)] = a(first + 8 * h, k);
+  return row;
+}
+
+// The sums of the calling thread, of [64, columns].
+void run_product(const Product& p) {
+  const Operand b(p.b, p.side_b);
+  const int thread = static_cast<int>(threadIdx.x) % 128;
   for (int h = 0; h < 2; ++h) {
-    float left[16];
-    for (int k = 0; k < 16; ++k) left[k] = a(first + 8 * h, k);
-    for (int j = 0; j < 16; ++j)
+    const auto left = left_row(p, h);
+    for (int j = 0; j < p.columns / 8; ++j)
       for (int i = 0; i < 2; ++i) {
         float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += left[k] * b(8 * j + thread % 4 * 2 + i, k);
-        p.sums[4 * j + 2 * h + i] += sum;
+        for (int k = 0; k < 16; ++k)
+          sum += left[static_cast<size_t>(k)] * b(8 * j + thread % 4 * 2 + i, k);
+        float& to = p.sums[4 * j + 2 * h + i];
+        to = p.adds ? to + sum : sum;
       }
   }
+}
+
+// The product is begun by the whole warp; what each lane brings.
+std::array<Fragment, 32> begin_product(const Fragment& fragment) {
+  if (unpublished > 0) fail("wgmma: shared memory written by copies that no fence has followed");
+  return exchange("wgmma", 0xffffffffu, fragment);
 }
 
 }  // namespace
@@ -143,10 +177,29 @@ void publish_copies() {
   self().unpublished = false;
 }
 
-void multiply(float* sums, uint64_t a, uint64_t b, bool side_a, bool side_b) {
-  if (unpublished > 0) fail("wgmma: shared memory written by copies that no fence has followed");
-  exchange<int>("wgmma", 0xffffffffu, 0);
-  self().products.open.push_back({sums, a, b, side_a, side_b});
+void multiply(float* sums, int columns, uint64_t a, uint64_t b, bool side_a, bool side_b,
+              bool adds) {
+  begin_product({});
+  self().products.open.push_back({.sums = sums,
+                                  .columns = columns,
+                                  .a = a,
+                                  .b = b,
+                                  .side_a = side_a,
+                                  .side_b = side_b,
+                                  .adds = adds});
+}
+void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b) {
+  const auto all = begin_product({a[0], a[1], a[2], a[3]});
+  Product p{.sums = sums,
+            .columns = columns,
+            .a = 0,
+            .b = b,
+            .side_a = false,
+            .side_b = side_b,
+            .adds = true,
+            .registers = a};
+  std::copy_n(all.begin() + lane() / 4 * 4, 4, p.quad.begin());
+  self().products.open.push_back(p);
 }
 void close_products() {
   self().products.close();

@@ -285,15 +285,16 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>&
              s.kv_heads, "_h", s.width, "_w", s.window, s.gap == 3 ? "" : "_aligned");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AttentionHalf,
-                         ::testing::Combine(::testing::Values(Device::kCuda),
-                                            ::testing::Values(Shape{{0, 1}, 1, 1, 5, 0},
-                                                              Shape{{0, 65, 66, 201}, 4, 2, 33, 0},
-                                                              Shape{{0, 150}, 2, 1, 64, 17, 8},
-                                                              Shape{{0, 130, 210}, 4, 2, 128, 0, 8},
-                                                              Shape{{0, 33, 100}, 2, 1, 200, 0, 8},
-                                                              Shape{{0, 90}, 40, 2, 12, 0})),
-                         case_name);
+INSTANTIATE_TEST_SUITE_P(
+    All, AttentionHalf,
+    ::testing::Combine(
+        ::testing::Values(Device::kCuda),
+        ::testing::Values(Shape{{0, 1}, 1, 1, 5, 0}, Shape{{0, 65, 66, 201}, 4, 2, 33, 0},
+                          Shape{{0, 150}, 2, 1, 64, 17, 8}, Shape{{0, 130, 210}, 4, 2, 128, 0, 8},
+                          Shape{{0, 128, 129, 300}, 2, 1, 128, 0, 8},
+                          Shape{{0, 270}, 4, 2, 72, 50, 8}, Shape{{0, 7, 260}, 3, 1, 40, 130, 8},
+                          Shape{{0, 33, 100}, 2, 1, 200, 0, 8}, Shape{{0, 90}, 40, 2, 12, 0})),
+    case_name);
 
 }  // namespace
 }  // namespace nestling

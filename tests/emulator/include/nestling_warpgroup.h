@@ -4,8 +4,11 @@
 // Products      read their operands and add to their sums when they are waited for; so a step that is copied
 //               over too early becomes NaN. Copies that no fence has followed are refused.
 // Addresses     of shared memory begin at an odd multiple of 128, as a card's may.
+// Registers     as operands are read when the product is given, and again when it is waited for: they must not
+//               have changed.
 // Descriptors   are read as the PTX ISA lays them out: canonical layouts with swizzling of 128 bytes.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 namespace nestling::emulator {
@@ -15,7 +18,9 @@ void copy_async(void* to, const void* from, int bytes);
 void close_copies();
 void wait_for_copies(int open);
 void publish_copies();
-void multiply(float* sums, uint64_t a, uint64_t b, bool side_a, bool side_b);
+void multiply(float* sums, int columns, uint64_t a, uint64_t b, bool side_a, bool side_b,
+              bool adds);
+void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b);
 void close_products();
 void wait_for_products(int open);
 
@@ -47,9 +52,17 @@ template <int kOpen>
 void wait_for_products() {
   emulator::wait_for_products(kOpen);
 }
-template <bool kSideA, bool kSideB>
-void multiply(float (&sums)[64], uint64_t a, uint64_t b) {
-  emulator::multiply(sums, a, b, kSideA, kSideB);
+template <bool kSideA, bool kSideB, int kSums>
+void multiply(float (&sums)[kSums], uint64_t a, uint64_t b, bool adds = true) {
+  emulator::multiply(sums, 2 * kSums, a, b, kSideA, kSideB, adds);
+}
+template <bool kSideB, int kSums>
+void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
+  emulator::multiply(sums, 2 * kSums, a, b, kSideB);
+}
+inline float fast_exp2(float x) {
+  const float y = std::exp2(x);
+  return y < 1.17549435e-38f ? 0.0f : y;
 }
 
 }  // namespace nestling::cuda

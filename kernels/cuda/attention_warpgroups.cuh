@@ -1,0 +1,131 @@
+// attention_warpgroups.cuh - what attention on warpgroups shares: tiles of rows in shared memory, and their products.
+//
+// Block         two warpgroups; each has 64 of the 128 rows that stay, and its sums of them. Rows of the operands
+//               that are walked are read by both.
+// Skew          the block meets once a tile. Between, the first warpgroup multiplies, softens and adds what it
+//               weighed of tile n; the second adds that of tile n - 1, multiplies and softens: while one has its
+//               scores in hand, the tensor cores work for the other.
+// Tiles         [kRows, kDim]: panels of 64 channels, each kRows rows of 128 bytes, swizzled (warpgroup.cuh).
+// Widths        a head of h <= kDim channels is padded with zeros in shared memory.
+#pragma once
+#include <cstring>
+
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace nestling::cuda {
+
+namespace warpgroups {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kRows = 128;      // that stay, of a block
+inline constexpr int kGroupRows = 64;  // of a warpgroup
+inline constexpr int kRowBytes = 128;
+inline constexpr int kPattern = 1024;  // tiles begin at multiples of it
+inline constexpr float kLog2e = 1.4426950408889634f;
+
+template <int kDim, int kTileRows>
+inline constexpr int kTileBytes = kDim / 64 * kTileRows* kRowBytes;
+
+// This thread's warpgroup, and its first row and column in [64, columns] sums.
+inline __device__ int group() {  // in a register that all lanes share
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+}
+inline __device__ int own_row() {
+  const int t = static_cast<int>(threadIdx.x) % 128;
+  return t / kWarp * 16 + t % kWarp / 4;
+}
+inline __device__ int own_column() {
+  return static_cast<int>(threadIdx.x) % 4 * 2;
+}
+// Of sums[e]: the row, own_row() or 8 further, and the column.
+inline __device__ int row_half(int e) {
+  return e % 4 / 2;
+}
+inline __device__ int column_of(int e) {
+  return own_column() + e / 4 * 8 + e % 2;
+}
+
+inline __device__ unsigned char* patterned(unsigned char* shared) {
+  return shared + (kPattern - shared_address(shared) % kPattern) % kPattern;
+}
+
+// Starts the copies of a tile: rows from `rows` on (none exist where it is not positive) and channels behind
+// `width` become zero. What does not exist is not read.
+template <int kDim, int kTileRows>
+__device__ void copy_tile(unsigned char* to, const __nv_bfloat16* from, int64_t pitch, int rows,
+                          int width) {
+  constexpr int kPieces = kDim / 8;  // of 16 bytes
+  constexpr int kAtOnce = kThreads / kPieces;
+  const int piece = static_cast<int>(threadIdx.x) % kPieces;
+  const int first = static_cast<int>(threadIdx.x) / kPieces;
+  const int exist = 8 * piece < width ? rows - first : 0;
+  to += piece / 8 * kTileRows * kRowBytes + first * kRowBytes + ((piece % 8) ^ (first % 8)) * 16;
+  from += first * pitch + 8 * piece;
+#pragma unroll
+  for (int r = 0; r < kTileRows; r += kAtOnce, from += kAtOnce * pitch)
+    copy_async(to + r * kRowBytes, from, r < exist ? 16 : 0);
+}
+
+// sums [64, columns] = a b^T over the channels: 64 rows of one tile, from `row` on, and all of another.
+template <int kDim, int kRowsA, int kSums>
+__device__ void multiply_rows(float (&sums)[kSums], const unsigned char* a, int row,
+                              const unsigned char* b) {
+  const uint64_t left = shared_operand(a + row * kRowBytes, 0);
+  const uint64_t right = shared_operand(b, 0);
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    const int piece = k % 4 * 32;
+    multiply<false, false>(sums, advance(left, k / 4 * kRowsA * kRowBytes + piece),
+                           advance(right, k / 4 * 2 * kSums * kRowBytes + piece), k > 0);
+  }
+}
+
+// Sums rounded to bf16, as left operands of products over their columns.
+template <int kSums>
+__device__ void fragments_of(const float (&sums)[kSums], uint32_t (&fragments)[kSums / 8][4]) {
+#pragma unroll
+  for (int k = 0; k < kSums / 8; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const __nv_bfloat162 pair =
+          __floats2bfloat162_rn(sums[8 * k + 2 * i], sums[8 * k + 2 * i + 1]);
+      memcpy(&fragments[k][i], &pair, sizeof pair);
+    }
+}
+
+// sums [64, kDim] += weights b: b a tile with a row for each column of the weights.
+template <int kSums, int kSteps>
+__device__ void add_weighted(float (&sums)[kSums], const uint32_t (&weights)[kSteps][4],
+                             const unsigned char* b) {
+  const uint64_t right = shared_operand(b, kSteps * 16 * kRowBytes);
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k)
+    multiply<true>(sums, weights[k], advance(right, k * 16 * kRowBytes));
+}
+
+// put(half, channel, sums of channel and the next) for the calling thread's sums [64, kDim] inside `width`.
+template <int kSums, class Put>
+__device__ void each_pair_of(const float (&sums)[kSums], int width, const Put& put) {
+#pragma unroll
+  for (int e = 0; e < kSums; e += 2)
+    if (column_of(e) < width) put(row_half(e), column_of(e), make_float2(sums[e], sums[e + 1]));
+}
+
+inline __device__ void store_two(__nv_bfloat16* to, float2 x) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x.x, x.y);
+}
+inline __device__ void store_two(float* to, float2 x) {
+  *reinterpret_cast<float2*>(to) = x;
+}
+
+// body(Constant<kDim>) for the least kDim that holds heads of this width; at most 128.
+template <class Body>
+void with_tile_width(int64_t width, Body&& body) {
+  if (width <= 64) return body(Constant<64>{});
+  body(Constant<128>{});
+}
+
+}  // namespace warpgroups
+
+}  // namespace nestling::cuda
