@@ -228,6 +228,7 @@ void run_token(const Chunk& c, int64_t t) {
 }  // namespace
 
 void run(Context& ctx, const LossRows& a) {
+  NESTLING_CHECK(!a.half, "head_loss: a bf16 gradient on the CPU, which keeps activations in f32");
   const Arena::Mark mark(ctx.scratch());
   constexpr int64_t kLanes = simd::kLanesOf<simd::F16>;
   const int64_t row = (a.logits.dim(1) + kLanes - 1) / kLanes * kLanes;

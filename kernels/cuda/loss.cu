@@ -5,11 +5,14 @@
 //               writes the gradient and sums the kl. The exponentials are computed again rather than
 //               kept: at V = 131072 they would be a third of the traffic.
 // Sums          f32 in a thread (V / 512 terms), f64 over the threads of a row.
-// Bytes         8 V read and 4 V written a row; a teacher reads 8 V more. Rows that start on 16 bytes
-//               are read by four.
+// Bytes         8 V read and 4 V written a row, 2 V if the gradient is bf16; a teacher reads 8 V more. Rows
+//               that start on 16 bytes are read by four.
+// In place      a bf16 gradient overwrites logits ahead of those that it is of, so the block meets between
+//               reading and writing: what is overwritten has been read in this round or before.
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/fault.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/ops/loss.h"
 
@@ -34,33 +37,6 @@ struct Rows {
   FaultWord* fault;
 };
 
-// kRun neighbours of a row, loaded and stored at once.
-template <int kRun>
-struct Run {
-  float x[kRun];
-};
-template <int kRun>
-__device__ Run<kRun> load_run(const float* p) {
-  Run<kRun> run;
-  if constexpr (kRun == 4) {
-    const float4 v = *reinterpret_cast<const float4*>(p);
-    run.x[0] = v.x;
-    run.x[1] = v.y;
-    run.x[2] = v.z;
-    run.x[3] = v.w;
-  } else {
-    run.x[0] = *p;
-  }
-  return run;
-}
-template <int kRun>
-__device__ void store_run(float* p, const Run<kRun>& run) {
-  if constexpr (kRun == 4)
-    *reinterpret_cast<float4*>(p) = make_float4(run.x[0], run.x[1], run.x[2], run.x[3]);
-  else
-    *p = run.x[0];
-}
-
 // body(Width, i) over the row: runs of kRun, then what is left one by one.
 template <int kRun>
 struct Width {
@@ -80,19 +56,19 @@ struct Sum {
   float total = 0.0f;
 };
 template <int kRun>
-__device__ void add(Sum& sum, const Run<kRun>& run, float top, float scale) {
+__device__ void add(Sum& sum, const Pack<kRun>& run, float top, float scale) {
   if (top > sum.top) {
     sum.total *= expf((sum.top - top) * scale);
     sum.top = top;
   }
 #pragma unroll
-  for (int u = 0; u < kRun; ++u) sum.total += expf((run.x[u] - sum.top) * scale);
+  for (int u = 0; u < kRun; ++u) sum.total += expf((run.v[u] - sum.top) * scale);
 }
 template <int kRun>
-__device__ float largest(const Run<kRun>& run) {
-  float top = run.x[0];
+__device__ float largest(const Pack<kRun>& run) {
+  float top = run.v[0];
 #pragma unroll
-  for (int u = 1; u < kRun; ++u) top = fmaxf(top, run.x[u]);
+  for (int u = 1; u < kRun; ++u) top = fmaxf(top, run.v[u]);
   return top;
 }
 
@@ -174,17 +150,17 @@ __device__ RowSoftmax sum_row(const Rows& r, const float* x, const float* teache
   bool beaten = false;
   over_row<kRun>(r.width, [&](auto width, int64_t i) {
     constexpr int kN = decltype(width)::kValue;
-    const Run<kN> run = load_run<kN>(x + i);
+    const Pack<kN> run = load_pack<kN>(x + i);
     const float top = largest(run);
     if (target >= 0) {
       add(plain, run, top, r.logit_scale);
 #pragma unroll
       for (int u = 0; u < kN; ++u)  // so written that NaN beats all
-        beaten |= i + u < target ? !(run.x[u] < goal) : !(run.x[u] <= goal);
+        beaten |= i + u < target ? !(run.v[u] < goal) : !(run.v[u] <= goal);
     }
     if (soft) add(q, run, top, scale_q);
     if (teacher != nullptr) {
-      const Run<kN> other = load_run<kN>(teacher + i);
+      const Pack<kN> other = load_pack<kN>(teacher + i);
       add(p, other, largest(other), scale_p);
     }
   });
@@ -198,38 +174,68 @@ __device__ RowSoftmax sum_row(const Rows& r, const float* x, const float* teache
   return s;
 }
 
-// Writes the gradient over x, and returns this thread's part of the kl.
-template <int kRun>
-__device__ float finish_row(const Rows& r, float* x, const float* teacher, int64_t target,
-                            const RowSoftmax& s) {
-  const float ce = target >= 0 ? r.ce_weight * r.logit_scale : 0.0f;
-  const float kl_slope = r.kl_weight * r.logit_scale / r.temperature;
+// The slopes of a row's logits, and this thread's part of its kl.
+struct Slopes {
+  const RowSoftmax& s;
+  int64_t target;
+  float ce, kl_slope;
   float kl = 0.0f;
-  over_row<kRun>(r.width, [&](auto width, int64_t i) {
-    constexpr int kN = decltype(width)::kValue;
-    Run<kN> run = load_run<kN>(x + i);
-    Run<kN> other{};
-    if (teacher != nullptr) other = load_run<kN>(teacher + i);
+
+  // Logits from i on become their gradient.
+  template <int kN>
+  __device__ void replace(Pack<kN>& run, const float* teacher, int64_t i) {
+    Pack<kN> other{};
+    if (teacher != nullptr) other = load_pack<kN>(teacher + i);
 #pragma unroll
     for (int u = 0; u < kN; ++u) {
       float slope = 0.0f;
       if (teacher != nullptr) {
-        const float log_q = shifted(s.q, run.x[u]);
-        const float log_p = shifted(s.p, other.x[u]);
+        const float log_q = shifted(s.q, run.v[u]);
+        const float log_p = shifted(s.p, other.v[u]);
         float difference;
         kl += kl_term(log_p - s.p.log_z, log_q - s.q.log_z, expf(log_p) * s.p.share,
                       expf(log_q) * s.q.share, difference);
         slope = difference * kl_slope;
       }
-      if (ce != 0.0f) slope += expf(shifted(s.plain, run.x[u])) * s.plain.share * ce;
-      run.x[u] = i + u == target ? slope - ce : slope;
+      if (ce != 0.0f) slope += expf(shifted(s.plain, run.v[u])) * s.plain.share * ce;
+      run.v[u] = i + u == target ? slope - ce : slope;
     }
-    if (r.gradient) store_run<kN>(x + i, run);
-  });
-  return kl;
+  }
+};
+
+// Writes the gradient over x, and returns this thread's part of the kl.
+template <class G, int kRun>
+__device__ float finish_row(const Rows& r, float* x, const float* teacher, int64_t target,
+                            const RowSoftmax& s) {
+  constexpr bool kMeets = sizeof(G) != sizeof(float);
+  auto* gradient = reinterpret_cast<G*>(x);
+  Slopes slopes{.s = s,
+                .target = target,
+                .ce = target >= 0 ? r.ce_weight * r.logit_scale : 0.0f,
+                .kl_slope = r.kl_weight * r.logit_scale / r.temperature};
+  const int64_t whole = r.width / kRun * kRun;
+  const int64_t left = whole + threadIdx.x;  // of this thread, if the row has it
+  Pack<1> one{};
+  if (left < r.width) {
+    one = load_pack<1>(x + left);
+    slopes.replace(one, teacher, left);
+  }
+  for (int64_t first = 0; first < whole; first += int64_t{kThreads} * kRun) {
+    const int64_t i = first + int64_t{threadIdx.x} * kRun;
+    Pack<kRun> run{};
+    if (i < whole) {
+      run = load_pack<kRun>(x + i);
+      slopes.replace(run, teacher, i);
+    }
+    if constexpr (kMeets) __syncthreads();
+    if (r.gradient && i < whole) store_pack<kRun>(gradient + i, run);
+  }
+  if constexpr (kMeets) __syncthreads();
+  if (r.gradient && left < r.width) store_pack<1>(gradient + left, one);
+  return slopes.kl;
 }
 
-template <int kRun>
+template <class G, int kRun>
 __global__ void __launch_bounds__(kThreads) loss_kernel(Rows r) {
   const int64_t t = blockIdx.x;
   float* x = r.logits + t * r.logits_pitch;
@@ -254,7 +260,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(Rows r) {
   }
   __syncthreads();  // x[target] has been read
   float kl_part = 0.0f;
-  if (distil || r.gradient) kl_part = finish_row<kRun>(r, x, teacher, target, s);
+  if (distil || r.gradient) kl_part = finish_row<G, kRun>(r, x, teacher, target, s);
   const double kl = block_sum<kThreads>(double{kl_part});
   if (threadIdx.x == 0 && r.kl != nullptr) r.kl[t] = static_cast<float>(kl);
 }
@@ -293,10 +299,11 @@ void run(Context& ctx, const LossRows& a) {
                .gradient = a.gradient,
                .fault = ctx.cuda().fault};
   const Grid grid{.blocks = dim3(static_cast<unsigned>(rows)), .threads = kThreads};
-  if (aligned(a.logits) && aligned(a.teacher))
-    launch(ctx, grid, loss_kernel<4>, r);
+  const bool runs = aligned(a.logits) && aligned(a.teacher);
+  if (a.half)
+    launch(ctx, grid, runs ? loss_kernel<__nv_bfloat16, 4> : loss_kernel<__nv_bfloat16, 1>, r);
   else
-    launch(ctx, grid, loss_kernel<1>, r);
+    launch(ctx, grid, runs ? loss_kernel<float, 4> : loss_kernel<float, 1>, r);
 }
 
 }  // namespace nestling::cuda

@@ -67,6 +67,12 @@ View alloc_logits(Context& ctx, int64_t rows, int64_t vocabulary) {
   return ctx.scratch().alloc(DType::kF32, {rows, pitch}).prefix(1, vocabulary);
 }
 
+// The rows of `all` [rows, pitch] f32 as bf16 rows that begin where they do: LossRows::half.
+View half_of(View all, int64_t rows, int64_t vocabulary) {
+  const int64_t pitch = all.stride(0) * dtype_bytes(DType::kF32) / dtype_bytes(DType::kBF16);
+  return View(all.data(), DType::kBF16, all.device(), {rows, pitch}).prefix(1, vocabulary);
+}
+
 template <class AnyView>
 AnyView tokens_of(const AnyView& v, int64_t begin, int64_t n) {
   return v ? v.slice(0, begin, n) : v;
@@ -102,6 +108,7 @@ void head_loss(Context& ctx, const HeadLoss& a) {
   const bool teach = a.kl || a.kl_weight != 0;
   const View all_logits = alloc_logits(ctx, chunk, vocabulary);
   const bool multiply = teach && !a.teacher_logits;
+  const bool half = a.w.dtype() == DType::kBF16 && ctx.code() == Device::kCuda;
   const View all_teacher = multiply ? alloc_logits(ctx, chunk, vocabulary) : View();
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t n = std::min(chunk, tokens - begin);
@@ -124,10 +131,14 @@ void head_loss(Context& ctx, const HeadLoss& a) {
                    .temperature = a.temperature,
                    .logit_scale = a.logit_scale,
                    .teacher_logit_scale = a.teacher_logit_scale,
-                   .gradient = static_cast<bool>(a.dx)});
+                   .gradient = static_cast<bool>(a.dx),
+                   .half = half});
     if (a.dx)
-      linear_backward(ctx,
-                      {.dx = a.dx.slice(0, begin, n), .dw = a.dw, .dy = logits, .x = x, .w = a.w});
+      linear_backward(ctx, {.dx = a.dx.slice(0, begin, n),
+                            .dw = a.dw,
+                            .dy = half ? half_of(all_logits, n, vocabulary) : logits,
+                            .x = x,
+                            .w = a.w});
   }
 }
 

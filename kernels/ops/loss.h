@@ -56,7 +56,8 @@ int64_t loss_chunk(Device device);
 void head_loss(Context& ctx, const HeadLoss& a);
 
 // The kernel behind it, a chunk of tokens whose products are done: losses from the logits, and the
-// logits' gradient in their place. head_loss checks the operands; a row is one token.
+// logits' gradient in their place, on CUDA as bf16 if `half`: [n, V] in the first half of each row's
+// place, from where products with a bf16 w take it. head_loss checks the operands; a row is one token.
 struct LossRows {
   View logits;             // [n, V] f32 products; overwritten by the loss's gradient if `gradient`
   ConstView teacher = {};  // [n, V] f32 products of the teacher; absent: no kl
@@ -67,6 +68,7 @@ struct LossRows {
   View correct = {};         // [n] i32
   float ce_weight, kl_weight, temperature, logit_scale, teacher_logit_scale;
   bool gradient;
+  bool half = false;
 };
 
 namespace cpu {

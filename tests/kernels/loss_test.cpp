@@ -336,6 +336,67 @@ TEST_P(LossRowsOn, NaNShowsInTheLoss) {
   EXPECT_TRUE(std::isnan(got.kl[1]));
 }
 
+// Rows of logits at the pitch that head_loss gives them; what they hold afterwards.
+Tensor rows_after(Device device, const Mat<double>& logits, const Mat<double>& teacher, bool half) {
+  const int64_t rows = logits.rows;
+  const int64_t width = logits.cols;
+  const auto padded = [&](const Mat<double>& m) {
+    Tensor host(Device::kCpu, DType::kF32, {rows, (width + 15) / 16 * 16});
+    for (int64_t t = 0; t < rows; ++t)
+      for (int64_t c = 0; c < width; ++c)
+        host.ptr<float>()[t * host.view().pitch() + c] = static_cast<float>(m(t, c));
+    Tensor tensor(device, DType::kF32, {rows, host.view().pitch()});
+    copy(tensor.view(), host.view());
+    return tensor;
+  };
+  Tensor x = padded(logits);
+  Tensor other = padded(teacher);
+  const std::vector<int32_t> goals(static_cast<size_t>(rows), static_cast<int32_t>(width) - 1);
+  GuardedInts targets(device, goals);
+  Context ctx(device);
+  const LossRows r{.logits = x.view().prefix(1, width),
+                   .teacher = other.view().prefix(1, width),
+                   .targets = targets.row(),
+                   .ce_weight = 0.5f,
+                   .kl_weight = 2.0f,
+                   .temperature = 1.0f,
+                   .logit_scale = 1.0f,
+                   .teacher_logit_scale = 1.0f,
+                   .gradient = true,
+                   .half = half};
+  device == Device::kCuda ? cuda::run(ctx, r) : cpu::run(ctx, r);
+  ctx.synchronize();
+  Tensor host(Device::kCpu, DType::kF32, {rows, x.view().pitch()});
+  copy(host.view(), x.view());
+  return host;
+}
+
+// Widths on either side of a run of four, of what a block reads at once (2,048), and of where the
+// bf16 row ends inside the f32 one.
+TEST_P(LossRowsOn, ABf16GradientIsTheOtherRounded) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, LossRows);
+  Rng rng(33);
+  if (device == Device::kCpu) {  // which keeps activations in f32
+    const auto row = random_mat(rng, 1, 8, 2.0);
+    EXPECT_THROW(rows_after(device, row, row, true), Error);
+    return;
+  }
+  for (const int64_t width : {1, 2, 3, 4, 5, 7, 8, 1030, 2047, 2048, 2051, 6145}) {
+    const auto logits = random_mat(rng, 3, width, 2.0);
+    const auto teacher = random_mat(rng, 3, width, 2.0);
+    const Tensor plain = rows_after(device, logits, teacher, false);
+    const Tensor half = rows_after(device, logits, teacher, true);
+    const int64_t pitch = plain.view().pitch();
+    for (int64_t t = 0; t < 3; ++t) {
+      const float* want = plain.ptr<float>() + t * pitch;
+      const auto* got = reinterpret_cast<const bf16*>(half.ptr<float>() + t * pitch);
+      for (int64_t c = 0; c < width; ++c)
+        ASSERT_EQ(got[c].bits, bf16(want[c]).bits) << width << ", row " << t << ", column " << c;
+    }
+  }
+}
+
 // bf16 weights: x is rounded to bf16, and so are the logits' gradients before the last products.
 TEST_P(HeadLossOn, Bf16WeightsFollowTheRulesOfLinear) {
   const Device device = GetParam();
