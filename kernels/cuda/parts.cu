@@ -1,5 +1,5 @@
-// parts.cu - a block adds up 32 neighbouring elements: warp w sums parts w, w + 8, ..., then the warps' sums
-// are added in order.
+// parts.cu - a block adds up 32 neighbouring elements: warp w sums parts w, w + 32, ..., then the warps' sums
+// are added in order. Few columns and many parts: what counts is how many loads are in flight.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/parts.h"
 #include "kernels/cuda/reduce.cuh"
@@ -8,7 +8,7 @@ namespace nestling::cuda {
 
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 32;
 
 struct Sum {
   float* to;
@@ -16,7 +16,7 @@ struct Sum {
   int64_t size, cols, pitch, count, stride;
 };
 
-__global__ void add_parts_kernel(Sum s) {
+__global__ void __launch_bounds__(kWarps* kWarp) add_parts_kernel(Sum s) {
   __shared__ float sums[kWarps][kWarp];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -34,10 +34,22 @@ __global__ void add_parts_kernel(Sum s) {
   s.to[i / s.cols * s.pitch + i % s.cols] += sum;
 }
 
+// One block: parts of a single element that lie side by side.
+__global__ void __launch_bounds__(kWarps* kWarp)
+    add_all_kernel(float* to, const float* parts, int64_t count) {
+  float sum = 0.0f;
+#pragma unroll 4
+  for (int64_t p = threadIdx.x; p < count; p += kWarps * kWarp) sum += parts[p];
+  sum = block_sum<kWarps * kWarp>(sum);
+  if (threadIdx.x == 0) *to += sum;
+}
+
 }  // namespace
 
 void add_parts(Context& ctx, View to, const float* parts, int64_t count, int64_t stride) {
   if (to.size() == 0 || count == 0) return;
+  if (to.size() == 1 && stride == 1)
+    return launch(ctx, {1, kWarps * kWarp}, add_all_kernel, to.ptr<float>(), parts, count);
   const Sum sum{.to = to.ptr<float>(),
                 .parts = parts,
                 .size = to.size(),
