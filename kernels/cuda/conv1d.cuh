@@ -157,11 +157,11 @@ inline dim3 grid_of(int64_t blocks, int64_t channels, int64_t of_thread = 1) {
   return {static_cast<unsigned>(blocks), blocks_of(channels, of_thread)};
 }
 
-// Runs that end `short_of` before a whole number of tiles.
+// Runs that end `short_of` before a whole number of tiles, long ones where that makes `enough` blocks.
 inline std::vector<Run> runs_of(const Segments& segments, int64_t channels, bool pairs,
-                                int64_t short_of) {
+                                int64_t enough, int64_t short_of) {
   const int64_t blocks = segments.tokens() / kRun * blocks_of(channels, pairs ? 2 : 1);
-  return make_runs(segments, (blocks >= kEnough ? kRun : kHalf) - short_of);
+  return make_runs(segments, (blocks >= enough ? kRun : kHalf) - short_of);
 }
 
 }  // namespace nestling::cuda::conv1d

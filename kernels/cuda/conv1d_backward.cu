@@ -131,7 +131,7 @@ void backward(Context& ctx, const Conv1dBackward& a) {
                 .run_count = 0};
   const bool pairs = channels % 2 == 0 && packable<2>(b.in.x, b.in.pitch) &&
                      packable<2>(b.dy, b.dy_pitch) && packable<2>(b.dx, b.dx_pitch);
-  const std::vector<Run> runs = runs_of(a.segments, channels, pairs, taps - 1);
+  const std::vector<Run> runs = runs_of(a.segments, channels, pairs, kEnough / 2, taps - 1);
   b.runs = upload(ctx, runs);
   b.run_count = static_cast<int64_t>(runs.size());
   const int64_t parts = std::min(b.run_count, kMaxParts);
@@ -142,8 +142,7 @@ void backward(Context& ctx, const Conv1dBackward& a) {
       [&]<int kTaps, int kN>(std::integral_constant<int, kTaps>, std::integral_constant<int, kN>) {
         launch(ctx, {grid_of(parts, channels, kN), kThreads}, backward_kernel<X, kTaps, kN>, b);
       });
-  add_parts(ctx, a.dw, b.parts, parts, stride);
-  if (a.dbias) add_parts(ctx, a.dbias, b.parts + channels * taps, parts, stride);
+  add_parts(ctx, a.dw, b.parts, parts, stride, a.dbias);
 }
 
 }  // namespace

@@ -242,8 +242,7 @@ void run(Context& ctx, const RmsNormBackward& a) {
   const int64_t shared = (width + kQuad - 1) / kQuad * kQuad * static_cast<int64_t>(sizeof(float));
   const Grid grid{static_cast<unsigned>(blocks), kThreads, shared};
   launch(ctx, grid, packed ? backward_kernel<true> : backward_kernel<false>, b);
-  add_parts(ctx, a.dw, b.parts, blocks, width + 1);
-  if (a.dactive) add_parts(ctx, a.dactive, b.parts + width, blocks, width + 1);
+  add_parts(ctx, a.dw, b.parts, blocks, width + 1, a.dactive);
 }
 
 }  // namespace nestling::cuda
