@@ -1,12 +1,16 @@
 // adamw.cu - AdamW and the gradient norm over any number of tensors, one launch each: a block looks
 // up the tensor its chunk belongs to in a table sent along with the launch. The norm's parts are added
 // by one more block, so that it stays on the device until somebody asks.
+//
+// Packs         tensors whose rows allow it are taken four elements at a time; those without gaps are one row,
+//               whose elements are found without a division.
 #include <cmath>
 #include <vector>
 
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/upload.h"
 #include "kernels/ops/adamw.h"
@@ -26,11 +30,17 @@ struct Entry {
   __nv_bfloat16* low = nullptr;  // null: none
   int64_t first_chunk = 0;       // of this tensor among all
   int64_t size = 0;
-  int64_t cols = 0;  // element i: row i / cols, column i % cols
+  int64_t cols = 0;  // element i: row i / cols, column i % cols; 0: all is one row
   int64_t grad_pitch = 0;
   int64_t low_pitch = 0;
   float lr = 0.0f;
   float decay = 0.0f;
+  bool packs = false;
+
+  // Where element i lies in a matrix of this pitch.
+  __device__ int64_t at(int64_t i, int64_t pitch) const {
+    return cols == 0 ? i : i / cols * pitch + i % cols;
+  }
 };
 
 struct Step {
@@ -54,36 +64,61 @@ __device__ const Entry& entry_of(const Entry* entries, int64_t tensors, int64_t 
   return entries[low];
 }
 
-__global__ void adamw_kernel(Step s) {
-  const Entry e = entry_of(s.entries, s.tensors, blockIdx.x);
-  const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
-  const int64_t end = min(e.size, begin + kChunk);
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const int64_t row = i / e.cols;
-    const int64_t col = i % e.cols;
-    const float g = e.grad[row * e.grad_pitch + col] * s.grad_scale;
-    const float m = s.beta1 * e.m[i] + (1.0f - s.beta1) * g;
-    const float v = s.beta2 * e.v[i] + (1.0f - s.beta2) * g * g;
-    const float w = e.master[i];
-    const float step = (m / s.correction1) / (sqrtf(v / s.correction2) + s.eps);
-    const float next = w - e.lr * (step + e.decay * w);
-    e.m[i] = m;
-    e.v[i] = v;
-    e.master[i] = next;
-    if (e.low != nullptr) e.low[row * e.low_pitch + col] = __float2bfloat16_rn(next);
+// The elements of a block's chunk that are this thread's, kN at a time.
+template <int kN>
+__device__ void update(const Entry& e, const Step& s, int64_t begin, int64_t end) {
+  for (int64_t i = begin + threadIdx.x * kN; i < end; i += kThreads * kN) {
+    const Pack<kN> grad = load_pack<kN>(e.grad + e.at(i, e.grad_pitch));
+    Pack<kN> m = load_pack<kN>(e.m + i);
+    Pack<kN> v = load_pack<kN>(e.v + i);
+    Pack<kN> w = load_pack<kN>(e.master + i);
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const float g = grad.v[n] * s.grad_scale;
+      m.v[n] = s.beta1 * m.v[n] + (1.0f - s.beta1) * g;
+      v.v[n] = s.beta2 * v.v[n] + (1.0f - s.beta2) * g * g;
+      const float step = (m.v[n] / s.correction1) / (sqrtf(v.v[n] / s.correction2) + s.eps);
+      w.v[n] -= e.lr * (step + e.decay * w.v[n]);
+    }
+    store_pack(e.m + i, m);
+    store_pack(e.v + i, v);
+    store_pack(e.master + i, w);
+    if (e.low != nullptr) store_pack(e.low + e.at(i, e.low_pitch), w);
   }
 }
 
-__global__ void squares_kernel(double* parts, const Entry* entries, int64_t tensors) {
+__global__ void __launch_bounds__(kThreads) adamw_kernel(Step s) {
+  const Entry e = entry_of(s.entries, s.tensors, blockIdx.x);
+  const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
+  const int64_t end = min(e.size, begin + kChunk);
+  if (e.packs)
+    update<4>(e, s, begin, end);
+  else
+    update<1>(e, s, begin, end);
+}
+
+template <int kN>
+__device__ double squares(const Entry& e, int64_t begin, int64_t end) {
+  double sum = 0.0;
+#pragma unroll 4
+  for (int64_t i = begin + threadIdx.x * kN; i < end; i += kThreads * kN) {
+    const Pack<kN> grad = load_pack<kN>(e.grad + e.at(i, e.grad_pitch));
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const double g = grad.v[n];
+      sum += g * g;
+    }
+  }
+  return sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    squares_kernel(double* parts, const Entry* entries, int64_t tensors) {
   const Entry e = entry_of(entries, tensors, blockIdx.x);
   const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
   const int64_t end = min(e.size, begin + kChunk);
-  double sum = 0.0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const double g = e.grad[i / e.cols * e.grad_pitch + i % e.cols];
-    sum += g * g;
-  }
-  sum = block_sum<kThreads>(sum);
+  const double sum =
+      block_sum<kThreads>(e.packs ? squares<4>(e, begin, end) : squares<1>(e, begin, end));
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
@@ -95,8 +130,18 @@ __global__ void norm_kernel(double* norm, const double* parts, int64_t count) {
   if (threadIdx.x == 0) *norm = sqrt(sum);
 }
 
-int64_t cols_of(ConstView v) {
-  return v.dim(v.rank() - 1);
+// 0 where neither has gaps, or there is but one row.
+int64_t cols_of(ConstView grad, ConstView low) {
+  if (grad.dense() && (!low || low.dense())) return 0;
+  return grad.dim(grad.rank() - 1);
+}
+// Whether the tensor can be taken in packs of four.
+bool packs_of(const Entry& e) {
+  const int64_t row = e.cols == 0 ? e.size : e.cols;
+  const int64_t low_pitch = e.cols == 0 ? 0 : e.low_pitch;
+  const int64_t grad_pitch = e.cols == 0 ? 0 : e.grad_pitch;
+  return row % 4 == 0 && packable(e.master, 0) && packable(e.m, 0) && packable(e.v, 0) &&
+         packable(e.grad, grad_pitch) && packable(e.low, low_pitch);
 }
 int64_t chunks_of(int64_t size) {
   return (size + kChunk - 1) / kChunk;
@@ -116,11 +161,12 @@ void run(Context& ctx, const AdamWStep& a) {
                        .low = t.low ? reinterpret_cast<__nv_bfloat16*>(t.low.ptr<bf16>()) : nullptr,
                        .first_chunk = chunks,
                        .size = t.master.size(),
-                       .cols = cols_of(t.master),
+                       .cols = cols_of(t.grad, t.low),
                        .grad_pitch = t.grad.pitch(),
                        .low_pitch = t.low ? t.low.pitch() : 0,
                        .lr = t.lr,
                        .decay = t.decay});
+    entries.back().packs = packs_of(entries.back());
     chunks += chunks_of(t.master.size());
   }
   if (chunks == 0) return;
@@ -145,8 +191,9 @@ void run(Context& ctx, const GlobalNorm& a) {
     entries.push_back({.grad = g.ptr<float>(),
                        .first_chunk = chunks,
                        .size = g.size(),
-                       .cols = cols_of(g),
+                       .cols = cols_of(g, {}),
                        .grad_pitch = g.pitch()});
+    entries.back().packs = packs_of(entries.back());
     chunks += chunks_of(g.size());
   }
   const Arena::Mark mark(ctx.scratch());

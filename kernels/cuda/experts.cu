@@ -1,11 +1,14 @@
 // experts.cu - tokens to experts and back: gather, combine and their gradients. All are bound by
-// memory: every row of the experts is read once and written once.
+// memory: every row of the experts and of the tokens is read once and written once. A token's k rows are found
+// by the inverse of `order`; lane j of its warp knows the j-th.
 //
-// gather            warp: a row and 4 packs a lane of its columns, loaded before the first is stored
-// combine, gather's a warp: a token and 4 packs a lane; its k rows, found by the inverse of `order`, are
-//   gradient        added in the order j = 0..k-1
+// gather            warp: a token and kHeld units a lane of its columns, loaded once and stored to its k rows
+// combine, gather's a warp: a token and kHeld packs a lane; its rows, kRows at a time in flight, are added in the
+//   gradient        order j = 0..k-1
 // combine's         warp: a token, whole rows: dy is read once for its k rows; lane j keeps the dot product
 //   gradient        of row j
+//
+// Units             gather moves 16 bytes at a time, of whatever type, where rows are whole units
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -16,18 +19,22 @@ namespace nestling::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRows = kThreads / kWarp;  // of a block
-constexpr int kPacks = 4;                // of a lane at a time
+constexpr int kTokens = kThreads / kWarp;  // of a block
+constexpr int kHeld = 3;                   // packs of a lane at a time: 2688 columns are 7 pieces
+constexpr int kRows = 3;                   // of a token, in flight together
 
-// The columns that a warp has at a time, and where among them pack i of this lane begins.
+// The columns that a warp has at a time, and where among them this lane's first pack begins; its next are
+// kStep further each.
 template <int kN>
-inline constexpr int kPiece = kN* kWarp* kPacks;
+inline constexpr int kStep = kN* kWarp;
 template <int kN>
-__device__ int64_t pack_column(int64_t piece, int i) {
-  return piece * kPiece<kN> + (i * kWarp + threadIdx.x % kWarp) * kN;
+inline constexpr int kPiece = kStep<kN>* kHeld;
+template <int kN>
+__device__ int64_t first_column(int64_t piece) {
+  return piece * kPiece<kN> + threadIdx.x % kWarp * kN;
 }
-__device__ int64_t row_of_warp() {
-  return int64_t{blockIdx.x} * kRows + threadIdx.x / kWarp;
+__device__ int64_t token_of_warp() {
+  return int64_t{blockIdx.x} * kTokens + threadIdx.x / kWarp;
 }
 
 template <class X>
@@ -37,30 +44,45 @@ struct Matrix {
   __device__ X* row(int64_t r) const { return data + r * pitch; }
 };
 
-template <class X>
-struct Gather {
-  Matrix<X> rows;
-  Matrix<const X> x;
-  const int32_t* order;
-  int64_t count, k, width;
+// A warp's token: which of its rows there are from `first` on, one a lane.
+struct Rows {
+  int count;
+  int own;  // this lane's
+
+  __device__ Rows(const int32_t* position, int64_t t, int64_t k, int64_t first)
+      : count(static_cast<int>(min(k - first, int64_t{kWarp}))) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    own = lane < count ? position[t * k + first + lane] : 0;
+  }
+  __device__ int64_t operator[](int j) const { return __shfl_sync(0xffffffffu, own, j % kWarp); }
 };
 
-template <int kN, class X>
-__global__ void __launch_bounds__(kThreads) gather_kernel(Gather<X> g) {
-  const int64_t r = row_of_warp();
-  if (r >= g.count) return;
-  const X* from = g.x.row(g.order[r] / static_cast<int>(g.k));
-  X* to = g.rows.row(r);
-  Pack<kN> held[kPacks];
+template <class Unit>
+struct Gather {
+  Matrix<Unit> rows;
+  Matrix<const Unit> x;
+  const int32_t* position;
+  int64_t tokens, k, width;
+};
+
+template <class Unit>
+__global__ void __launch_bounds__(kThreads) gather_kernel(Gather<Unit> g) {
+  const int64_t t = token_of_warp();
+  if (t >= g.tokens) return;  // a whole warp
+  const int64_t c = first_column<1>(blockIdx.y);
+  const Unit* from = g.x.row(t) + c;
+  Unit held[kHeld] = {};
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t c = pack_column<kN>(blockIdx.y, i);
-    held[i] = load_pack<kN>(from + c, g.width - c);
-  }
+  for (int i = 0; i < kHeld; ++i)
+    if (c + i * kStep<1> < g.width) held[i] = from[i * kStep<1>];
+  for (int64_t first = 0; first < g.k; first += kWarp) {
+    const Rows rows(g.position, t, g.k, first);
+    for (int j = 0; j < rows.count; ++j) {
+      Unit* to = g.rows.row(rows[j]) + c;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t c = pack_column<kN>(blockIdx.y, i);
-    store_pack(to + c, held[i], g.width - c);
+      for (int i = 0; i < kHeld; ++i)
+        if (c + i * kStep<1> < g.width) to[i * kStep<1>] = held[i];
+    }
   }
 }
 
@@ -68,6 +90,14 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(Gather<X> g) {
 __global__ void invert_kernel(int32_t* position, const int32_t* order, int64_t count) {
   for (int64_t r = first_item(); r < count; r += item_step())
     position[order[r]] = static_cast<int32_t>(r);
+}
+
+// kHeld packs of a row that begins at the lane's first column, of which `left` columns are left.
+template <int kN, class X>
+__device__ void load_held(Pack<kN> (&to)[kHeld], const X* from, int64_t left) {
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i)
+    to[i] = load_whole<kN>(from + i * kStep<kN>, i * kStep<kN> < left);
 }
 
 template <class X>
@@ -82,31 +112,37 @@ struct Combine {
 
 template <int kN, bool kWeighted, class X>
 __global__ void __launch_bounds__(kThreads) combine_kernel(Combine<X> c) {
-  const int64_t t = row_of_warp();
-  if (t >= c.tokens) return;
-  float* y = c.y.row(t);
-  Pack<kN> sum[kPacks];
+  const int64_t t = token_of_warp();
+  if (t >= c.tokens) return;  // a whole warp
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t d = first_column<kN>(blockIdx.y);
+  const int64_t left = c.width - d;
+  float* y = c.y.row(t) + d;
+  Pack<kN> sum[kHeld];
+  load_held<kN>(sum, y, c.accumulate ? left : 0);
+  for (int64_t first = 0; first < c.k; first += kWarp) {
+    const Rows rows(c.position, t, c.k, first);
+    float own = 1.0f;
+    if (kWeighted && lane < rows.count) own = c.weight.row(t)[first + lane];
+    for (int j = 0; j < rows.count; j += kRows) {
+      Pack<kN> x[kRows][kHeld];
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t d = pack_column<kN>(blockIdx.y, i);
-    sum[i] = load_pack<kN>(y + d, c.accumulate ? c.width - d : 0);
-  }
-  for (int64_t j = 0; j < c.k; ++j) {
-    const X* row = c.rows.row(c.position[t * c.k + j]);
-    const float weight = kWeighted ? c.weight.row(t)[j] : 1.0f;
+      for (int u = 0; u < kRows; ++u)
+        load_held<kN>(x[u], c.rows.row(rows[j + u]) + d, j + u < rows.count ? left : 0);
 #pragma unroll
-    for (int i = 0; i < kPacks; ++i) {
-      const int64_t d = pack_column<kN>(blockIdx.y, i);
-      const Pack<kN> x = load_pack<kN>(row + d, c.width - d);
+      for (int u = 0; u < kRows; ++u) {
+        const float weight = kWeighted ? __shfl_sync(0xffffffffu, own, (j + u) % kWarp) : 1.0f;
+        if (j + u >= rows.count) continue;
 #pragma unroll
-      for (int n = 0; n < kN; ++n) sum[i].v[n] += weight * x.v[n];
+        for (int i = 0; i < kHeld; ++i)
+#pragma unroll
+          for (int n = 0; n < kN; ++n) sum[i].v[n] += weight * x[u][i].v[n];
+      }
     }
   }
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t d = pack_column<kN>(blockIdx.y, i);
-    store_pack(y + d, sum[i], c.width - d);
-  }
+  for (int i = 0; i < kHeld; ++i)
+    if (i * kStep<kN> < left) store_pack(y + i * kStep<kN>, sum[i]);
 }
 
 template <class X>
@@ -120,55 +156,56 @@ struct CombineBackward {
   int64_t tokens, k, width;
 };
 
-// drow = weight dy; this lane's part of dy . row
+// Of kHeld packs: drow = weight dy; this lane's part of dy . row
 template <int kN, class X>
-__device__ float scale_and_dot(X* drow, const X* row, const Pack<kN> (&dy)[kPacks], float weight,
-                               int64_t piece, int64_t width) {
-  Pack<kN> x[kPacks];
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t d = pack_column<kN>(piece, i);
-    x[i] = load_pack<kN>(row + d, width - d);
-  }
+__device__ float scale_and_dot(X* drow, const Pack<kN> (&row)[kHeld], const Pack<kN> (&dy)[kHeld],
+                               float weight, int64_t left) {
   float dot = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t d = pack_column<kN>(piece, i);
+  for (int i = 0; i < kHeld; ++i) {
     Pack<kN> scaled;
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
-      dot += dy[i].v[n] * x[i].v[n];
+      dot += dy[i].v[n] * row[i].v[n];
       scaled.v[n] = weight * dy[i].v[n];
     }
-    store_pack(drow + d, scaled, width - d);
+    if (i * kStep<kN> < left) store_pack(drow + i * kStep<kN>, scaled);
   }
   return dot;
 }
 
 template <int kN, class X>
 __global__ void __launch_bounds__(kThreads) combine_backward_kernel(CombineBackward<X> c) {
-  const int64_t t = row_of_warp();
+  const int64_t t = token_of_warp();
   if (t >= c.tokens) return;  // a whole warp
-  const int lane = threadIdx.x % kWarp;
-  const int32_t* position = c.position + t * c.k;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int64_t first = 0; first < c.k; first += kWarp) {
-    const int count = static_cast<int>(min(c.k - first, int64_t{kWarp}));
+    const Rows rows(c.position, t, c.k, first);
+    const float own_weight = lane < rows.count ? c.weight.row(t)[first + lane] : 0.0f;
     float own = 0.0f;
     for (int64_t piece = 0; piece * kPiece<kN> < c.width; ++piece) {
-      Pack<kN> dy[kPacks];
+      const int64_t d = first_column<kN>(piece);
+      const int64_t left = c.width - d;
+      Pack<kN> dy[kHeld];
+      load_held<kN>(dy, c.dy.row(t) + d, left);
+      for (int j = 0; j < rows.count; j += kRows) {
+        Pack<kN> x[kRows][kHeld];
+        int64_t row[kRows];
 #pragma unroll
-      for (int i = 0; i < kPacks; ++i) {
-        const int64_t d = pack_column<kN>(piece, i);
-        dy[i] = load_pack<kN>(c.dy.row(t) + d, c.width - d);
-      }
-      for (int j = 0; j < count; ++j) {
-        const int64_t r = position[first + j];
-        const float dot = warp_sum(scale_and_dot<kN>(c.drows.row(r), c.rows.row(r), dy,
-                                                     c.weight.row(t)[first + j], piece, c.width));
-        if (lane == j) own += dot;
+        for (int u = 0; u < kRows; ++u) {
+          row[u] = rows[j + u];
+          load_held<kN>(x[u], c.rows.row(row[u]) + d, j + u < rows.count ? left : 0);
+        }
+#pragma unroll
+        for (int u = 0; u < kRows; ++u) {
+          const float weight = __shfl_sync(0xffffffffu, own_weight, (j + u) % kWarp);
+          const float dot = warp_sum(scale_and_dot<kN>(c.drows.row(row[u]) + d, x[u], dy, weight,
+                                                       j + u < rows.count ? left : 0));
+          if (lane == j + u) own += dot;
+        }
       }
     }
-    if (lane < count) c.dweight.row(t)[first + lane] = own;
+    if (lane < rows.count) c.dweight.row(t)[first + lane] = own;
   }
 }
 
@@ -181,19 +218,20 @@ Matrix<const X> matrix(ConstView v) {
   return {elements<X>(v), v.pitch()};
 }
 
-// One warp a row; blockIdx.y walks the pieces of its columns.
+// One warp a token; blockIdx.y walks the pieces of its columns.
 template <int kN>
-dim3 blocks_of_pieces(int64_t rows, int64_t width) {
-  return dim3(static_cast<unsigned>((rows + kRows - 1) / kRows),
+dim3 blocks_of_pieces(int64_t tokens, int64_t width) {
+  return dim3(static_cast<unsigned>((tokens + kTokens - 1) / kTokens),
               static_cast<unsigned>((width + kPiece<kN> - 1) / kPiece<kN>));
 }
-unsigned blocks_of_rows(int64_t rows) {
-  return static_cast<unsigned>((rows + kRows - 1) / kRows);
+unsigned blocks_of_tokens(int64_t tokens) {
+  return static_cast<unsigned>((tokens + kTokens - 1) / kTokens);
 }
 
+// Whether rows can be read and written in whole packs.
 template <class... Matrices>
-bool all_packable(const Matrices&... m) {
-  return (packable(m.data, m.pitch) && ...);
+bool all_packs(int64_t width, const Matrices&... m) {
+  return width % 4 == 0 && (packable(m.data, m.pitch) && ...);
 }
 
 const int32_t* invert(Context& ctx, ConstView order) {
@@ -216,7 +254,7 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
                      .k = rows.dim(0) / y.dim(0),
                      .width = y.dim(1),
                      .accumulate = accumulate};
-  if (all_packable(c.y, c.rows))
+  if (all_packs(c.width, c.y, c.rows))
     launch(ctx, {blocks_of_pieces<4>(c.tokens, c.width), kThreads}, combine_kernel<4, kWeighted, X>,
            c);
   else
@@ -224,18 +262,26 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
            c);
 }
 
-template <class X>
+template <class Unit>
 void gather(Context& ctx, const ExpertGather& a) {
-  const Gather<X> g{.rows = matrix<X>(a.rows),
-                    .x = matrix<X>(a.x),
-                    .order = a.order.ptr<int32_t>(),
-                    .count = a.rows.dim(0),
-                    .k = a.rows.dim(0) / a.x.dim(0),
-                    .width = a.x.dim(1)};
-  if (all_packable(g.rows, g.x))
-    launch(ctx, {blocks_of_pieces<4>(g.count, g.width), kThreads}, gather_kernel<4, X>, g);
-  else
-    launch(ctx, {blocks_of_pieces<1>(g.count, g.width), kThreads}, gather_kernel<1, X>, g);
+  const Arena::Mark mark(ctx.scratch());
+  const int64_t elements = static_cast<int64_t>(sizeof(Unit)) / dtype_bytes(a.x.dtype());
+  const Gather<Unit> g{.rows = {reinterpret_cast<Unit*>(a.rows.data()), a.rows.pitch() / elements},
+                       .x = {reinterpret_cast<const Unit*>(a.x.data()), a.x.pitch() / elements},
+                       .position = invert(ctx, a.order),
+                       .tokens = a.x.dim(0),
+                       .k = a.rows.dim(0) / a.x.dim(0),
+                       .width = a.x.dim(1) / elements};
+  launch(ctx, {blocks_of_pieces<1>(g.tokens, g.width), kThreads}, gather_kernel<Unit>, g);
+}
+
+// Whether the rows of a view begin at multiples of the unit and are whole units.
+template <class Unit>
+bool whole_units(ConstView v) {
+  const int64_t bytes = dtype_bytes(v.dtype());
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(Unit));
+  return reinterpret_cast<uintptr_t>(v.data()) % kBytes == 0 && v.pitch() * bytes % kBytes == 0 &&
+         v.dim(1) * bytes % kBytes == 0;
 }
 
 template <class X>
@@ -250,16 +296,17 @@ void combine_backward(Context& ctx, const ExpertCombineBackward& a) {
                              .tokens = a.dy.dim(0),
                              .k = a.weight.dim(1),
                              .width = a.rows.dim(1)};
-  if (all_packable(c.drows, c.dy, c.rows))
-    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<4, X>, c);
+  if (all_packs(c.width, c.drows, c.dy, c.rows))
+    launch(ctx, {blocks_of_tokens(c.tokens), kThreads}, combine_backward_kernel<4, X>, c);
   else
-    launch(ctx, {blocks_of_rows(c.tokens), kThreads}, combine_backward_kernel<1, X>, c);
+    launch(ctx, {blocks_of_tokens(c.tokens), kThreads}, combine_backward_kernel<1, X>, c);
 }
 
 }  // namespace
 
 void run(Context& ctx, const ExpertGather& a) {
   if (a.rows.size() == 0) return;
+  if (whole_units<uint4>(a.rows) && whole_units<uint4>(a.x)) return gather<uint4>(ctx, a);
   with_elements(a.rows, [&]<class X>(X) { gather<X>(ctx, a); });
 }
 

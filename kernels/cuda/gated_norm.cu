@@ -14,19 +14,19 @@ struct Forward {
   Rows<X> out;
   Rows<const X> y, z;
   const float* w;
-  int64_t w_pitch;
+  int w_pitch;
   float* rstd;
   int64_t rstd_pitch;
   float eps;
 };
 
 // u = y silu(z).
-template <bool kPacked, class X>
-__device__ void gate_sweep(Pack<kQuad> (&u)[kHeld], const Forward<X>& f, int64_t t, int64_t group,
+template <Access kAccess, class X>
+__device__ void gate_sweep(Pack<kQuad> (&u)[kHeld], const Forward<X>& f, int64_t t, int group,
                            const Place& place) {
   Pack<kQuad> z[kHeld];
-  load_sweep<kPacked>(u, f.y, f.s, t, group, place);
-  load_sweep<kPacked>(z, f.z, f.s, t, group, place);
+  load_sweep<kAccess>(u, f.y, t, f.s, group, place);
+  load_sweep<kAccess>(z, f.z, t, f.s, group, place);
 #pragma unroll
   for (int j = 0; j < kHeld; ++j)
 #pragma unroll
@@ -34,19 +34,21 @@ __device__ void gate_sweep(Pack<kQuad> (&u)[kHeld], const Forward<X>& f, int64_t
 }
 
 // Team (token, group).
-template <class X, int kTeam, bool kPacked>
+template <class X, int kTeam, Access kAccess>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Forward<X> f) {
   const Shape& s = f.s;
-  const int64_t t = team_index<kTeam>() / s.groups;
-  const int64_t group = team_index<kTeam>() % s.groups;
+  const auto t = static_cast<int64_t>(team_index<kTeam>() / s.groups);
+  const int group = static_cast<int>(team_index<kTeam>() % s.groups);
   if (t >= s.tokens) return;  // the whole team
   const int lane = static_cast<int>(threadIdx.x) % kTeam;
-  Pack<kQuad> u[kHeld];
+  Pack<kQuad> u[kHeld], w[kHeld];
   float squares = 0.0f;
   Place place(s, lane);
+  constexpr bool kWaits = kAccess == Access::kAny;  // for registers
+  if constexpr (!kWaits) load_sweep<kAccess>(w, f.w, f.w_pitch, s, group, place);
   for (int sweep = 0; sweep < s.sweeps; ++sweep) {
-    gate_sweep<kPacked>(u, f, t, group, place);
-    advance_sweep(place, s);
+    gate_sweep<kAccess>(u, f, t, group, place);
+    advance_sweep<kAccess>(place, s);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j)
 #pragma unroll
@@ -55,18 +57,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Forward<X> f) {
   const float rstd = 1.0f / sqrtf(team_sum<kTeam>(squares) / active_of(s) + f.eps);
   if (lane == 0) f.rstd[t * f.rstd_pitch + group] = rstd;
 
-  X* out = f.out.data + t * f.out.token;
   place = Place(s, lane);
   for (int sweep = 0; sweep < s.sweeps; ++sweep) {
-    if (s.sweeps > 1) gate_sweep<kPacked>(u, f, t, group, place);
+    if (s.sweeps > 1) gate_sweep<kAccess>(u, f, t, group, place);
+    if (kWaits || s.sweeps > 1) load_sweep<kAccess>(w, f.w, f.w_pitch, s, group, place);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      const int64_t n = place.count(s);
-      const auto w = load_quad<kPacked>(f.w + place.offset(s, group, f.w_pitch), n);
 #pragma unroll
-      for (int i = 0; i < kQuad; ++i) u[j].v[i] *= rstd * w.v[i];
-      store_quad<kPacked>(out + place.offset(s, group, f.out.head), u[j], n);
-      place.advance(s);
+      for (int i = 0; i < kQuad; ++i) u[j].v[i] *= rstd * w[j].v[i];
+      store_place<kAccess>(f.out, t, u[j], s, group, place);
+      place.advance<kAccess>(s);
     }
   }
 }
@@ -78,14 +78,14 @@ void forward(Context& ctx, const GatedNormForward& a) {
                .y = rows_of<X>(a.y),
                .z = rows_of<X>(a.z),
                .w = a.w.ptr<float>(),
-               .w_pitch = a.w.stride(0),
+               .w_pitch = head_pitch(a.w, 0),
                .rstd = a.rstd.ptr<float>(),
                .rstd_pitch = a.rstd.stride(0),
                .eps = a.eps};
-  const bool packed = f.out.packed() && f.y.packed() && f.z.packed() && packable(f.w, f.w_pitch);
-  with_team(group_quads(a.y, a.rstd), packed, [&](auto team, auto packs) {
+  const bool packed = all_packed(a.y, f.w, f.w_pitch, f.out, f.y, f.z);
+  with_team(group_quads(a.y, a.rstd), head_quads(a.y), packed, [&](auto team, auto access) {
     f.s = shape_of(a.y, a.rstd, a.active, team);
-    launch(ctx, teams_grid(f.s.tokens * f.s.groups, team), forward_kernel<X, team, packs>, f);
+    launch(ctx, teams_grid(f.s.tokens * f.s.groups, team), forward_kernel<X, team, access>, f);
   });
 }
 

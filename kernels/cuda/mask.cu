@@ -1,9 +1,10 @@
 // mask.cu - width masks. A warp takes 32 packs of columns, a block 8 rows of them at a time; each block
-// walks its part of the rows. dm is summed by row parts, then over the parts: a fixed order.
+// walks its part of the rows, in whole turns. dm is summed by row parts, then over the parts: a fixed order.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/parts.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/ops/mask.h"
 
@@ -14,7 +15,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kAtOnce = 4;         // rows in flight a warp
-constexpr int64_t kBlocks = 1056;  // eight a multiprocessor of an H100
+constexpr int64_t kBlocks = 2112;  // 16 a multiprocessor of an H100
 
 template <class X>
 struct Mask {
@@ -24,6 +25,7 @@ struct Mask {
   const float* m;
   float* parts;  // [gridDim.y, cols]
   int64_t out_pitch, in_pitch, other_pitch, rows, cols, repeat;
+  int64_t part;  // rows of a block
 };
 
 // The sums of a block's warps, added in their order, to its part.
@@ -71,15 +73,15 @@ template <int kN, bool kSum, class X>
 __global__ void __launch_bounds__(kThreads) mask_kernel(Mask<X> a) {
   const int64_t col = (int64_t{blockIdx.x} * kWarp + threadIdx.x % kWarp) * kN;
   const int64_t n = max(int64_t{0}, min(int64_t{kN}, a.cols - col));
-  const int64_t per = (a.rows + gridDim.y - 1) / gridDim.y;
-  const int64_t end = min(a.rows, (int64_t{blockIdx.y} + 1) * per);
+  const int64_t first = blockIdx.y * a.part;
+  const int64_t end = min(a.rows, first + a.part);
   Pack<kN> m, sum;
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
-    m.v[i] = i < n ? a.m[(col + i) / a.repeat] : 0.0f;
+    m.v[i] = i < n ? a.m[a.repeat == 1 ? col + i : (col + i) / a.repeat] : 0.0f;
     sum.v[i] = 0.0f;
   }
-  for (int64_t r = blockIdx.y * per + threadIdx.x / kWarp; r < end; r += kAtOnce * kWarps) {
+  for (int64_t r = first + threadIdx.x / kWarp; r < end; r += kAtOnce * kWarps) {
     if (n == kN && r + (kAtOnce - 1) * kWarps < end)
       multiply_rows<kN, kSum, true>(a, r, end, col, n, m, sum);
     else
@@ -88,25 +90,26 @@ __global__ void __launch_bounds__(kThreads) mask_kernel(Mask<X> a) {
   if constexpr (kSum) store_sums(sum, a.parts + blockIdx.y * a.cols, a.cols);
 }
 
-// kLanes threads an entry of dm: each adds the parts of every kLanes-th of its `repeat` columns.
-template <int kLanes>
-__global__ void add_parts_kernel(float* dm, const float* parts, int64_t count, int64_t entries,
-                                 int64_t repeat) {
-  const int64_t entry = first_item() / kLanes;
-  if (entry >= entries) return;  // a whole warp where lanes work together
+// A warp an entry of dm: a lane adds the parts of every 32nd of its `repeat` columns.
+__global__ void __launch_bounds__(kThreads)
+    add_repeats_kernel(float* dm, const float* parts, int64_t count, int64_t entries,
+                       int64_t repeat) {
+  const int64_t entry = first_item() / kWarp;
+  if (entry >= entries) return;  // a whole warp
   float sum = 0.0f;
-  for (int64_t c = threadIdx.x % kLanes; c < repeat; c += kLanes)
+  for (int64_t c = threadIdx.x % kWarp; c < repeat; c += kWarp) {
+#pragma unroll 8
     for (int64_t p = 0; p < count; ++p) sum += parts[p * entries * repeat + entry * repeat + c];
-  sum = warp_sum<kLanes>(sum);
-  if (threadIdx.x % kLanes == 0) dm[entry] += sum;
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) dm[entry] += sum;
 }
 
-void add_parts(Context& ctx, View dm, const float* parts, int64_t count, int64_t repeat) {
-  const int64_t entries = dm.dim(0);
-  const int64_t threads = repeat == 1 ? entries : entries * kWarp;
-  const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-  launch(ctx, {blocks, kThreads}, repeat == 1 ? add_parts_kernel<1> : add_parts_kernel<kWarp>,
-         dm.ptr<float>(), parts, count, entries, repeat);
+void add_repeats(Context& ctx, View dm, const float* parts, int64_t count, int64_t repeat) {
+  if (repeat == 1) return add_parts(ctx, dm, parts, count, dm.dim(0));
+  const auto blocks = static_cast<unsigned>((dm.dim(0) + kWarps - 1) / kWarps);
+  launch(ctx, {blocks, kThreads}, add_repeats_kernel, dm.ptr<float>(), parts, count, dm.dim(0),
+         repeat);
 }
 
 // out = in m; where there is dm, dm += the sums of in * other.
@@ -125,13 +128,16 @@ void multiply(Context& ctx, View out, ConstView in, ConstView other, ConstView m
             .other_pitch = other.pitch(),
             .rows = in.dim(0),
             .cols = in.dim(1),
-            .repeat = repeat};
+            .repeat = repeat,
+            .part = 0};
   const bool packs = packable(a.out, a.out_pitch) && packable(a.in, a.in_pitch) &&
                      packable(a.other, a.other_pitch);
   const int64_t run = packs ? 4 * kWarp : kWarp;
   const int64_t runs = (a.cols + run - 1) / run;
-  const int64_t parts =
-      std::clamp<int64_t>((kBlocks + runs - 1) / runs, 1, (a.rows + kWarps - 1) / kWarps);
+  const int64_t wanted = std::max<int64_t>(1, kBlocks / runs);
+  constexpr int64_t kTurn = kAtOnce * kWarps;  // rows that a block takes at a time
+  a.part = ((a.rows + wanted - 1) / wanted + kTurn - 1) / kTurn * kTurn;
+  const int64_t parts = (a.rows + a.part - 1) / a.part;
   const Grid grid{dim3(static_cast<unsigned>(runs), static_cast<unsigned>(parts)), kThreads};
   if (!dm) {
     launch(ctx, grid, packs ? mask_kernel<4, false, X> : mask_kernel<1, false, X>, a);
@@ -139,7 +145,7 @@ void multiply(Context& ctx, View out, ConstView in, ConstView other, ConstView m
   }
   a.parts = ctx.scratch().floats(parts * a.cols);
   launch(ctx, grid, packs ? mask_kernel<4, true, X> : mask_kernel<1, true, X>, a);
-  add_parts(ctx, dm, a.parts, parts, repeat);
+  add_repeats(ctx, dm, a.parts, parts, repeat);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// rms_norm.cu - a block takes a row at a time; a thread holds 4 quads of it, so that rows of up to 4096 elements
-// are read once, longer ones again for the second half. In backward a block walks rows and sums its part of dw
-// in shared memory, each element with one thread; the parts are added in one order.
+// rms_norm.cu - a block walks rows; a thread holds 4 quads of one, so that rows of up to 4096 elements are read
+// once, and w once a block, longer ones again for the second half. In backward a block sums its part of dw in
+// shared memory, each element with one thread; the parts are added in one order.
 //
 // Limits        backward: 32768 columns, whose dw must fit the shared memory of any card.
 #include <algorithm>
@@ -19,7 +19,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kHeld = 4;
 constexpr int64_t kMostWidth = 32768;
-constexpr int64_t kMostParts = 1056;  // eight a multiprocessor of an H100
+constexpr int64_t kMostBlocks = 660;  // five a multiprocessor of an H100
+constexpr int64_t kMostParts = 396;   // three: parts are written and read again
 constexpr int64_t kRowsPerPart = 8;   // at least, where there are so many
 
 struct Shape {
@@ -69,9 +70,10 @@ template <class Y, bool kPacked>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Forward<Y> f) {
   const Shape& s = f.s;
   const float active = active_of(s);
+  Pack<kQuad> x[kHeld] = {}, w[kHeld] = {};
+  if (s.sweeps == 1) load_sweep<kPacked>(w, f.w, s, 0);
   for (int64_t t = blockIdx.x; t < s.rows; t += gridDim.x) {
     const float* row = f.x + t * f.x_pitch;
-    Pack<kQuad> x[kHeld];
     float squares = 0.0f;
     for (int sweep = 0; sweep < s.sweeps; ++sweep) {
       load_sweep<kPacked>(x, row, s, sweep);
@@ -83,15 +85,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Forward<Y> f) {
     const float rstd = 1.0f / sqrtf(block_sum<kThreads>(squares) / active + f.eps);
     if (threadIdx.x == 0) f.rstd[t] = rstd;
     for (int sweep = 0; sweep < s.sweeps; ++sweep) {
-      if (s.sweeps > 1) load_sweep<kPacked>(x, row, s, sweep);
-      Pack<kQuad> w[kHeld];
-      load_sweep<kPacked>(w, f.w, s, sweep);
+      if (s.sweeps > 1) {
+        load_sweep<kPacked>(x, row, s, sweep);
+        load_sweep<kPacked>(w, f.w, s, sweep);
+      }
 #pragma unroll
       for (int j = 0; j < kHeld; ++j) {
         const int64_t c = column(sweep, j);
 #pragma unroll
-        for (int i = 0; i < kQuad; ++i) w[j].v[i] *= x[j].v[i] * rstd;
-        store_quad<kPacked>(f.y + t * f.y_pitch + c, w[j], max(s.width - c, int64_t{0}));
+        for (int i = 0; i < kQuad; ++i) x[j].v[i] *= rstd * w[j].v[i];
+        store_quad<kPacked>(f.y + t * f.y_pitch + c, x[j], max(s.width - c, int64_t{0}));
       }
     }
   }
@@ -114,11 +117,9 @@ struct Dots {
 };
 
 // Leaves dy w in dy. dw [kHeld * kThreads] is the sweep's.
-template <bool kPacked>
-__device__ void add_sweep(Dots& dots, float4* dw, Pack<kQuad> (&dy)[kHeld],
-                          const Pack<kQuad> (&x)[kHeld], const Backward& b, int sweep, float rstd) {
-  Pack<kQuad> w[kHeld];
-  load_sweep<kPacked>(w, b.w, b.s, sweep);
+inline __device__ void add_sweep(Dots& dots, float4* dw, Pack<kQuad> (&dy)[kHeld],
+                                 const Pack<kQuad> (&x)[kHeld], const Pack<kQuad> (&w)[kHeld],
+                                 int64_t width, int sweep, float rstd) {
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) {
     float scaled[kQuad];
@@ -129,7 +130,7 @@ __device__ void add_sweep(Dots& dots, float4* dw, Pack<kQuad> (&dy)[kHeld],
       dots.squares += x[j].v[i] * x[j].v[i];
       dy[j].v[i] *= w[j].v[i];
     }
-    if (column(sweep, j) >= b.s.width) continue;
+    if (column(sweep, j) >= width) continue;
     float4& to = dw[j * kThreads];
     to = make_float4(to.x + scaled[0] * rstd, to.y + scaled[1] * rstd, to.z + scaled[2] * rstd,
                      to.w + scaled[3] * rstd);
@@ -157,26 +158,26 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward b) {
   float4* dw = dynamic_shared<float4>() + threadIdx.x;
   for (int64_t q = threadIdx.x; q * kQuad < s.width; q += kThreads)
     dynamic_shared<float4>()[q] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  float dactive = 0.0f;
+  float dactive = 0.0f;  // this thread's part
+  Pack<kQuad> dy[kHeld] = {}, x[kHeld] = {}, w[kHeld] = {};
+  if (s.sweeps == 1) load_sweep<kPacked>(w, b.w, s, 0);
   for (int64_t t = blockIdx.x; t < s.rows; t += gridDim.x) {
     const float rstd = b.rstd[t];
     Dots dots;
-    Pack<kQuad> dy[kHeld], x[kHeld];
     const auto load = [&](int sweep) {
       load_sweep<kPacked>(dy, b.dy + t * b.dy_pitch, s, sweep);
       load_sweep<kPacked>(x, b.x + t * b.x_pitch, s, sweep);
+      if (s.sweeps > 1) load_sweep<kPacked>(w, b.w, s, sweep);
     };
     for (int sweep = 0; sweep < s.sweeps; ++sweep) {
       load(sweep);
-      add_sweep<kPacked>(dots, dw + sweep * kHeld * kThreads, dy, x, b, sweep, rstd);
+      add_sweep(dots, dw + sweep * kHeld * kThreads, dy, x, w, s.width, sweep, rstd);
     }
     const float pull = block_sum<kThreads>(dots.dot) * rstd * rstd * rstd / active;
-    dactive += pull * block_sum<kThreads>(dots.squares) / (2.0f * active);
+    dactive += pull * dots.squares / (2.0f * active);
     for (int sweep = 0; sweep < s.sweeps; ++sweep) {
       if (s.sweeps > 1) {
         load(sweep);
-        Pack<kQuad> w[kHeld];
-        load_sweep<kPacked>(w, b.w, s, sweep);
 #pragma unroll
         for (int j = 0; j < kHeld; ++j)
 #pragma unroll
@@ -185,6 +186,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward b) {
       store_sweep<kPacked>(b.dx + t * b.dx_pitch, dy, x, s, sweep, rstd, pull);
     }
   }
+  dactive = block_sum<kThreads>(dactive);
   float* part = b.parts + blockIdx.x * (s.width + 1);
   for (int64_t q = threadIdx.x; q * kQuad < s.width; q += kThreads) {
     const float4 sums = dynamic_shared<float4>()[q];
@@ -204,8 +206,9 @@ void forward(Context& ctx, const RmsNormForward& a) {
                      .y_pitch = a.y.pitch(),
                      .x_pitch = a.x.pitch(),
                      .eps = a.eps};
-  const bool packed = packable(f.y, f.y_pitch) && packable(f.x, f.x_pitch) && packable(f.w, 0);
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(f.s.rows, int64_t{1} << 20));
+  const bool packed = f.s.width % kQuad == 0 && packable(f.y, f.y_pitch) &&
+                      packable(f.x, f.x_pitch) && packable(f.w, 0);
+  const auto blocks = static_cast<unsigned>(std::min(f.s.rows, kMostBlocks));
   launch(ctx, {blocks, kThreads}, packed ? forward_kernel<Y, true> : forward_kernel<Y, false>, f);
 }
 
@@ -234,13 +237,12 @@ void run(Context& ctx, const RmsNormBackward& a) {
                    .dx_pitch = a.dx.pitch(),
                    .dy_pitch = a.dy.pitch(),
                    .x_pitch = a.x.pitch()};
-  const bool packed = packable(b.dx, b.dx_pitch) && packable(b.dy, b.dy_pitch) &&
-                      packable(b.x, b.x_pitch) && packable(b.w, 0);
+  const bool packed = width % kQuad == 0 && packable(b.dx, b.dx_pitch) &&
+                      packable(b.dy, b.dy_pitch) && packable(b.x, b.x_pitch) && packable(b.w, 0);
   const int64_t shared = (width + kQuad - 1) / kQuad * kQuad * static_cast<int64_t>(sizeof(float));
   const Grid grid{static_cast<unsigned>(blocks), kThreads, shared};
   launch(ctx, grid, packed ? backward_kernel<true> : backward_kernel<false>, b);
-  add_parts(ctx, a.dw, b.parts, blocks, width + 1);
-  if (a.dactive) add_parts(ctx, a.dactive, b.parts + width, blocks, width + 1);
+  add_parts(ctx, a.dw, b.parts, blocks, width + 1, a.dactive);
 }
 
 }  // namespace nestling::cuda

@@ -195,16 +195,16 @@ std::vector<int32_t> many_segments(int count) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Conv1d,
-    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
-                       ::testing::Values(Case{{0, 1}, 1, 1, false, false, 0},
-                                         Case{{0, 1, 3, 40}, 7, 4, true, true, 3},
-                                         Case{{0, 1, 2, 3, 4, 5}, 33, 4, true, true, 1},
-                                         Case{{0, 70}, 64, 4, true, false, 0},
-                                         Case{{0, 17, 64, 131}, 600, 3, false, true, 5},
-                                         Case{{0, 100}, 20, 8, true, true, 12},
-                                         Case{{0, 4, 90}, 37, 2, true, false, 1},
-                                         Case{{0, 68, 77}, 5, 7, false, true, 2},
-                                         Case{many_segments(600), 5, 4, true, true, 1})),
+    ::testing::Combine(
+        ::testing::Values(Device::kCpu, Device::kCuda),
+        ::testing::Values(
+            Case{{0, 1}, 1, 1, false, false, 0}, Case{{0, 1, 3, 40}, 7, 4, true, true, 3},
+            Case{{0, 1, 2, 3, 4, 5}, 33, 4, true, true, 1}, Case{{0, 70}, 64, 4, true, false, 0},
+            Case{{0, 17, 64, 131}, 600, 3, false, true, 5}, Case{{0, 100}, 20, 8, true, true, 12},
+            Case{{0, 4, 90}, 37, 2, true, false, 1}, Case{{0, 68, 77}, 5, 7, false, true, 2},
+            Case{{0, 29, 61, 90, 200}, 260, 4, true, true, 2},
+            Case{{0, 8, 16, 49}, 258, 1, true, false, 0}, Case{{0, 130}, 6, 8, false, true, 4},
+            Case{many_segments(600), 5, 4, true, true, 1})),
     case_name);
 
 TEST(Conv1dContract, NamesWhatDoesNotFit) {

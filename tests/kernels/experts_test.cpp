@@ -271,8 +271,9 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(Shape{1, 1, 1, 1, 1}, Shape{5, 2, 4, 7, 3},
                                          Shape{37, 3, 8, 33, 50}, Shape{9, 2, 6, 72, 136, 8},
                                          Shape{200, 2, 3, 64, 40, 8}, Shape{90, 4, 16, 149, 130},
-                                         Shape{90, 3, 4, 40, 136, 8},
-                                         Shape{330, 2, 3, 264, 200, 8})),
+                                         Shape{90, 3, 4, 40, 136, 8}, Shape{330, 2, 3, 264, 200, 8},
+                                         Shape{20, 7, 9, 40, 396, 8}, Shape{9, 4, 6, 776, 390, 8},
+                                         Shape{6, 35, 40, 8, 12, 8})),
     case_name);
 
 // The contract in the plainest words, on more pairs than a block of any device takes at once.

@@ -199,7 +199,9 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(Case{1, 1, 1, 1, false, 0}, Case{5, 6, 7, 3, true, 2},
                                          Case{33, 4, 64, 2, false, 0}, Case{20, 8, 33, 4, true, 5},
                                          Case{70, 12, 16, 1, true, 1}, Case{9, 4, 302, 2, true, 2},
-                                         Case{3, 3, 1500, 1, true, 4},
+                                         Case{3, 3, 1500, 1, true, 4}, Case{20, 6, 48, 2, true, 4},
+                                         Case{19, 10, 64, 2, true, 4}, Case{9, 40, 64, 2, false, 4},
+                                         Case{3, 65, 64, 1, true, 8}, Case{7, 4, 66, 2, true, 2},
                                          Case{2, 5, 1001, 1, false, 1})),
     case_name);
 

@@ -35,6 +35,7 @@ TEST(MaskReference, BackwardIsTheComplexStepDerivative) {
 
 struct Shape {
   int64_t rows, entries, repeat;
+  int64_t gap = 3;  // behind every row; a multiple of 4 may keep rows aligned
 };
 
 class Mask : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
@@ -51,8 +52,9 @@ TEST_P(Mask, MatchesTheReference) {
 
   Context ctx(device);
   ctx.scratch().set_poison(true);
-  Guarded gx(device, x), gm(device, m), gdy(device, dy);
-  Guarded y(device, shape.rows, cols), dx(device, shape.rows, cols), dm(device, 1, shape.entries);
+  Guarded gx(device, x, shape.gap), gm(device, m), gdy(device, dy, shape.gap);
+  Guarded y(device, shape.rows, cols, shape.gap), dx(device, shape.rows, cols, shape.gap);
+  Guarded dm(device, 1, shape.entries);
   dm.fill(2.0f);  // gradients of parameters accumulate
   mask_forward(ctx, {.y = y.view(), .x = gx.view(), .m = gm.row(), .repeat = shape.repeat});
   const MaskBackward backward{.dx = dx.view(),
@@ -94,15 +96,18 @@ TEST_P(Mask, MatchesTheReference) {
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, shape] = test.param;
-  return str(device_name(device), "_", shape.rows, "x", shape.entries, "x", shape.repeat);
+  return str(device_name(device), "_", shape.rows, "x", shape.entries, "x", shape.repeat, "_gap",
+             shape.gap);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Mask,
-                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
-                                            ::testing::Values(Shape{1, 1, 1}, Shape{5, 7, 3},
-                                                              Shape{33, 64, 1}, Shape{70, 149, 1},
-                                                              Shape{301, 6, 64}, Shape{90, 43, 3})),
-                         case_name);
+INSTANTIATE_TEST_SUITE_P(
+    All, Mask,
+    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
+                       ::testing::Values(Shape{1, 1, 1}, Shape{5, 7, 3}, Shape{33, 64, 1},
+                                         Shape{70, 149, 1}, Shape{301, 6, 64}, Shape{90, 43, 3},
+                                         Shape{97, 132, 1, 4}, Shape{64, 127, 1, 5},
+                                         Shape{200, 5, 40, 8})),
+    case_name);
 
 TEST(MaskContract, NamesWhatDoesNotFit) {
   Context ctx(Device::kNull);

@@ -49,7 +49,8 @@ TEST(RmsNormReference, BackwardIsTheComplexStepDerivative) {
 
 struct Shape {
   int64_t rows, cols;
-  bool soft;  // pass `active`
+  bool soft;        // pass `active`
+  int64_t gap = 3;  // behind every row; a multiple of 4 may keep rows aligned
 };
 
 class RmsNorm : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
@@ -67,9 +68,11 @@ TEST_P(RmsNorm, MatchesTheReference) {
 
   Context ctx(device);
   ctx.scratch().set_poison(true);
-  Guarded gx(device, x), gw(device, w), gdy(device, dy), gactive(device, width);
-  Guarded y(device, shape.rows, shape.cols), rstd(device, 1, shape.rows);
-  Guarded dx(device, shape.rows, shape.cols), dw(device, 1, shape.cols), dactive(device, 1, 1);
+  const int64_t gap = shape.gap;
+  Guarded gx(device, x, gap), gw(device, w, gap), gdy(device, dy, gap), gactive(device, width);
+  Guarded y(device, shape.rows, shape.cols, gap), rstd(device, 1, shape.rows);
+  Guarded dx(device, shape.rows, shape.cols, gap), dw(device, 1, shape.cols, gap);
+  Guarded dactive(device, 1, 1);
   dw.fill(2.0f);  // gradients of parameters accumulate
   dactive.fill(3.0f);
   const ConstView active = shape.soft ? ConstView(gactive.row()) : ConstView();
@@ -140,7 +143,8 @@ TEST_P(RmsNorm, RepeatsBitForBit) {
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, shape] = test.param;
-  return str(device_name(device), "_", shape.rows, "x", shape.cols, shape.soft ? "_soft" : "");
+  return str(device_name(device), "_", shape.rows, "x", shape.cols, shape.soft ? "_soft" : "",
+             "_gap", shape.gap);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -148,7 +152,10 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                        ::testing::Values(Shape{1, 1, false}, Shape{5, 7, true},
                                          Shape{33, 64, false}, Shape{70, 149, true},
-                                         Shape{200, 384, false}, Shape{9, 4101, true})),
+                                         Shape{200, 384, false}, Shape{9, 4101, true},
+                                         Shape{33, 64, true, 8}, Shape{9, 66, true, 6},
+                                         Shape{21, 1028, false, 4}, Shape{5, 4096, true, 8},
+                                         Shape{5, 4100, true, 4}, Shape{1100, 8, true, 8})),
     case_name);
 
 TEST(RmsNormContract, NamesWhatDoesNotFit) {
