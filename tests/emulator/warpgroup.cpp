@@ -115,6 +115,12 @@ void run_product(const Product& p) {
 
 }  // namespace
 
+void forget_copies() {
+  if (unpublished == 0) return;
+  for (Thread& thread : threads) thread.unpublished = false;
+  unpublished = 0;
+}
+
 uint32_t shared_address(const void* p) {
   const auto offset = static_cast<const unsigned char*>(p) - cuda::dynamic_shared_memory;
   return kFirstAddress + static_cast<uint32_t>(offset);
