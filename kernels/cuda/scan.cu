@@ -29,7 +29,8 @@ using namespace scan;  // NOLINT(google-build-using-namespace): this operator's 
 template <class E>
 void forward(Context& ctx, const ScanForward& a) {
   const Arena::Mark mark(ctx.scratch());
-  const Plan p = make_plan(ctx, a.segments, a.chunk, a.x, a.B, {a.dt_raw, a.A_log, a.dt_bias});
+  const Plan p = make_plan(ctx, a.segments, a.chunk, Cut::kChunks, a.x, a.B,
+                           {a.dt_raw, a.A_log, a.dt_bias});
   const Sizes& s = p.s;
   const E* B = to_groups<E>(ctx, p, a.B);
   const E* C = to_groups<E>(ctx, p, a.C);
