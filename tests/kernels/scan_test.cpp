@@ -365,7 +365,10 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{{3, 40, 65, 1}, {0, 150}, 100, true, -5, 1, DType::kBF16},
                           Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
                           Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16},
-                          Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16})),
+                          Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16},
+                          // Chunks of several tiles, and no gaps; walks in several runs.
+                          Case{{4, 64, 40, 2}, {0, 300, 420}, 256, true, -4, 0, DType::kBF16},
+                          Case{{1, 20, 16, 1}, {0, 1100, 1164}, 128, true, -5, 4, DType::kBF16})),
     case_name);
 
 class ScanOn : public ::testing::TestWithParam<Device> {};
