@@ -42,4 +42,17 @@ void walk_forward(Context& ctx, const Plan& p, const WalkForward& w);
 const __nv_bfloat16* gradients_behind(Context& ctx, const Plan& p, HeadRows<const __nv_bfloat16> dy,
                                       const __nv_bfloat16* C);
 
+struct TileGradients {
+  HeadRows<__nv_bfloat16> dx;
+  HeadRows<const __nv_bfloat16> dy, x;
+  const __nv_bfloat16 *B, *C;
+  const float* products;
+  const float* D;
+  StateView states;             // before the chunks
+  const __nv_bfloat16* behind;  // gradients_behind
+  __nv_bfloat16 *dB, *dC;       // rows
+  float *rows, *cols, *diagonal, *before_dots, *behind_dots, *chain, *dD_parts;  // ScalarGradients
+};
+void tile_gradients(Context& ctx, const Plan& p, const TileGradients& g);
+
 }  // namespace nestling::cuda::scan

@@ -190,11 +190,12 @@ double half_bound(const Case& c, int count) {
 }
 // A state's terms hold x or dy with its decay. A product with a state rounds the state too, and the
 // other operand with its decay (y, dx) or as it is (dB, dC); then the result is rounded. A pair's
-// term rounds one factor. dt and A_log see products with states alone, dD no rounding.
+// term rounds one factor. dt and A_log see products with states, and that of a state with the gradient of
+// one, which is rounded too; dD no rounding.
 constexpr int kHalvesOfState = 1;
 constexpr int kHalvesOfY = 4;
 constexpr int kHalvesOfB = 3;
-constexpr int kHalvesOfDt = 2;
+constexpr int kHalvesOfDt = 3;
 
 class Scan : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
