@@ -1,21 +1,27 @@
 // scan_backward.cu - the chunked scan, backward.
 //   1. the decays, the copies of B and C and C B^T again
+// bf16, up to 64 channels and 128 states of a head (scan_walk.h):
+//   2. a walk from the end that leaves the gradient dS behind every tile (scan_walk_states.cu)
+//   3. of every tile, all that depends on it: dx, dB, dC and what ddt is made of (scan_walk_gradients.cu)
+// f32, and wider heads:
 //   2. what every chunk gives to the gradient of the state before it; in reverse along each segment, the
 //      gradient dS behind every chunk, and <S, dS>
 //   3. of every pair of tiles: dy x^T, from it the gradient of C B^T and the sums of K
-//   4. dx and parts of dD; dC and dB; ddt_raw and the parameters
+//   4. dx and parts of dD; dC and dB
+// Both at last: dB and dC laid out, ddt_raw and the parameters.
 //
-// Scratch       as forward's, dS as large as the chunk states, dB and dC in f32 and the gradient of C B^T
-//               by pairs; 1 KB a pair and two heads for the sums of K.
+// Scratch       as forward's; dS, 16 KB a tile and head (in the chunked form as large as the chunk states);
+//               dB and dC by group. In the chunked form these in f32, the gradient of C B^T by pairs, and
+//               1 KB a pair and two heads for the sums of K.
 // Determinism   every sum has one order: heads of a group in theirs, parts in scratch added by index.
-// Work          T = 8192, 64 heads x 64, 8 groups, state 128, chunk 128, bf16: C B^T and dB, dC from
-//               its gradient 4.8 GFLOP, dy x^T and dx 12.9, four products with states 34.4: 52 GFLOP,
-//               0.05 ms at 990 TFLOP/s. Operands: x, dy, dx 201 MB, B, C, dB, dC 67, chunk states
-//               134: 0.40 GB, 0.12 ms at 3.35 TB/s. As passed over: dy four times, x three and dx
-//               536 MB, S twice and dS five times 939, C B^T and its gradient 113, B, C, dB, dC and
-//               their copies 372, the rest 32: 2.0 GB, 0.59 ms. What a pass reads again within a
-//               chunk (dy and x of pairs, states of its tiles) comes from L2.
+// Work          T = 8192, 64 heads x 64, 8 groups, state 128, chunk 128, bf16: 52 GFLOP by products over
+//               chunks; as done, C B^T and dB, dC from its gradient 3.2 GFLOP, dy x^T and dx 8.6, four
+//               products with states 34.4, the states within chunks 4.3. Operands: x, dy, dx 201 MB,
+//               B, C, dB, dC 67, chunk states 134: 0.40 GB. As passed over: dy twice, x, dx 268, S 134,
+//               dS twice 268, B, C, dB, dC and their copies 219, C B^T 34, the rest 50: 0.97 GB, 0.32 ms
+//               (projected) at 3.0 TB/s. What tiles of a chunk both read comes from L2.
 #include "kernels/cuda/scan_gradients.h"
+#include "kernels/cuda/scan_walk.h"
 #include "kernels/ops/scan.h"
 
 namespace nestling::cuda {
@@ -27,7 +33,8 @@ using namespace scan;  // NOLINT(google-build-using-namespace): this operator's 
 template <class E>
 void backward(Context& ctx, const ScanBackward& a) {
   const Arena::Mark mark(ctx.scratch());
-  const Plan p = make_plan(ctx, a.segments, a.chunk, a.x, a.B, {a.dt_raw, a.A_log, a.dt_bias});
+  const Plan p =
+      make_plan(ctx, a.segments, a.chunk, Cut::kChunks, a.x, a.B, {a.dt_raw, a.A_log, a.dt_bias});
   const Sizes& s = p.s;
   const E* B = to_groups<E>(ctx, p, a.B);
   const E* C = to_groups<E>(ctx, p, a.C);
@@ -75,10 +82,68 @@ void backward(Context& ctx, const ScanBackward& a) {
                     .ddt_bias = a.ddt_bias});
 }
 
+float* floats_of(Context& ctx, const Plan& p, int64_t each) {
+  return ctx.scratch().floats(p.tile_count * p.s.heads * each);
+}
+
+// bf16 and heads that fit a block: the gradients of states in one walk, all others in one pass.
+void walk(Context& ctx, const ScanBackward& a) {
+  using E = __nv_bfloat16;
+  const Arena::Mark mark(ctx.scratch());
+  const Plan p =
+      make_plan(ctx, a.segments, a.chunk, Cut::kSegments, a.x, a.B, {a.dt_raw, a.A_log, a.dt_bias});
+  const Sizes& s = p.s;
+  const E* B = to_groups<E>(ctx, p, a.B);
+  const E* C = to_groups<E>(ctx, p, a.C);
+  const auto rows = [&] {
+    return bf16_of(ctx.scratch().alloc(DType::kBF16, {s.groups, s.tokens, s.padded_states}));
+  };
+  const auto dots = [&] { return ctx.scratch().floats(s.state_tiles * s.heads * s.tokens); };
+  const HeadRows<const E> dy = head_rows<E>(a.dy);
+  const TileGradients g{.dx = head_rows<E>(a.dx),
+                        .dy = dy,
+                        .x = head_rows<E>(a.x),
+                        .B = B,
+                        .C = C,
+                        .products = pair_products(ctx, p, C, B),
+                        .D = a.D.ptr<float>(),
+                        .states = state_view(a.chunk_states),
+                        .behind = gradients_behind(ctx, p, dy, C),
+                        .dB = rows(),
+                        .dC = rows(),
+                        .rows = floats_of(ctx, p, kTileTokens),
+                        .cols = floats_of(ctx, p, kTileTokens),
+                        .diagonal = ctx.scratch().floats(s.heads * s.tokens),
+                        .before_dots = dots(),
+                        .behind_dots = dots(),
+                        .chain = floats_of(ctx, p, 1),
+                        .dD_parts = floats_of(ctx, p, 1)};
+  tile_gradients(ctx, p, g);
+  from_groups<E>(ctx, p, a.dB, g.dB);
+  from_groups<E>(ctx, p, a.dC, g.dC);
+  scalar_gradients(ctx, p,
+                   {.rows = g.rows,
+                    .cols = g.cols,
+                    .diagonal = g.diagonal,
+                    .before = g.before_dots,
+                    .behind = g.behind_dots,
+                    .chain = {g.chain, 1},
+                    .dD_parts = g.dD_parts,
+                    .dt_raw = a.dt_raw,
+                    .A_log = a.A_log,
+                    .dt_bias = a.dt_bias,
+                    .ddt_raw = a.ddt_raw,
+                    .dA_log = a.dA_log,
+                    .dD = a.dD,
+                    .ddt_bias = a.ddt_bias});
+}
+
 }  // namespace
 
 void run(Context& ctx, const ScanBackward& a) {
-  if (a.x.dtype() == DType::kBF16)
+  if (walks(ctx, a.x, a.B))
+    walk(ctx, a);
+  else if (a.x.dtype() == DType::kBF16)
     backward<__nv_bfloat16>(ctx, a);
   else
     backward<float>(ctx, a);

@@ -35,11 +35,11 @@ HeadRows<const E> head_rows(ConstView v) {
           reads_by_vectors(data, sizeof(E), {v.stride(0), v.stride(1)})};
 }
 
-// B or C [T, N, G] as [G, T, padded N]; and back, rounded to the view's type.
+// B or C [T, N, G] as [G, T, padded N]; and back, rounded to the view's type E where F is not.
 template <class E>
 const E* to_groups(Context& ctx, const Plan& p, ConstView v);
-template <class E>
-void from_groups(Context& ctx, const Plan& p, View v, const float* rows);
+template <class E, class F>
+void from_groups(Context& ctx, const Plan& p, View v, const F* rows);
 
 // C_i B_j^T of all pairs: [pairs, G, 64, 64], zero outside the tokens.
 template <class E>

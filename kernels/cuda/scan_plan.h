@@ -29,6 +29,18 @@ struct Tile {
 struct Pair {
   int32_t row, col;  // tiles
 };
+// Where a tile lies among the chunks whose states are saved.
+struct Saved {
+  int64_t chunk;
+  int32_t place;  // tiles of the chunk before this one
+  bool ends;      // the chunk
+};
+// Tiles of one segment that a block walks one after the other, carrying a state.
+struct Run {
+  int64_t first, count;  // tiles
+  int64_t segment;
+  int64_t before, behind;  // runs of the segment
+};
 
 struct Sizes {
   int64_t tokens, heads, channels, states, groups;
@@ -43,6 +55,11 @@ struct Decays {
   float2* sum;
 };
 
+// How tokens are cut: into the chunks whose states are saved, or so that every tile is a chunk of its own
+// (one pair, sums of logs of its own) and runs of tiles are walked: a segment in one run, or in several
+// where that leaves few for the card.
+enum class Cut : uint8_t { kChunks, kRuns, kSegments };
+
 // Device arrays of one call, and how many there are of each.
 struct Plan {
   Sizes s;
@@ -50,7 +67,9 @@ struct Plan {
   const Tile* tiles;
   const Pair* pairs;
   const int64_t* first_chunk;  // [segments + 1]
-  int64_t chunk_count, tile_count, pair_count, segment_count;
+  const Saved* saved;          // of every tile; none where cut into chunks, as of runs
+  const Run* runs;
+  int64_t chunk_count, tile_count, pair_count, segment_count, run_count;
   Decays decays;
 };
 
@@ -58,8 +77,8 @@ struct DecayOperands {
   ConstView dt_raw, A_log, dt_bias;
 };
 // Scratch of the Context, as are all results below: take a Mark first. Fills the decays.
-Plan make_plan(Context& ctx, const Segments& segments, int64_t chunk, ConstView x, ConstView B,
-               const DecayOperands& d);
+Plan make_plan(Context& ctx, const Segments& segments, int64_t chunk, Cut cut, ConstView x,
+               ConstView B, const DecayOperands& d);
 
 // [T, H, P] operands.
 template <class E>

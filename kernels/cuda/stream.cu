@@ -21,16 +21,18 @@ StreamState::StreamState() {
   }
 }
 
-static bool has_warpgroups() {
-  int device = 0, major = 0, minor = 0;
+static int device_attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
   NESTLING_CUDA(cudaGetDevice(&device));
-  NESTLING_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  NESTLING_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return major == 9 && minor == 0;  // the sm_90a code of this build is what runs there
+  NESTLING_CUDA(cudaDeviceGetAttribute(&value, which, device));
+  return value;
 }
 
 void StreamState::open() {
-  warpgroups = has_warpgroups();
+  // The sm_90a code of this build is what runs there.
+  warpgroups = device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+               device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+  block_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));
   workspace =

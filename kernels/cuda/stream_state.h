@@ -52,6 +52,7 @@ struct StreamState {
   UploadRing ring;
   Landing landing;
   bool warpgroups = false;          // wgmma: Hopper alone
+  int64_t block_bytes = 0;          // of shared memory that a block may ask for
   FaultWord* fault = nullptr;       // device memory
   FaultWord* host_fault = nullptr;  // pinned: where synchronize reads it
 

@@ -11,7 +11,8 @@
 //               state always. dt is not clamped.
 // Precision     f32: products in f32. bf16: products take bf16 operands and sum in f32; what enters
 //               one and is not bf16 is rounded once (the state; x, dy, B and C scaled by decays; pairs
-//               C_i.B_j with theirs). Decays and the gradient of dt are f32, sums of logs better.
+//               C_i.B_j with theirs), and so is the gradient of a state wherever it is used. Decays and
+//               the gradient of dt are f32, sums of logs better.
 // Segments      each starts from a zero state, or from `initial` where given.
 // Chunk         a matter of speed and rounding only; any length, dividing nothing.
 // Saved         `chunk_states` holds the state before every chunk: scan_chunks(segments, chunk) of

@@ -124,6 +124,7 @@ class Device {
     gridDim = launch_->grid;
     const unsigned n = launch_->block.x;
     std::memset(cuda::dynamic_shared_memory, 0xff, static_cast<size_t>(launch_->shared_bytes));
+    forget_copies();
     threads_.resize(n);
     warps_.assign(n / 32, Warp{});
     ended_ = waiting_ = count_ = 0;

@@ -60,6 +60,8 @@ std::array<T, 32> exchange(const char* name, unsigned mask, const T& value) {
 
 [[noreturn]] void fail(const char* what);  // names the launch and the thread, then aborts
 
+void forget_copies();  // of the block before, into shared memory: no product of this one reads them
+
 // Device memory may be touched only between these two; they nest.
 void open_device_memory();
 void close_device_memory();

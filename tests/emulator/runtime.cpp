@@ -232,6 +232,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrComputeCapabilityMinor:
       *value = capability() % 10;
       break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = (capability() == 90 ? 227 : 163) << 10;
+      break;
     case cudaDevAttrClockRate:
     case cudaDevAttrMemoryClockRate:
     case cudaDevAttrGlobalMemoryBusWidth:

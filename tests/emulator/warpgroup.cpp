@@ -149,6 +149,12 @@ std::array<Fragment, 32> begin_product(const Fragment& fragment) {
 
 }  // namespace
 
+void forget_copies() {
+  if (unpublished == 0) return;
+  for (Thread& thread : threads) thread.unpublished = false;
+  unpublished = 0;
+}
+
 uint32_t shared_address(const void* p) {
   const auto offset = static_cast<const unsigned char*>(p) - cuda::dynamic_shared_memory;
   return kFirstAddress + static_cast<uint32_t>(offset);

@@ -190,11 +190,12 @@ double half_bound(const Case& c, int count) {
 }
 // A state's terms hold x or dy with its decay. A product with a state rounds the state too, and the
 // other operand with its decay (y, dx) or as it is (dB, dC); then the result is rounded. A pair's
-// term rounds one factor. dt and A_log see products with states alone, dD no rounding.
+// term rounds one factor. dt and A_log see products with states, and that of a state with the gradient of
+// one, which is rounded too; dD no rounding.
 constexpr int kHalvesOfState = 1;
 constexpr int kHalvesOfY = 4;
 constexpr int kHalvesOfB = 3;
-constexpr int kHalvesOfDt = 2;
+constexpr int kHalvesOfDt = 3;
 
 class Scan : public ::testing::TestWithParam<std::tuple<Device, Case>> {};
 
@@ -364,7 +365,11 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{{6, 7, 19, 3}, {0, 9, 40}, 7, true, -3, 2, DType::kBF16},
                           Case{{3, 40, 65, 1}, {0, 150}, 100, true, -5, 1, DType::kBF16},
                           Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
-                          Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16})),
+                          Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16},
+                          Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16},
+                          // Chunks of several tiles, and no gaps; walks in several runs.
+                          Case{{4, 64, 40, 2}, {0, 300, 420}, 256, true, -4, 0, DType::kBF16},
+                          Case{{1, 20, 16, 1}, {0, 1100, 1164}, 128, true, -5, 4, DType::kBF16})),
     case_name);
 
 class ScanOn : public ::testing::TestWithParam<Device> {};

@@ -1,0 +1,58 @@
+// scan_walk.h - the scan of bf16 operands whose heads fit a block: up to 64 channels and 128 states.
+// Internal to kernels/cuda/scan*.
+//
+// Every tile of 64 tokens is a chunk of its own (Cut::kRuns, Cut::kSegments), so the only pairs are those
+// within a tile. States are carried from tile to tile in registers, f32; what is handed on is
+//   sums        f32, what a run of tiles adds to a state: only where a segment has several runs
+//   behind      bf16, the gradient of the state behind every tile: it enters products, and nothing else
+//   rows        bf16, dB and dC as [G, T, padded N]: rounded once, laid out afterwards
+// States of a head are [64, 128] in this scratch, whatever the view has.
+#pragma once
+#include "kernels/cuda/scan_passes.h"
+
+namespace nestling::cuda::scan {
+
+inline constexpr int kStates = 128;
+inline constexpr int64_t kWalkBytes = int64_t{163} << 10;  // shared memory of the largest block
+inline constexpr int64_t kTileTokens = 64;
+inline constexpr int64_t kStateSize = kTileTokens * kStates;  // 64 channels
+
+// Whether the shapes and the device's shared memory allow it.
+bool walks(Context& ctx, ConstView x, ConstView B);
+
+struct RunSums {
+  float* states = nullptr;  // [runs, H, 64, 128]
+  float* logs = nullptr;    // [runs, H]: of the decay across the run
+};
+RunSums run_sums(Context& ctx, const Plan& p, HeadRows<const __nv_bfloat16> x,
+                 const __nv_bfloat16* B);
+
+struct WalkForward {
+  HeadRows<__nv_bfloat16> y;
+  HeadRows<const __nv_bfloat16> x;
+  const __nv_bfloat16 *B, *C;
+  const float* products;  // of the tiles with themselves
+  const float* D;
+  StateView initial, chunk_states, final_state;  // data null: absent
+  RunSums sums;
+};
+void walk_forward(Context& ctx, const Plan& p, const WalkForward& w);
+
+// [tiles, H, 64, 128]
+const __nv_bfloat16* gradients_behind(Context& ctx, const Plan& p, HeadRows<const __nv_bfloat16> dy,
+                                      const __nv_bfloat16* C);
+
+struct TileGradients {
+  HeadRows<__nv_bfloat16> dx;
+  HeadRows<const __nv_bfloat16> dy, x;
+  const __nv_bfloat16 *B, *C;
+  const float* products;
+  const float* D;
+  StateView states;             // before the chunks
+  const __nv_bfloat16* behind;  // gradients_behind
+  __nv_bfloat16 *dB, *dC;       // rows
+  float *rows, *cols, *diagonal, *before_dots, *behind_dots, *chain, *dD_parts;  // ScalarGradients
+};
+void tile_gradients(Context& ctx, const Plan& p, const TileGradients& g);
+
+}  // namespace nestling::cuda::scan
