@@ -83,7 +83,7 @@ needed() { find "$out"/bin "$out"/lib "$out"/openmpi -type f -exec objdump -p {}
 echo "preset=$preset commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- || echo ' and changes')" >"$out/build.txt"
 
 mapfile -t files < <(git ls-files configs data/parents data/samples data/tokenizers tests/golden/ops \
-  tests/expected_skips.txt tests/device_bench_test.sh tests/trainer/device_run_test.sh 'bench/peers/*.py' LICENSE \
+  tests/expected_skips.txt tests/device_bench_test.sh tests/trainer/device_run_test.sh tests/trainer/device_curve_test.sh 'bench/peers/*.py' LICENSE \
   launch/{start,mpirun,gpu-check,check_skips,device_conditions}.sh)
 tar -cf - "${files[@]}" | tar -xf - -C "$out"
 cp "$build/device_tests.txt" "$out/tests/tests.txt"
