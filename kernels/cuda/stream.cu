@@ -21,16 +21,17 @@ StreamState::StreamState() {
   }
 }
 
-static bool has_warpgroups() {
+static int capability_in_use() {
   int device = 0, major = 0, minor = 0;
   NESTLING_CUDA(cudaGetDevice(&device));
   NESTLING_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   NESTLING_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return major == 9 && minor == 0;  // the sm_90a code of this build is what runs there
+  return 10 * major + minor;
 }
 
 void StreamState::open() {
-  warpgroups = has_warpgroups();
+  capability = capability_in_use();
+  warpgroups = capability == 90;  // the sm_90a code of this build is what runs there
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));
   workspace =
