@@ -9,9 +9,11 @@
 //               has them and cpu_isa allows them, else the same f32 loop), on all threads.
 //               Memory: a copy of four times the last-level cache. Best of five, like every time.
 // Share         GFLOP/s over the product peak of the dtype, or GB/s over the copy, as the
-//               operator is bound by; of one that both may bind, whichever is larger.
+//               operator is bound by; of one that both may bind, whichever is larger. Of FP8 products
+//               the peak is that of bf16, which they may exceed twofold.
 // Floors        the share an operator must reach ("floor", null where none is asked); with
-//               check_floors those missed are named on stderr. What was refused has missed its floor.
+//               check_floors those missed are named on stderr. What was refused has missed its floor, but
+//               for what only some cards have: FP8.
 // Tiny          a few rows of everything, to see that it runs: no floors.
 #pragma once
 #include <string>

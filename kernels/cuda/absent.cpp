@@ -12,6 +12,7 @@
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/experts.h"
+#include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gated_norm.h"
 #include "kernels/ops/linear.h"
@@ -168,6 +169,12 @@ void run(Context&, const ExpertLinearForward&) {
   absent();
 }
 void run(Context&, const ExpertLinearBackward&) {
+  absent();
+}
+void run(Context&, const Fp8Linear&) {
+  absent();
+}
+void run(Context&, const Fp8Quantize&) {
   absent();
 }
 void run(Context&, const GateForward&) {

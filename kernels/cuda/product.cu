@@ -7,6 +7,7 @@ namespace nestling::cuda {
 namespace {
 
 cudaDataType_t type_of(ConstView v) {
+  if (v.dtype() == DType::kF8E4M3) return CUDA_R_8F_E4M3;
   return v.dtype() == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
@@ -38,11 +39,13 @@ class Layout {
 
 class Operation {
  public:
-  Operation(bool transpose_left, bool transpose_right) {
+  explicit Operation(const Product& p) {
     NESTLING_CUBLAS(cublasLtMatmulDescCreate(&desc_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     try {
-      set(CUBLASLT_MATMUL_DESC_TRANSA, transpose_left);
-      set(CUBLASLT_MATMUL_DESC_TRANSB, transpose_right);
+      set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+      set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+      if (p.a.dtype() == DType::kF8E4M3)  // partial sums are added in f32
+        set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0});
     } catch (...) {
       cublasLtMatmulDescDestroy(desc_);
       throw;
@@ -54,9 +57,9 @@ class Operation {
   cublasLtMatmulDesc_t get() const { return desc_; }
 
  private:
-  void set(cublasLtMatmulDescAttributes_t attribute, bool transpose) {
-    const cublasOperation_t op = transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
-    NESTLING_CUBLAS(cublasLtMatmulDescSetAttribute(desc_, attribute, &op, sizeof op));
+  template <class T>
+  void set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    NESTLING_CUBLAS(cublasLtMatmulDescSetAttribute(desc_, attribute, &value, sizeof value));
   }
   cublasLtMatmulDesc_t desc_ = nullptr;
 };
@@ -82,8 +85,7 @@ class Preference {
 struct Call {
   Operation operation;
   Layout left, right, out;
-  explicit Call(const Product& p)
-      : operation(p.transpose_b, p.transpose_a), left(p.b), right(p.a), out(p.d) {}
+  explicit Call(const Product& p) : operation(p), left(p.b), right(p.a), out(p.d) {}
 };
 
 ProductKey key_of(const Product& p) {
@@ -136,10 +138,9 @@ void run(Context& ctx, const Product& p) {
   auto chosen = state.algorithms.find(key);
   if (chosen == state.algorithms.end())
     chosen = state.algorithms.emplace(key, choose(state, p, call)).first;
-  const float one = 1.0f;
   const float keep = p.accumulate ? 1.0f : 0.0f;
   NESTLING_CUBLAS(
-      cublasLtMatmul(state.blas, call.operation.get(), &one, p.b.data(), call.left.get(),
+      cublasLtMatmul(state.blas, call.operation.get(), &p.scale, p.b.data(), call.left.get(),
                      p.a.data(), call.right.get(), &keep, p.d.data(), call.out.get(), p.d.data(),
                      call.out.get(), &chosen->second, state.workspace.view().data(),
                      static_cast<size_t>(state.workspace.allocated_bytes()), state.stream));

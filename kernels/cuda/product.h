@@ -1,9 +1,10 @@
 // product.h - matrix products of the CUDA backend, by cuBLASLt. Row-major views with any row pitch.
 //
-//   d [M, N] (+)= op(a) [M, K] op(b) [K, N]        op transposes where asked
+//   d [M, N] (+)= scale op(a) [M, K] op(b) [K, N]        op transposes where asked
 //
-// Dtypes        a and b both f32 (products in f32, never TF32) or both bf16; d f32 or, from bf16
-//               operands, bf16. Sums are f32.
+// Dtypes        a and b both f32 (products in f32, never TF32), both bf16 or both f8_e4m3; d f32 or, but
+//               from f32 operands, bf16. Sums are f32; of FP8 see kernels/ops/fp8_linear.h.
+// FP8           from compute capability 8.9 on, b alone transposed, and all rows whole pieces of 16 bytes.
 // Alignment     whatever the views have; the choice of algorithm knows it. Multiples of 16 bytes
 //               run at full speed; a shape for which cuBLASLt has no algorithm throws.
 // Determinism   the algorithm is chosen once per shape, pitch and alignment and kept; sums that are
@@ -20,6 +21,7 @@ struct Product {
   bool transpose_a = false;
   bool transpose_b = false;
   bool accumulate = false;
+  float scale = 1.0f;
 };
 
 void run(Context& ctx, const Product& p);

@@ -29,9 +29,9 @@ static int device_attribute(cudaDeviceAttr which) {
 }
 
 void StreamState::open() {
-  // The sm_90a code of this build is what runs there.
-  warpgroups = device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
-               device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+  capability = 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
+               device_attribute(cudaDevAttrComputeCapabilityMinor);
+  warpgroups = capability == 90;  // the sm_90a code of this build is what runs there
   block_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));

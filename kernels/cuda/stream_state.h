@@ -51,6 +51,7 @@ struct StreamState {
   std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms;
   UploadRing ring;
   Landing landing;
+  int capability = 0;               // of the device: 90 for 9.0
   bool warpgroups = false;          // wgmma: Hopper alone
   int64_t block_bytes = 0;          // of shared memory that a block may ask for
   FaultWord* fault = nullptr;       // device memory

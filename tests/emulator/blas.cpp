@@ -4,6 +4,8 @@
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 
+#include "kernels/core/f8e4m3.h"
+
 namespace {
 
 // op(matrix) as rows of float: element (i, j) at i * cols + j.
@@ -13,6 +15,8 @@ struct Rows {
 };
 
 float element(const void* data, cudaDataType_t type, int64_t at) {
+  if (type == CUDA_R_8F_E4M3)
+    return static_cast<float>(static_cast<const nestling::f8e4m3*>(data)[at]);
   return type == CUDA_R_16BF ? __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at])
                              : static_cast<const float*>(data)[at];
 }
@@ -26,6 +30,26 @@ Rows widened(const void* data, const nestling_emulated_layout& l, cublasOperatio
       m.v[static_cast<size_t>(to)] = element(data, l.type, c * l.pitch + r);
     }
   return m;
+}
+
+int64_t bytes_of(cudaDataType_t type) {
+  return type == CUDA_R_8F_E4M3 ? 1 : type == CUDA_R_16BF ? 2 : 4;
+}
+bool whole_vectors(const nestling_emulated_layout& l) {
+  return l.rows * bytes_of(l.type) % 16 == 0 && l.pitch * bytes_of(l.type) % 16 == 0;
+}
+
+// FP8 operands are of one type, K-contiguous and aligned; others may be anything.
+bool has_algorithm(const nestling_emulated_product& p, const nestling_emulated_layout& a,
+                   const nestling_emulated_layout& b, const nestling_emulated_layout& d) {
+  if (a.type != b.type || d.type == CUDA_R_8F_E4M3) return false;
+  if (a.type != CUDA_R_8F_E4M3) return true;
+  return p.a == CUBLAS_OP_T && p.b == CUBLAS_OP_N && p.fast == 0 && whole_vectors(a) &&
+         whole_vectors(b) && whole_vectors(d);
+}
+
+bool aligned(const nestling_emulated_layout& l, const void* data) {
+  return l.type != CUDA_R_8F_E4M3 || reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
 }  // namespace
@@ -66,6 +90,11 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t attribute,
                                               const void* value, size_t bytes) {
+  if (attribute == CUBLASLT_MATMUL_DESC_FAST_ACCUM) {
+    if (bytes != sizeof desc->fast) return CUBLAS_STATUS_INVALID_VALUE;
+    desc->fast = *static_cast<const int8_t*>(value);
+    return CUBLAS_STATUS_SUCCESS;
+  }
   if (bytes != sizeof(cublasOperation_t)) return CUBLAS_STATUS_INVALID_VALUE;
   auto& op = attribute == CUBLASLT_MATMUL_DESC_TRANSA ? desc->a : desc->b;
   op = *static_cast<const cublasOperation_t*>(value);
@@ -84,13 +113,13 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
                                                     const void*, size_t) {
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t, int,
                                               cublasLtMatmulHeuristicResult_t*, int* found) {
-  *found = 1;
-  return CUBLAS_STATUS_SUCCESS;
+  *found = has_algorithm(*desc, *a, *b, *d) ? 1 : 0;
+  return *found == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha,
@@ -106,7 +135,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   const float keep = *static_cast<const float*>(beta);
   const bool fits = left.cols == right.rows && d_layout->rows == left.rows &&
                     d_layout->cols == right.cols && a_layout->pitch >= a_layout->rows &&
-                    b_layout->pitch >= b_layout->rows && d_layout->pitch >= d_layout->rows;
+                    b_layout->pitch >= b_layout->rows && d_layout->pitch >= d_layout->rows &&
+                    has_algorithm(*desc, *a_layout, *b_layout, *d_layout) &&
+                    aligned(*a_layout, a) && aligned(*b_layout, b);
   std::vector<float> row(static_cast<size_t>(right.cols));
   for (int64_t i = 0; fits && i < left.rows; ++i) {
     std::fill(row.begin(), row.end(), 0.0f);

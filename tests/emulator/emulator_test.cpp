@@ -11,6 +11,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/warpgroup.cuh"
+#include "kernels/ops/fp8_linear.h"
 
 namespace nestling {
 namespace {
@@ -236,6 +237,25 @@ TEST(Emulator, AFullDeviceNamesWhoHoldsItsMemory) {
         "  weights                           4.0\n", "    masters                         4.0\n",
         "cuBLASLt workspace             32.0\n", "  sum                              36.0\n"})
     EXPECT_NE(o.output.find(part), std::string::npos) << part << " is not in:\n" << o.output;
+}
+
+// On a card before FP8: what the operator says there, which no other emulated device can show.
+TEST(Emulator, AnOlderCardIsRefusedFp8Products) {
+  const Outcome o = in_a_process([] {
+    setenv("NESTLING_EMULATOR_CAPABILITY", "80", 1);
+    Context ctx(Device::kCuda);
+    const Tensor x(Device::kCuda, DType::kF32, {4, 16}), w(Device::kCuda, DType::kF8E4M3, {16, 16});
+    Tensor y(Device::kCuda, DType::kF32, {4, 16}), codes(Device::kCuda, DType::kF8E4M3, {4, 16});
+    fp8_quantize(ctx, {.codes = codes, .x = x, .scale = 1.0f});
+    try {
+      fp8_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 1.0f, .weight_scale = 1.0f});
+    } catch (const Error& e) {
+      std::printf("%s", e.what());
+    }
+  });
+  EXPECT_TRUE(o.ended_well()) << o.output;
+  EXPECT_EQ(o.output,
+            "fp8_linear: the device has compute capability 8.0, FP8 products need 8.9 or newer");
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ void Bench::refuse(const Case& c, const std::string& reason) {
 }
 
 double Bench::measure(const Case& c, const std::function<void(Context&)>& call) {
-  const bool bf16 = c.dtype == dtype_name(DType::kBF16);
+  const bool fp8 = c.dtype == dtype_name(DType::kF8E4M3);
+  const bool bf16 = fp8 || c.dtype == dtype_name(DType::kBF16);
   Result r{.of = c};
   double took = 0;
   double product = 0;

@@ -1,5 +1,6 @@
 #include "kernels/ops/linear.h"
 
+#include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/loss.h"
 #include "tools/bench/benches.h"
 
@@ -57,6 +58,29 @@ void decoding(Bench& b, int64_t tokens, const Types& types, bool packed) {
   b.measure(c, [&](Context& ctx) { weight.forward(ctx, y, x); });
 }
 
+// On a card: codes of the weight, bf16 activations that become codes in the call.
+void fp8(Bench& b, const Shape& whole, int64_t part) {
+  const Shape s = {whole.t, whole.k / part, whole.n / part};
+  const Tensor x = b.random({s.t, s.k}, DType::kBF16);
+  Tensor y = b.zeros({s.t, s.n}, DType::kBF16);
+  Tensor parent = b.zeros({whole.n, whole.k}, DType::kF8E4M3);
+  {
+    const Tensor values = b.random({whole.n, whole.k}, DType::kBF16);
+    Context ctx(b.device());
+    fp8_quantize(ctx, {.codes = parent, .x = values, .scale = 0.01f});
+    ctx.synchronize();
+  }
+  const ConstView w = parent.view().prefix(0, s.n).prefix(1, s.k);
+  const Case c{.name = "linear_fp8",
+               .shape = str(s.t, "x", part_of(whole.k, part), "x", part_of(whole.n, part)),
+               .bound = BoundBy::kProduct,
+               .dtype = dtype_name(DType::kF8E4M3),
+               .on_some_cards = true};
+  b.measure(c, [&](Context& ctx) {
+    fp8_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 0.01f, .weight_scale = 0.01f});
+  });
+}
+
 // On a card: the layers' z, x, q, k, v, out, up, down, and the logits of one chunk.
 std::vector<Shape> shapes(const Bench& b) {
   const int64_t t = 8192, d = 2688;
@@ -89,6 +113,9 @@ void bench_linear(Bench& b) {
       for (const bool packed : {false, true})
         if (!packed || b.device() == Device::kCpu) decoding(b, tokens, types, packed);
   }
+  if (b.device() != Device::kCuda) return;
+  for (const Shape& s : shapes(b))
+    for (const int64_t part : b.parts()) fp8(b, s, part);
 }
 
 }  // namespace nestling::bench

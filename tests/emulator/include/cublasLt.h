@@ -1,5 +1,7 @@
 // cublasLt.h - of the emulator: the products that kernels/cuda/product.cu asks of cuBLASLt.
-// Matrices are column-major, as there. Operands f32 or bf16, sums f32.
+// Matrices are column-major, as there. Operands f32, bf16 or E4M3, sums f32. Of E4M3 there is an algorithm
+// only for what cuBLASLt's documentation asks of FP8: left operand transposed, right one not, all pointers,
+// columns and pitches in multiples of 16 bytes.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -10,8 +12,12 @@ enum cublasStatus_t {
 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 };
-enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
-enum cublasLtMatmulDescAttributes_t { CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB };
+enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF, CUDA_R_8F_E4M3 };
+enum cublasLtMatmulDescAttributes_t {
+  CUBLASLT_MATMUL_DESC_TRANSA,
+  CUBLASLT_MATMUL_DESC_TRANSB,
+  CUBLASLT_MATMUL_DESC_FAST_ACCUM
+};
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
   CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -28,6 +34,7 @@ struct nestling_emulated_layout {
 };
 struct nestling_emulated_product {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
+  int8_t fast = 0;
 };
 using cublasLtHandle_t = char*;
 using cublasLtMatrixLayout_t = nestling_emulated_layout*;

@@ -1,0 +1,312 @@
+#include "kernels/ops/fp8_linear.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+#include <limits>
+
+#include "kernels/cuda/device_info.h"
+#include "tests/support/device.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/fp8_operands.h"
+
+// As NESTLING_SKIP_WITHOUT, and where the card has no FP8 products.
+#define SKIP_WITHOUT_FP8(device)            \
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear); \
+  if ((device) == Device::kCuda && !card_has_fp8()) GTEST_SKIP() << "the card has no FP8 products"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+bool card_has_fp8() {
+  const cuda::DeviceInfo card = cuda::device_info();
+  return card.capability_major * 10 + card.capability_minor >= 89;
+}
+
+// -3 .. 3: small sums of their products are exact in the bits a card keeps.
+Mat<double> random_whole(Rng& rng, int64_t rows, int64_t cols) {
+  Mat<double> m(rows, cols);
+  for (auto& x : m.v) x = static_cast<double>(rng.below(7)) - 3.0;
+  return m;
+}
+
+struct Shape {
+  int64_t t, k, n;
+};
+constexpr float kInputScale = 0.013f, kWeightScale = 0.0021f;
+
+// Of the sums: f32 on the CPU; on a card what Hopper's tensor cores keep, 14 bits, the rest cut off. As in
+// linear_test a sum of K products errs by about sqrt(K) of them, relative to |code(x)| |w|.
+double sum_bound(Device device, const Mat<double>& x, const Mat<double>& w, int64_t k) {
+  const double each = device == Device::kCpu ? kEps32 : 0x1.0p-13;
+  const double scales = double{kInputScale} * double{kWeightScale};
+  return std::sqrt(static_cast<double>(k)) * each * scales *
+         norm(reference::e4m3_of(x, kInputScale)) * norm(w);
+}
+// Of the product of the scales, of a sum times it, and of adding to what is there.
+constexpr double kScaling = 3 * kEps32;
+
+class Fp8LinearOn : public ::testing::TestWithParam<std::tuple<Kind, Shape>> {};
+
+TEST_P(Fp8LinearOn, MatchesTheReference) {
+  const auto [kind, s] = GetParam();
+  const auto [device, half] = kind;
+  SKIP_WITHOUT_FP8(device);
+  Rng rng(3, static_cast<uint64_t>(s.k));
+  const auto raw = random_mat(rng, s.t, s.k, 3.0);  // some beyond 448 input_scale = 5.8
+  const auto x = half ? rounded(raw) : raw;
+  const auto w = random_codes(rng, s.n, s.k);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  Guarded x32(device, x, 3), y32(device, s.t, s.n, device == Device::kCpu ? 3 : 4);
+  GuardedHalf x16(device, x, 3), y16(device, s.t, s.n, 8);
+  Codes gw(device, w);
+  Fp8Linear a{.y = half ? y16.view() : y32.view(),
+              .x = half ? x16.view() : x32.view(),
+              .w = gw.view(),
+              .input_scale = kInputScale,
+              .weight_scale = kWeightScale};
+  fp8_linear(ctx, a);
+  ctx.synchronize();
+  auto want = reference::fp8_linear(x, w, kInputScale, kWeightScale);
+  const double bound = sum_bound(device, x, w, s.k);
+  const auto first = half ? y16.read() : y32.read();
+  expect_close("y", first, want, kScaling + (half ? kEpsHalf : 0.0), bound);
+  fp8_linear(ctx, a);
+  ctx.synchronize();
+  EXPECT_EQ((half ? y16.read() : y32.read()).v, first.v) << "the second time";
+  if (!half) {
+    a.accumulate = true;
+    fp8_linear(ctx, a);
+    ctx.synchronize();
+    for (auto& v : want.v) v *= 2;
+    expect_close("y +=", y32.read(), want, kScaling, 2 * bound);
+  }
+  y32.expect_guards_intact("y");
+  y16.expect_guards_intact("y");
+}
+
+// Sums of whole numbers show every misplaced, left out or doubled term, however few bits a card keeps: products
+// of -3 .. 3 deviate by 4, and of the longest sums 8 deviations are 8 4 sqrt(2128), less than 2^11.
+TEST_P(Fp8LinearOn, WholeNumbersAreExact) {
+  const auto [kind, s] = GetParam();
+  const auto [device, half] = kind;
+  SKIP_WITHOUT_FP8(device);
+  Rng rng(5, static_cast<uint64_t>(s.k));
+  auto x = random_whole(rng, s.t, s.k);
+  for (auto& v : x.v) v *= 0.5;
+  const auto w = random_whole(rng, s.n, s.k);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  Guarded x32(device, x, 4), y32(device, s.t, s.n, 4);
+  GuardedHalf x16(device, x, 8);
+  Codes gw(device, w, 32);
+  fp8_linear(ctx, {.y = y32.view(),
+                   .x = half ? x16.view() : x32.view(),
+                   .w = gw.view(),
+                   .input_scale = 0.5f,
+                   .weight_scale = 0.25f});
+  ctx.synchronize();
+  EXPECT_EQ(y32.read().v, reference::fp8_linear(x, w, 0.5f, 0.25f).v);
+  y32.expect_guards_intact("y");
+}
+
+std::string shape_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& test) {
+  const auto& [kind, s] = test.param;
+  return str(kind_name(kind), "_", s.t, "x", s.k, "x", s.n);
+}
+constexpr Kind kCpuKinds[] = {{Device::kCpu, false}};
+constexpr Shape kCpuShapes[] = {
+    {1, 1, 1},      {1, 37, 50}, {3, 5, 7},      {17, 33, 65}, {70, 96, 1},
+    {129, 149, 70}, {48, 1, 40}, {3, 2100, 1000}};  // the last in two blocks of the weight
+constexpr Shape kShapes[] = {{1, 16, 8},   {3, 32, 24},   {17, 48, 40},
+                             {70, 96, 16}, {129, 160, 8}, {33, 2128, 72}};
+INSTANTIATE_TEST_SUITE_P(Odd, Fp8LinearOn,
+                         ::testing::Combine(::testing::ValuesIn(kCpuKinds),
+                                            ::testing::ValuesIn(kCpuShapes)),
+                         shape_name);
+INSTANTIATE_TEST_SUITE_P(All, Fp8LinearOn,
+                         ::testing::Combine(::testing::ValuesIn(kKinds),
+                                            ::testing::ValuesIn(kShapes)),
+                         shape_name);
+// In f32 a row of y is whole 16 bytes at multiples of 4.
+INSTANTIATE_TEST_SUITE_P(Four, Fp8LinearOn,
+                         ::testing::Combine(::testing::Values(Kind{Device::kCuda, false}),
+                                            ::testing::Values(Shape{5, 64, 4}, Shape{19, 112, 36})),
+                         shape_name);
+
+class Fp8LinearDevice : public ::testing::TestWithParam<Device> {
+ protected:
+  static Mat<double> run(Device device, ConstView x, ConstView w, float input_scale = kInputScale,
+                         float weight_scale = kWeightScale) {
+    Context ctx(device);
+    ctx.scratch().set_poison(true);
+    Guarded y(device, x.dim(0), w.dim(0), 4);
+    fp8_linear(
+        ctx,
+        {.y = y.view(), .x = x, .w = w, .input_scale = input_scale, .weight_scale = weight_scale});
+    ctx.synchronize();
+    y.expect_guards_intact("y");
+    return y.read();
+  }
+};
+
+// What a larger model holds beside the prefix is not read: here it is NaN in part. cuBLASLt may take another
+// algorithm for another pitch, so that on a card only exact sums are the same bits.
+TEST_P(Fp8LinearDevice, PrefixIsTheStandAloneCut) {
+  const Device device = GetParam();
+  SKIP_WITHOUT_FP8(device);
+  Rng rng(7);
+  for (const bool whole : {true, false}) {
+    const int64_t n = 24, k = 48;
+    auto x = whole ? random_whole(rng, 21, 80) : random_mat(rng, 21, 80);
+    auto w = whole ? random_whole(rng, 40, 80) : random_codes(rng, 40, 80);
+    Mat<double> x_cut(21, k), w_cut(n, k);
+    for (int64_t c = 0; c < k; ++c) {
+      for (int64_t t = 0; t < 21; ++t) x_cut(t, c) = x(t, c);
+      for (int64_t r = 0; r < n; ++r) w_cut(r, c) = w(r, c);
+    }
+    x(0, k) = w(0, k) = w(n, 0) = std::numeric_limits<double>::quiet_NaN();
+    Guarded gx(device, x), gx_cut(device, x_cut);
+    Codes gw(device, w), gw_cut(device, w_cut, 0);
+    const float scale = whole ? 0.5f : kInputScale;
+    const auto cut = run(device, gx_cut.view(), gw_cut.view(), scale);
+    const auto prefix =
+        run(device, gx.view().prefix(1, k), gw.view().prefix(0, n).prefix(1, k), scale);
+    if (whole || device == Device::kCpu)
+      EXPECT_EQ(prefix.v, cut.v);
+    else
+      expect_close("prefix", prefix, cut, kScaling, 2 * sum_bound(device, x_cut, w_cut, k));
+  }
+}
+
+// W = 1 in f8: y is the value of the code, times both scales.
+TEST_P(Fp8LinearDevice, SaturatesAndKeepsZerosAndSubnormals) {
+  const Device device = GetParam();
+  SKIP_WITHOUT_FP8(device);
+  Mat<double> one(16, 16), x(3, 16);
+  for (int64_t i = 0; i < 16; ++i) one(i, i) = 1.0;
+  const double row[] = {224.0, 225.0,   -1e30,   std::numeric_limits<double>::infinity(),
+                        0.0,   0x1p-10, 0x1p-11, 0x1.8p-10,
+                        -1e-9, 0x7p-10, 0x1p-7,  1.03125};
+  const double want[] = {448.0, 448.0,  -448.0, 448.0,  0.0,    0x1p-9,
+                         0.0,   0x1p-8, 0.0,    0x7p-9, 0x1p-6, 2.0};
+  for (size_t i = 0; i < std::size(row); ++i) x(1, static_cast<int64_t>(i)) = row[i];
+  Guarded gx(device, x);
+  Codes gw(device, one);
+  const auto y = run(device, gx.view(), gw.view(), 0.5f, 4.0f);
+  for (int64_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(y(0, i), 0.0);
+    EXPECT_EQ(y(1, i), i < std::ssize(want) ? 2.0 * want[i] : 0.0) << i;
+  }
+}
+
+TEST_P(Fp8LinearDevice, NanStaysInItsRowAndItsColumn) {
+  const Device device = GetParam();
+  SKIP_WITHOUT_FP8(device);
+  Rng rng(9);
+  auto x = random_mat(rng, 7, 32);
+  auto w = random_codes(rng, 12, 32);
+  x(2, 5) = w(4, 30) = std::numeric_limits<double>::quiet_NaN();
+  Guarded gx(device, x);
+  Codes gw(device, w);
+  const auto y = run(device, gx.view(), gw.view());
+  for (int64_t t = 0; t < 7; ++t)
+    for (int64_t n = 0; n < 12; ++n)
+      EXPECT_EQ(std::isnan(y(t, n)), t == 2 || n == 4) << t << "," << n;
+}
+
+TEST_P(Fp8LinearDevice, NoTokensIsNoWork) {
+  const Device device = GetParam();
+  SKIP_WITHOUT_FP8(device);
+  Context ctx(device);
+  Tensor x(device, DType::kF32, {0, 16}), y(device, DType::kF32, {0, 8});
+  Tensor w(device, DType::kF8E4M3, {8, 16}), codes(device, DType::kF8E4M3, {0, 16});
+  fp8_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 1, .weight_scale = 1});
+  fp8_quantize(ctx, {.codes = codes, .x = x, .scale = 1});
+  ctx.synchronize();
+}
+
+std::string device_case(const ::testing::TestParamInfo<Device>& test) {
+  return device_name(test.param);
+}
+INSTANTIATE_TEST_SUITE_P(All, Fp8LinearDevice, ::testing::Values(Device::kCpu, Device::kCuda),
+                         device_case);
+
+class Fp8LinearCard : public ::testing::TestWithParam<Device> {};
+
+TEST_P(Fp8LinearCard, NamesTheViewThatFp8ProductsCannotTake) {
+  const Device device = GetParam();
+  SKIP_WITHOUT_FP8(device);
+  Context ctx(device);
+  Tensor x(device, DType::kF32, {5, 64}), y(device, DType::kF32, {5, 64});
+  Tensor w(device, DType::kF8E4M3, {16, 64}), odd(device, DType::kF8E4M3, {16, 40});
+  const auto expect_refused = [&](View to, ConstView weight, const char* name, const char* shape) {
+    const ConstView from = x.view().prefix(1, weight.dim(1));
+    expect_error(
+        [&] {
+          fp8_linear(ctx, {.y = to.prefix(1, weight.dim(0)),
+                           .x = from,
+                           .w = weight,
+                           .input_scale = 1,
+                           .weight_scale = 1});
+        },
+        {name, shape, "multiples of 16 bytes"}, ErrorKind::kRuntime);
+  };
+  const ConstView good = w;
+  expect_refused(y, good.prefix(1, 24), "fp8_linear: w ", "[16,24] f8_e4m3 cuda with row pitch 64");
+  expect_refused(y, odd.view().prefix(1, 32), "w ", "[16,32] f8_e4m3 cuda with row pitch 40");
+  expect_refused(y, good.slice(1, 8, 16), "w ",
+                 "[16,16] f8_e4m3 cuda with row pitch 64 at address");
+  expect_refused(y, good.prefix(0, 13), "y ", "[5,13] f32 cuda with row pitch 64");
+  expect_refused(y.view().slice(1, 2, 32), good, "y ", "[5,16] f32 cuda");
+}
+INSTANTIATE_TEST_SUITE_P(All, Fp8LinearCard, ::testing::Values(Device::kCuda), device_case);
+
+TEST(Fp8LinearContract, NamesWhatDoesNotFit) {
+  const auto view = [](DType dtype, int64_t rows, int64_t cols, Device device = Device::kNull) {
+    return View(nullptr, dtype, device, {rows, cols});
+  };
+  const View y = view(DType::kF32, 5, 16), x = view(DType::kF32, 5, 8);
+  const View w = view(DType::kF8E4M3, 16, 8);
+  Context ctx(Device::kNull);
+  const auto refused = [&](const Fp8Linear& a, const char* part, ErrorKind kind) {
+    expect_error([&] { fp8_linear(ctx, a); }, {part}, kind);
+  };
+  const Fp8Linear good{.y = y, .x = x, .w = w, .input_scale = 0.1f, .weight_scale = 0.01f};
+  const auto with = [&](auto change) {
+    Fp8Linear a = good;
+    change(a);
+    return a;
+  };
+  fp8_linear(ctx, good);
+  EXPECT_EQ(ctx.work().at("fp8_linear").flops, 2.0 * 5 * 16 * 8);
+  EXPECT_EQ(ctx.work().at("fp8_linear").bytes, 4.0 * 5 * 16 + 4.0 * 5 * 8 + 16 * 8);
+  constexpr ErrorKind kRun = ErrorKind::kRuntime, kIn = ErrorKind::kInput;
+  refused(with([&](auto& a) { a.x = view(DType::kF32, 5, 9); }), "x is [5,9] f32 null, needs [5,8]",
+          kRun);
+  refused(with([&](auto& a) { a.w = view(DType::kU8, 16, 8); }),
+          "w is [16,8] u8 null, needs f8_e4m3", kRun);
+  refused(with([&](auto& a) { a.x = view(DType::kF16, 5, 8); }), "off the CPU bf16", kRun);
+  refused(with([&](auto& a) { a.y = view(DType::kBF16, 5, 16), a.accumulate = true; }), "needs f32",
+          kRun);
+  refused(with([](auto& a) { a.input_scale = 0; }), "input_scale is 0", kIn);
+  refused(with([](auto& a) { a.weight_scale = -1; }), "weight_scale is -1", kIn);
+  refused(with([](auto& a) { a.weight_scale = NAN; }), "weight_scale is nan", kIn);
+  refused(with([](auto& a) { a.input_scale = a.weight_scale = 1e-30f; }), "is no normal f32", kIn);
+  Context cpu(Device::kCpu);
+  const View low = view(DType::kBF16, 5, 8, Device::kCpu);
+  expect_error(
+      [&] {
+        fp8_quantize(cpu,
+                     {.codes = view(DType::kF8E4M3, 5, 8, Device::kCpu), .x = low, .scale = 1});
+      },
+      {"fp8_quantize: x is [5,8] bf16 cpu"}, kRun);
+  expect_error(
+      [&] { fp8_quantize(ctx, {.codes = view(DType::kF8E4M3, 5, 9), .x = x, .scale = 1}); },
+      {"codes are [5,9]"}, kRun);
+}
+
+}  // namespace
+}  // namespace nestling

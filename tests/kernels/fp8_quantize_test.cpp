@@ -1,0 +1,92 @@
+#include <cmath>
+#include <gtest/gtest.h>
+#include <limits>
+
+#include "kernels/ops/fp8_linear.h"
+#include "tests/support/device.h"
+#include "tests/support/fp8_operands.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+// All values, what lies halfway between neighbours and the floats around it, of both signs; beyond them.
+std::vector<float> boundaries() {
+  std::vector<float> all = {448.5f,   463.9f,         464.0f,
+                            464.1f,   480.0f,         1.0e30f,
+                            0x1p-10f, 0x1.00002p-10f, 0x1.ffffep-11f,
+                            1e-40f,   1e38f,          std::numeric_limits<float>::infinity()};
+  for (int code = 0; code < 0x7f; ++code) {
+    const auto low = static_cast<float>(reference::e4m3_value(code));
+    const auto high = static_cast<float>(code < 0x7e ? reference::e4m3_value(code + 1) : 480.0);
+    const float half = (low + high) / 2;
+    for (const float x : {low, half, std::nextafter(half, low), std::nextafter(half, high)})
+      all.push_back(x);
+  }
+  const auto count = static_cast<int64_t>(all.size());
+  for (int64_t i = 0; i < count; ++i) all.push_back(-all[static_cast<size_t>(i)]);
+  all.push_back(std::numeric_limits<float>::quiet_NaN());
+  all.push_back(-std::numeric_limits<float>::quiet_NaN());
+  return all;
+}
+
+TEST(F8E4M3, EveryCodeIsItsValueAndBack) {
+  for (int code = 0; code < 256; ++code) {
+    f8e4m3 x;
+    x.bits = static_cast<uint8_t>(code);
+    const auto value = static_cast<float>(x);
+    const double want = reference::e4m3_value(code);
+    if (std::isnan(want)) {
+      EXPECT_TRUE(std::isnan(value)) << code;
+      EXPECT_EQ(f8e4m3(value).bits, 0x7f) << code;
+      continue;
+    }
+    EXPECT_EQ(value, want) << code;
+    EXPECT_EQ(std::signbit(value), code >= 128) << code;
+    EXPECT_EQ(f8e4m3(value).bits, code);
+  }
+}
+
+TEST(F8E4M3, RoundsToTheNearestEvenAtEveryBoundary) {
+  for (const float x : boundaries()) EXPECT_EQ(f8e4m3(x).bits, reference::e4m3_code(x)) << x;
+  EXPECT_EQ(reference::e4m3_code(464.0), 0x7e);
+  EXPECT_EQ(reference::e4m3_code(-1e9), 0xfe);
+  EXPECT_EQ(reference::e4m3_code(0x1p-10), 0x00);  // halfway to the smallest: the even one
+  EXPECT_EQ(reference::e4m3_code(0x1.8p-9), 0x02);
+  EXPECT_EQ(reference::e4m3_code(-0.0), 0x80);
+}
+
+class Fp8QuantizeOn : public ::testing::TestWithParam<Kind> {};
+
+// Rows at multiples of 16 bytes, at others, and without gaps.
+TEST_P(Fp8QuantizeOn, MakesTheCodesOfTheReference) {
+  const auto [device, half] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Fp8Quantize);
+  const auto all = boundaries();
+  const int64_t cols = 37;
+  const auto rows = (static_cast<int64_t>(all.size()) + cols - 1) / cols;
+  Mat<double> x(rows, cols);
+  for (int64_t i = 0; i < x.size(); ++i) x[i] = all[static_cast<size_t>(i) % all.size()];
+  if (half) x = rounded(x);
+  for (const float scale : {1.0f, 0.37f, 3.0e-5f})
+    for (const int64_t gap : {0, 3, 11}) {
+      Guarded x32(device, x, gap);
+      GuardedHalf x16(device, x, gap);
+      Codes codes(device, rows, cols, gap);
+      Context ctx(device);
+      fp8_quantize(ctx,
+                   {.codes = codes.view(), .x = half ? x16.view() : x32.view(), .scale = scale});
+      ctx.synchronize();
+      const auto got = codes.read();
+      for (int64_t i = 0; i < x.size(); ++i)
+        ASSERT_EQ(got[i], reference::e4m3_code(static_cast<float>(x[i] / double{scale})))
+            << x[i] << " / " << scale << ", gap " << gap;
+      codes.expect_guards_intact();
+    }
+}
+INSTANTIATE_TEST_SUITE_P(All, Fp8QuantizeOn, ::testing::ValuesIn(kKinds),
+                         [](const auto& test) { return kind_name(test.param); });
+
+}  // namespace
+}  // namespace nestling
