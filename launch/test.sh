@@ -94,7 +94,7 @@ if [ $all = 1 ]; then
   unset NESTLING_TEST_ISA
 fi
 if step emulated-build build emulated device_tests; then
-  step emulated-tests tests emulated -L device
+  step emulated-tests tests emulated -L device -j "$(nproc)"
   # shellcheck disable=SC2046  # a list of words
   step emulated-skips launch/check_skips.sh build/emulated/test_results tests/expected_skips.txt $(launch/device_conditions.sh emulated)
 fi

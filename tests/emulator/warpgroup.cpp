@@ -127,18 +127,20 @@ std::array<float, 16> left_row(const Product& p, int h) {
 // The sums of the calling thread, of [64, columns].
 void run_product(const Product& p) {
   const Operand b(p.b, p.side_b);
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  for (int h = 0; h < 2; ++h) {
-    const auto left = left_row(p, h);
-    for (int j = 0; j < p.columns / 8; ++j)
-      for (int i = 0; i < 2; ++i) {
-        float sum = 0;
-        for (int k = 0; k < 16; ++k)
-          sum += left[static_cast<size_t>(k)] * b(8 * j + thread % 4 * 2 + i, k);
-        float& to = p.sums[4 * j + 2 * h + i];
-        to = p.adds ? to + sum : sum;
+  const int first = static_cast<int>(threadIdx.x) % 4 * 2;
+  const std::array left = {left_row(p, 0), left_row(p, 1)};
+  for (int j = 0; j < p.columns / 8; ++j)
+    for (int i = 0; i < 2; ++i) {
+      float sums[2] = {};
+      for (int k = 0; k < 16; ++k) {
+        const float right = b(8 * j + first + i, k);
+        for (size_t h = 0; h < 2; ++h) sums[h] += left[h][static_cast<size_t>(k)] * right;
       }
-  }
+      for (int h = 0; h < 2; ++h) {
+        float& to = p.sums[4 * j + 2 * h + i];
+        to = p.adds ? to + sums[h] : sums[h];
+      }
+    }
 }
 
 // The product is begun by the whole warp; what each lane brings.
