@@ -91,7 +91,7 @@ endfunction()
 # What every test's environment holds, an exit test's too: under ThreadSanitizer, what it must not report.
 set(NESTLING_TEST_ENVIRONMENT "OMP_WAIT_POLICY=passive")
 if(NESTLING_SANITIZE MATCHES "thread")
-  list(APPEND NESTLING_TEST_ENVIRONMENT "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
+  list(APPEND NESTLING_TEST_ENVIRONMENT "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp halt_on_error=1 atexit_sleep_ms=0")
 endif()
 
 # A test of PROCESSORS cores that writes its report to test_results/REPORT.json. Threads sleep at

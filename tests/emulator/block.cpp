@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <boost/context/fiber.hpp>
-#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <boost/context/protected_fixedsize_stack.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <cxxabi.h>
+#include <deque>
 #include <dlfcn.h>
 #include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "tests/emulator/races.h"
 
 namespace nestling::cuda {
 // What kernels/cuda/launch.cuh declares as the dynamic shared memory of a block.
@@ -30,10 +32,12 @@ constexpr unsigned kMostGridYZ = 65535;
 
 enum class State : uint8_t { kReady, kAtBarrier, kAtWarp, kEnded };
 
+// A thread of every block there is: its fiber runs the body once for each.
 struct Thread {
   Fiber fiber;      // the thread, while it waits
   Fiber scheduler;  // who resumes it, while it runs
-  State state = State::kReady;
+  State state = State::kEnded;
+  races::Thread race;
 };
 
 // What the lanes of a warp bring to an intrinsic. Two sets: a lane may bring its next value while others
@@ -44,6 +48,7 @@ struct Warp {
   int arrived = 0;
   int turn = 0;
   Exchanged values[2];
+  races::Meeting meetings[2];  // of __syncwarp
 };
 
 enum class Order : uint8_t { kForward, kReverse, kShuffle };
@@ -66,6 +71,7 @@ class Device {
     launch_ = &launch;
     body_ = body;
     argument_ = argument;
+    host_ = races::Thread::current();
     const int64_t blocks = int64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t at = order_ == Order::kForward ? i : blocks - 1 - i;
@@ -84,11 +90,14 @@ class Device {
     line_ = line;
     count_ += count;
     ++waiting_;
+    races::Meeting& barrier = barriers_[turn_];
+    barrier.leave();
     wait(State::kAtBarrier);
+    barrier.meet();
     return last_count_;
   }
 
-  const Exchanged& wait_for_warp(const char* name, unsigned mask, const void* value,
+  const Exchanged& wait_for_warp(const char* name, unsigned mask, const Brought& value,
                                  int64_t bytes) {
     if (mask != 0xffffffffu) fail((std::string(name) + " with part of a warp").c_str());
     Warp& warp = warps_[threadIdx.x / 32];
@@ -99,10 +108,18 @@ class Device {
       fail((std::string("lanes of a warp at ") + name + " and " + warp.intrinsic).c_str());
     }
     const int turn = warp.turn;
-    std::memcpy(warp.values[turn][threadIdx.x % 32].data(), value, static_cast<size_t>(bytes));
+    warp.values[turn][threadIdx.x % 32] = value;
     ++warp.arrived;
     wait(State::kAtWarp);
     return warp.values[turn];
+  }
+
+  void sync_warp(unsigned mask) {
+    Warp& warp = warps_[threadIdx.x / 32];
+    races::Meeting& meeting = warp.meetings[warp.turn];
+    meeting.leave();
+    wait_for_warp("__syncwarp", mask, {}, 0);
+    meeting.meet();
   }
 
   std::string place() const {
@@ -123,30 +140,39 @@ class Device {
     blockDim = launch_->block;
     gridDim = launch_->grid;
     const unsigned n = launch_->block.x;
+    while (threads_.size() < n) add_thread();
     std::memset(cuda::dynamic_shared_memory, 0xff, static_cast<size_t>(launch_->shared_bytes));
     forget_copies();
-    threads_.resize(n);
     warps_.assign(n / 32, Warp{});
     ended_ = waiting_ = count_ = 0;
-    for (unsigned t = 0; t < n; ++t) start(t);
+    for (unsigned t = 0; t < n; ++t) threads_[t].state = State::kReady;
     order_threads(n);
+    begin_.leave();
     while (ended_ < static_cast<int>(n)) {
       bool moved = false;
       for (const unsigned t : sequence_) moved |= go_on(t);
       if (!moved) fail("threads wait for one another for ever, or a lane ended before its warp");
     }
+    end_.meet();
   }
 
-  void start(unsigned t) {
-    Thread& thread = threads_[t];
-    thread.state = State::kReady;
-    thread.fiber = Fiber(std::allocator_arg, stacks_, [this, t](Fiber&& scheduler) {
+  void add_thread() {
+    const size_t t = threads_.size();
+    boost::context::protected_fixedsize_stack stacks(kStackBytes);
+    Fiber fiber(std::allocator_arg, stacks, [this, t](Fiber&& scheduler) {
       threads_[t].scheduler = std::move(scheduler);
-      body_(argument_);
-      threads_[t].state = State::kEnded;
-      ++ended_;
+      while (true) {
+        begin_.meet();
+        body_(argument_);
+        end_.leave();
+        ++ended_;
+        wait(State::kEnded);
+      }
       return std::move(threads_[t].scheduler);
     });
+    const std::string name = "CUDA thread " + std::to_string(t);
+    threads_.push_back(
+        {.fiber = std::move(fiber), .scheduler = {}, .race = races::Thread::create(name.c_str())});
   }
 
   // Runs thread t if it can; false if it waits or has ended.
@@ -156,6 +182,7 @@ class Device {
     if (thread.state == State::kAtBarrier) release_block();
     if (thread.state != State::kReady) return false;
     threadIdx = {t, 0, 0};
+    thread.race.enter();
     thread.fiber = std::move(thread.fiber).resume();
     return true;
   }
@@ -169,17 +196,19 @@ class Device {
   }
 
   void release_block() {
-    if (waiting_ + ended_ != static_cast<int>(threads_.size())) return;
+    if (waiting_ + ended_ != static_cast<int>(sequence_.size())) return;
     last_count_ = count_;
     waiting_ = count_ = 0;
+    turn_ ^= 1;
     for (Thread& thread : threads_)
       if (thread.state == State::kAtBarrier) thread.state = State::kReady;
   }
 
   void wait(State why) {
-    const unsigned t = threadIdx.x;
-    threads_[t].state = why;
-    threads_[t].scheduler = std::move(threads_[t].scheduler).resume();
+    Thread& thread = threads_[threadIdx.x];
+    thread.state = why;
+    host_.enter();
+    thread.scheduler = std::move(thread.scheduler).resume();
   }
 
   void order_threads(unsigned n) {
@@ -194,18 +223,22 @@ class Device {
   const Launch* launch_ = nullptr;
   void (*body_)(const void*) = nullptr;
   const void* argument_ = nullptr;
-  std::vector<Thread> threads_;
+  std::deque<Thread> threads_;  // as many as the largest block had
   std::vector<Warp> warps_;
   std::vector<unsigned> sequence_;
   std::mt19937 random_{1};
   unsigned line_ = 0;  // of the barrier that threads wait at
   int ended_ = 0, waiting_ = 0, count_ = 0, last_count_ = 0;
-  boost::context::pooled_fixedsize_stack stacks_{kStackBytes};
+  races::Thread host_;
+  races::Meeting begin_, end_;  // of a block
+  races::Meeting barriers_[2];
+  int turn_ = 0;  // whose is the next barrier
 };
 
+// Never destroyed: its fibers wait for the next block.
 Device& device() {
-  static Device d;
-  return d;
+  static auto* d = new Device;
+  return *d;
 }
 
 }  // namespace
@@ -227,8 +260,13 @@ int sync_block(int count, unsigned line) {
   return device().wait_for_block(count, line);
 }
 
-const Exchanged& exchange_bytes(const char* name, unsigned mask, const void* value, int64_t bytes) {
+const Exchanged& exchange_bytes(const char* name, unsigned mask, const Brought& value,
+                                int64_t bytes) {
   return device().wait_for_warp(name, mask, value, bytes);
+}
+
+void sync_warp(unsigned mask) {
+  device().sync_warp(mask);
 }
 
 void fail(const char* what) {

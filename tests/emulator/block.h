@@ -4,6 +4,7 @@
 //               not ended, at exchange for the 32 lanes of its warp. Nothing runs side by side.
 // Order         of blocks, and of threads whenever several can go on: NESTLING_EMULATOR_ORDER = forward,
 //               reverse or shuffle. Code without races gives the same bits in each.
+// Races         between barriers are what the preset `racecheck` finds: races.h.
 // Shared memory keeps what the block before left in it; dynamic shared memory starts as NaN.
 // Errors        threads that wait for one another for ever or at different barriers, lanes at different
 //               intrinsics, a lane that ended before its warp's intrinsic: one line on stderr, then
@@ -44,15 +45,21 @@ inline int lane() {
 int sync_block(int count, unsigned line);
 
 inline constexpr int64_t kMostExchanged = 16;  // bytes a lane
-using Exchanged = std::array<std::array<std::byte, kMostExchanged>, 32>;
+using Brought = std::array<std::byte, kMostExchanged>;
+using Exchanged = std::array<Brought, 32>;
 
-// Waits for the 32 lanes, all at the intrinsic `name`; what each brought.
-const Exchanged& exchange_bytes(const char* name, unsigned mask, const void* value, int64_t bytes);
+// Waits for the 32 lanes, all at the intrinsic `name`; what each brought. Orders no memory.
+const Exchanged& exchange_bytes(const char* name, unsigned mask, const Brought& value,
+                                int64_t bytes);
+// The barrier of the warp.
+void sync_warp(unsigned mask);
 
 template <class T>
 std::array<T, 32> exchange(const char* name, unsigned mask, const T& value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= kMostExchanged);
-  const Exchanged& raw = exchange_bytes(name, mask, &value, sizeof(T));
+  Brought mine{};
+  std::memcpy(mine.data(), &value, sizeof(T));
+  const Exchanged& raw = exchange_bytes(name, mask, mine, sizeof(T));
   std::array<T, 32> all;
   for (size_t i = 0; i < 32; ++i) std::memcpy(&all[i], raw[i].data(), sizeof(T));
   return all;

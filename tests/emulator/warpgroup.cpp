@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <deque>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "tests/emulator/block.h"
+#include "tests/emulator/races.h"
 
 namespace nestling::cuda {
 extern thread_local unsigned char dynamic_shared_memory[];
@@ -57,7 +59,12 @@ struct Thread {
 };
 
 std::vector<Thread> threads(1024);  // of the block that runs
-int unpublished = 0;                // threads whose copies no fence has followed
+
+// Threads whose copies no fence has followed. Relaxed: it must order nothing.
+std::atomic<int> unpublished = 0;
+int count_unpublished(int more = 0) {
+  return unpublished.fetch_add(more, std::memory_order_relaxed) + more;
+}
 
 Thread& self() {
   return threads[threadIdx.x];
@@ -78,17 +85,18 @@ class Operand {
     if (descriptor >> 62 != 1) fail("wgmma: a descriptor without the swizzle of 128 bytes");
   }
   float operator()(int mn, int k) const {
-    const int element = 2;
+    uint16_t bits;
+    std::memcpy(&bits, element(mn, k), sizeof bits);
+    return std::bit_cast<float>(uint32_t{bits} << 16);
+  }
+  const unsigned char* element(int mn, int k) const {
     const int row = side_ ? k : mn;  // of 128 bytes
     const int col = side_ ? mn : k;  // its elements
     const int panel = side_ ? mn / 64 * static_cast<int>(leading_) : 0;
     const uint32_t plain = start_ + static_cast<uint32_t>(panel) +
                            static_cast<uint32_t>(row / 8) * stride_ +
-                           static_cast<uint32_t>(row % 8 * 128 + col % 64 * element);
-    const uint32_t swizzled = plain ^ ((plain >> 7 & 7u) << 4);
-    uint16_t bits;
-    std::memcpy(&bits, at(swizzled), sizeof bits);
-    return std::bit_cast<float>(uint32_t{bits} << 16);
+                           static_cast<uint32_t>(row % 8 * 128 + col % 64 * 2);
+    return at(plain ^ ((plain >> 7 & 7u) << 4));
   }
 
  private:
@@ -106,7 +114,12 @@ void run_copy(const Copy& c) {
 float element(uint32_t pair, int i) {
   return std::bit_cast<float>(i == 0 ? pair << 16 : pair & 0xffff0000u);
 }
-// Row h of the calling thread's two, of the left operand.
+// The first of the calling thread's two rows of the left operand; the other is 8 below.
+int first_row() {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  return thread / 32 * 16 + thread % 32 / 4;
+}
+// Row h of them.
 std::array<float, 16> left_row(const Product& p, int h) {
   std::array<float, 16> row;
   if (p.registers != nullptr) {
@@ -118,9 +131,7 @@ std::array<float, 16> left_row(const Product& p, int h) {
     return row;
   }
   const Operand a(p.a, p.side_a);
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int first = thread / 32 * 16 + thread % 32 / 4;
-  for (int k = 0; k < 16; ++k) row[static_cast<size_t>(k)] = a(first + 8 * h, k);
+  for (int k = 0; k < 16; ++k) row[static_cast<size_t>(k)] = a(first_row() + 8 * h, k);
   return row;
 }
 
@@ -143,18 +154,36 @@ void run_product(const Product& p) {
     }
 }
 
+// What the calling thread's part of the product reads of shared memory, from the moment it is issued.
+void read_operands(const Product& p) {
+  const int first = static_cast<int>(threadIdx.x) % 4 * 2;
+  const Operand b(p.b, p.side_b);
+  for (int k = 0; k < 16; ++k) {
+    if (p.registers == nullptr)
+      for (int h = 0; h < 2; ++h)
+        races::read(Operand(p.a, p.side_a).element(first_row() + 8 * h, k), 2);
+    for (int n = first; n < p.columns; n += 8)
+      for (int i = 0; i < 2; ++i) races::read(b.element(n + i, k), 2);
+  }
+}
+void issue(const Product& p) {
+  if constexpr (races::kSeen) read_operands(p);
+  self().products.open.push_back(p);
+}
+
 // The product is begun by the whole warp; what each lane brings.
 std::array<Fragment, 32> begin_product(const Fragment& fragment) {
-  if (unpublished > 0) fail("wgmma: shared memory written by copies that no fence has followed");
+  if (count_unpublished() > 0)
+    fail("wgmma: shared memory written by copies that no fence has followed");
   return exchange("wgmma", 0xffffffffu, fragment);
 }
 
 }  // namespace
 
 void forget_copies() {
-  if (unpublished == 0) return;
+  if (count_unpublished() == 0) return;
   for (Thread& thread : threads) thread.unpublished = false;
-  unpublished = 0;
+  count_unpublished(-count_unpublished());
 }
 
 uint32_t shared_address(const void* p) {
@@ -166,6 +195,7 @@ void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || shared_address(to) % 16 != 0)
     fail("cp.async: an address that is not a multiple of 16");
   if (bytes < 0 || bytes > 16) fail("cp.async: a size outside 0 to 16");
+  races::read(from, static_cast<size_t>(bytes));
   std::memset(to, 0xff, 16);  // NaN: nobody may read there any more
   self().copies.open.push_back({to, from, bytes});
 }
@@ -176,25 +206,25 @@ void wait_for_copies(int open) {
   Thread& thread = self();
   thread.copies.wait(open, [&](const Copy& c) {
     run_copy(c);
-    if (!thread.unpublished) ++unpublished;
+    if (!thread.unpublished) count_unpublished(1);
     thread.unpublished = true;
   });
 }
 void publish_copies() {
-  if (self().unpublished) --unpublished;
+  if (self().unpublished) count_unpublished(-1);
   self().unpublished = false;
 }
 
 void multiply(float* sums, int columns, uint64_t a, uint64_t b, bool side_a, bool side_b,
               bool adds) {
   begin_product({});
-  self().products.open.push_back({.sums = sums,
-                                  .columns = columns,
-                                  .a = a,
-                                  .b = b,
-                                  .side_a = side_a,
-                                  .side_b = side_b,
-                                  .adds = adds});
+  issue({.sums = sums,
+         .columns = columns,
+         .a = a,
+         .b = b,
+         .side_a = side_a,
+         .side_b = side_b,
+         .adds = adds});
 }
 void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b) {
   const auto all = begin_product({a[0], a[1], a[2], a[3]});
@@ -207,7 +237,7 @@ void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool
             .adds = true,
             .registers = a};
   std::copy_n(all.begin() + lane() / 4 * 4, 4, p.quad.begin());
-  self().products.open.push_back(p);
+  issue(p);
 }
 void close_products() {
   self().products.close();

@@ -51,7 +51,7 @@ inline int __syncthreads_and(int predicate,
   return nestling::emulator::sync_block(predicate == 0, at.line()) == 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
-  nestling::emulator::exchange<int>("__syncwarp", mask, 0);
+  nestling::emulator::sync_warp(mask);
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -95,35 +95,37 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 // ---- atomics: fibers do not interrupt each other ----
-template <class T>
-T nestling_emulated_swap(T* at, T next) {
-  const T old = *at;
-  *at = next;
+template <class T, class Change>
+T nestling_emulated_change(T* at, const Change& change) {
+  T old;
+  __atomic_load(at, &old, __ATOMIC_RELAXED);
+  T next = change(old);
+  __atomic_store(at, &next, __ATOMIC_RELAXED);
   return old;
 }
 template <class T>
 T atomicAdd(T* at, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, static_cast<T>(*at + x));
+  return nestling_emulated_change(at, [&](T old) { return static_cast<T>(old + x); });
 }
 template <class T>
 T atomicMin(T* at, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, x < *at ? x : *at);
+  return nestling_emulated_change(at, [&](T old) { return x < old ? x : old; });
 }
 template <class T>
 T atomicMax(T* at, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, x > *at ? x : *at);
+  return nestling_emulated_change(at, [&](T old) { return x > old ? x : old; });
 }
 template <class T>
 T atomicOr(T* at, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, static_cast<T>(*at | x));
+  return nestling_emulated_change(at, [&](T old) { return static_cast<T>(old | x); });
 }
 template <class T>
 T atomicExch(T* at, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, x);
+  return nestling_emulated_change(at, [&](T) { return x; });
 }
 template <class T>
 T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> x) {
-  return nestling_emulated_swap(at, *at == expected ? x : *at);
+  return nestling_emulated_change(at, [&](T old) { return old == expected ? x : old; });
 }
 
 // ---- arithmetic ----

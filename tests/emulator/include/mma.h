@@ -5,6 +5,7 @@
 // Stricter      pointers must be 32-byte aligned, and leading dimensions multiples of 16 bytes.
 #pragma once
 #include "cuda_bf16.h"
+#include "tests/emulator/races.h"
 
 namespace nvcuda::wmma {
 
@@ -33,6 +34,16 @@ void check_tile(const T* p, unsigned pitch) {
 inline int element(int i) {
   return 8 * nestling::emulator::lane() + i;
 }
+// Which lane reads what is unspecified: each may read all.
+template <class T>
+void read_tile(const T* p, unsigned pitch) {
+  for (unsigned i = 0; i < 16; ++i)
+    nestling::emulator::races::read(p + size_t{i} * pitch, 16 * sizeof(T));
+}
+// No lane goes on before all have done theirs; memory is not ordered.
+inline void meet() {
+  nestling::emulator::exchange("wmma", 0xffffffffu, 0);
+}
 inline int64_t offset(int e, unsigned pitch, bool row_major) {
   return row_major ? int64_t{e / 16} * pitch + e % 16 : int64_t{e % 16} * pitch + e / 16;
 }
@@ -41,17 +52,19 @@ inline int64_t offset(int e, unsigned pitch, bool row_major) {
 template <class Use, class T, class Layout>
 void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout>& f, const T* p, unsigned pitch) {
   detail::check_tile(p, pitch);
+  detail::read_tile(p, pitch);
   for (int i = 0; i < f.num_elements; ++i)
     f.x[i] = p[detail::offset(detail::element(i), pitch, std::is_same_v<Layout, row_major>)];
-  __syncwarp();
+  detail::meet();
 }
 template <class T>
 void load_matrix_sync(fragment<accumulator, 16, 16, 16, T>& f, const T* p, unsigned pitch,
                       layout_t layout) {
   detail::check_tile(p, pitch);
+  detail::read_tile(p, pitch);
   for (int i = 0; i < f.num_elements; ++i)
     f.x[i] = p[detail::offset(detail::element(i), pitch, layout == mem_row_major)];
-  __syncwarp();
+  detail::meet();
 }
 template <class T>
 void store_matrix_sync(T* p, const fragment<accumulator, 16, 16, 16, T>& f, unsigned pitch,
@@ -59,21 +72,23 @@ void store_matrix_sync(T* p, const fragment<accumulator, 16, 16, 16, T>& f, unsi
   detail::check_tile(p, pitch);
   for (int i = 0; i < f.num_elements; ++i)
     p[detail::offset(detail::element(i), pitch, layout == mem_row_major)] = f.x[i];
-  __syncwarp();
+  detail::meet();
 }
 template <class Use, class T, class Layout>
 void fill_fragment(fragment<Use, 16, 16, 16, T, Layout>& f, std::type_identity_t<T> value) {
   for (T& x : f.x) x = value;
 }
 
-// Each lane computes its own 8 elements from the registers of all; nobody goes on before all have read.
+// Each lane computes its own 8 elements from the registers of all.
 template <class LayoutA, class LayoutB>
 void mma_sync(fragment<accumulator, 16, 16, 16, float>& d,
               const fragment<matrix_a, 16, 16, 16, __nv_bfloat16, LayoutA>& a,
               const fragment<matrix_b, 16, 16, 16, __nv_bfloat16, LayoutB>& b,
               const fragment<accumulator, 16, 16, 16, float>& c) {
-  const auto as = nestling::emulator::exchange("mma_sync", 0xffffffffu, &a.x[0]);
-  const auto bs = nestling::emulator::exchange("mma_sync", 0xffffffffu, &b.x[0]);
+  using Elements = std::array<__nv_bfloat16, 8>;
+  const auto elements = [](const auto& f) { return std::to_array(f.x); };
+  const auto as = nestling::emulator::exchange<Elements>("mma_sync", 0xffffffffu, elements(a));
+  const auto bs = nestling::emulator::exchange<Elements>("mma_sync", 0xffffffffu, elements(b));
   float sums[8];
   const int row = detail::element(0) / 16;
   for (int i = 0; i < 8; ++i) {
@@ -86,7 +101,6 @@ void mma_sync(fragment<accumulator, 16, 16, 16, float>& d,
     }
     sums[i] = c.x[i] + sum;
   }
-  __syncwarp();
   for (int i = 0; i < 8; ++i) d.x[i] = sums[i];
 }
 

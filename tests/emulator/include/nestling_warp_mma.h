@@ -24,7 +24,7 @@ void load_matrices(uint32_t (&m)[4], const __nv_bfloat16* row) {
     }
     m[i] = word;
   }
-  __syncwarp();  // nobody writes before all have read
+  emulator::exchange("ldmatrix", 0xffffffffu, 0);  // nobody writes before all have read
 }
 
 inline void add_product(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
