@@ -44,9 +44,10 @@ void for_each_matrix(const ConstView& dst, const ConstView& src, Fn fn) {
   }
 }
 
-// A view of one row may carry a stride shorter than the row; the 2-D calls refuse that.
-size_t pitch_of(int64_t step, const Rows& rows) {
-  return static_cast<size_t>(rows.count > 1 ? step : rows.bytes);
+// One run of bytes on both sides. The 2-D calls refuse pitches of 2 GB and more, and those shorter than a row,
+// as a view of one row may have.
+bool one_run(const Rows& rows) {
+  return rows.count <= 1 || (rows.dst_step == rows.bytes && rows.src_step == rows.bytes);
 }
 
 cudaMemcpyKind kind_of(Device dst, Device src) {
@@ -155,19 +156,29 @@ void release(std::byte* data) noexcept {
 
 void copy(View dst, ConstView src) {
   for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
-    NESTLING_CUDA(cudaMemcpy2DAsync(
-        dst.data() + dst_at, pitch_of(rows.dst_step, rows), src.data() + src_at,
-        pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
-        static_cast<size_t>(rows.count), kind_of(dst.device(), src.device()), cudaStreamLegacy));
+    const cudaMemcpyKind kind = kind_of(dst.device(), src.device());
+    if (one_run(rows))
+      NESTLING_CUDA(cudaMemcpyAsync(dst.data() + dst_at, src.data() + src_at,
+                                    static_cast<size_t>(rows.count * rows.bytes), kind,
+                                    cudaStreamLegacy));
+    else
+      NESTLING_CUDA(cudaMemcpy2DAsync(dst.data() + dst_at, static_cast<size_t>(rows.dst_step),
+                                      src.data() + src_at, static_cast<size_t>(rows.src_step),
+                                      static_cast<size_t>(rows.bytes),
+                                      static_cast<size_t>(rows.count), kind, cudaStreamLegacy));
   });
   if (dst.device() != Device::kCuda || src.device() != Device::kCuda) wait_for(cudaStreamLegacy);
 }
 
 void fill_zero(View x) {
   for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
-    NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, pitch_of(rows.dst_step, rows), 0,
-                                    static_cast<size_t>(rows.bytes),
-                                    static_cast<size_t>(rows.count), cudaStreamLegacy));
+    if (one_run(rows))
+      NESTLING_CUDA(cudaMemsetAsync(x.data() + at, 0, static_cast<size_t>(rows.count * rows.bytes),
+                                    cudaStreamLegacy));
+    else
+      NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, static_cast<size_t>(rows.dst_step), 0,
+                                      static_cast<size_t>(rows.bytes),
+                                      static_cast<size_t>(rows.count), cudaStreamLegacy));
   });
 }
 

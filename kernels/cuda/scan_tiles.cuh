@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace nestling::cuda::scan {
@@ -99,8 +100,8 @@ class TileSum<__nv_bfloat16> {
       for (int i = 0; i < 2; ++i) {
         const int m = row() + 16 * i;
         const int n = col() + 16 * i;
-        wmma::load_matrix_sync(fa[i], a + (kTransposeA ? k * kP + m : m * kP + k), kP);
-        wmma::load_matrix_sync(fb[i], b + (kTransposeB ? n * kP + k : k * kP + n), kP);
+        load_fragment(fa[i], a + (kTransposeA ? k * kP + m : m * kP + k), kP);
+        load_fragment(fb[i], b + (kTransposeB ? n * kP + k : k * kP + n), kP);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i)

@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace nestling::cuda {
@@ -132,11 +133,11 @@ class TensorCores {
       FragmentB right[kCols];
 #pragma unroll
       for (int j = 0; j < kCols; ++j)
-        nvcuda::wmma::load_matrix_sync(right[j], b + B::at(first_col() + 16 * j, s), B::kPitch);
+        load_fragment(right[j], b + B::at(first_col() + 16 * j, s), B::kPitch);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         FragmentA left;
-        nvcuda::wmma::load_matrix_sync(left, a + A::at(first_row() + 16 * i, s), A::kPitch);
+        load_fragment(left, a + A::at(first_row() + 16 * i, s), A::kPitch);
 #pragma unroll
         for (int j = 0; j < kCols; ++j)
           nvcuda::wmma::mma_sync(sums_[i][j], left, right[j], sums_[i][j]);

@@ -11,6 +11,7 @@
 
 #include <cuda_bf16.h>
 
+#include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace nestling::cuda {
@@ -202,11 +203,11 @@ class MmaTile {
 #pragma unroll
     for (int k = 0; k < kDepth; k += 16) {
       wmma::fragment<wmma::matrix_a, 16, 16, 16, __nv_bfloat16, wmma::row_major> af;
-      wmma::load_matrix_sync(af, a + k, static_cast<unsigned>(lda));
+      load_fragment(af, a + k, lda);
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
         wmma::fragment<wmma::matrix_b, 16, 16, 16, __nv_bfloat16, Layout> bf;
-        wmma::load_matrix_sync(bf, b + k * deeper + j * 16 * right, static_cast<unsigned>(ldb));
+        load_fragment(bf, b + k * deeper + j * 16 * right, ldb);
         wmma::mma_sync(sums_[j], af, bf, sums_[j]);
       }
     }

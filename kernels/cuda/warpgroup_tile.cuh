@@ -3,8 +3,8 @@
 //
 // Steps         of 64 of the sum. Three of them lie in shared memory: one is multiplied while the next two are
 //               copied, straight from global memory.
-// Operands      a [M, S] or [S, M], b [N, S] or [S, N]; rows start at multiples of 16 bytes. What lies outside
-//               counts as zero; of the extent along memory, elements beyond it need not exist.
+// Operands      a [M, S] or [S, M], b [N, S] or [S, N]; rows start at multiples of 16 bytes and are whole pieces of
+//               16 bytes. What lies outside counts as zero, and is not read.
 // Determinism   each sum has one owner and the order of S.
 #pragma once
 #include "kernels/cuda/tile_product.cuh"
@@ -27,29 +27,41 @@ namespace detail {
 constexpr int kRowBytes = 128;               // of shared memory; 64 elements
 constexpr int kPanelBytes = 64 * kRowBytes;  // 64 rows
 
-inline __device__ int bytes_inside(int64_t elements) {
-  return static_cast<int>(min(max(2 * elements, int64_t{0}), int64_t{16}));
-}
-
-// Starts the copies of [sum, sum + 64) of an operand whose S is `extent`.
+// What the calling thread copies of an operand, 64 of the sum at a time: of every kRowsAtOnce-th row in global memory
+// the same 16 bytes. Addresses are carried on from step to step: there are many copies beside few products.
 template <Along kAlong>
-__device__ void copy_operand(unsigned char* to, const TileOperand<__nv_bfloat16>& from, int64_t sum,
-                             int64_t extent) {
-  constexpr bool kSums = kAlong == Along::kSum;
-  constexpr int kPieces = kSums ? 8 : 16;  // of 16 bytes, in a row of global memory
-  constexpr int kRowsAtOnce = WarpgroupTile::kThreads / kPieces;
-  const int piece = static_cast<int>(threadIdx.x) % kPieces;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = static_cast<int>(threadIdx.x) / kPieces + kRowsAtOnce * i;
-    const int64_t r = kSums ? row : sum + row;
-    const int64_t c = (kSums ? sum : 0) + 8 * piece;
-    const bool exists = r < (kSums ? from.side : extent);
-    const int bytes = exists ? bytes_inside((kSums ? extent : from.side) - c) : 0;
-    copy_async(to + piece / 8 * kPanelBytes + row * kRowBytes + ((piece % 8) ^ (row % 8)) * 16,
-               bytes > 0 ? from.data + r * from.pitch + c : from.data, bytes);
+class OperandCopies {
+ public:
+  __device__ OperandCopies(const TileOperand<__nv_bfloat16>& from, int64_t extent)
+      : pitch_(from.pitch) {
+    const int piece = static_cast<int>(threadIdx.x) % kPieces;
+    const int row = static_cast<int>(threadIdx.x) / kPieces;
+    from_ = from.data + row * pitch_ + 8 * piece;
+    rows_ = static_cast<int>(kSums ? from.side : extent) - row;
+    columns_ = static_cast<int>(kSums ? extent : from.side) - 8 * piece;
+    to_ = piece / 8 * kPanelBytes + row * kRowBytes + ((piece % 8) ^ (row % 8)) * 16;
   }
-}
+  // Starts those of the next step. What does not exist is not read.
+  __device__ void next(unsigned char* to) {
+    const int rows = columns_ > 0 ? rows_ : 0;
+    const __nv_bfloat16* from = from_;
+#pragma unroll
+    for (int i = 0; i < 4; ++i, from += kRowsAtOnce * pitch_)
+      copy_async(to + to_ + i * kRowsAtOnce * kRowBytes, from, i * kRowsAtOnce < rows ? 16 : 0);
+    from_ += kSums ? WarpgroupTile::kSum : WarpgroupTile::kSum * pitch_;
+    (kSums ? columns_ : rows_) -= WarpgroupTile::kSum;
+  }
+
+ private:
+  static constexpr bool kSums = kAlong == Along::kSum;
+  static constexpr int kPieces = kSums ? 8 : 16;  // of 16 bytes, in a row of global memory
+  static constexpr int kRowsAtOnce = WarpgroupTile::kThreads / kPieces;
+  static_assert(kRowsAtOnce % 8 == 0);  // all rows of a thread are swizzled alike
+  const __nv_bfloat16* from_;
+  int64_t pitch_;
+  int rows_, columns_;  // that exist, from the first on
+  int to_;
+};
 
 }  // namespace detail
 
@@ -60,20 +72,25 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
                              unsigned char* shared) {
   using Tile = WarpgroupTile;
   shared += (Tile::kPattern - shared_address(shared) % Tile::kPattern) % Tile::kPattern;
-  const auto copy_step = [&](int64_t step) {
+  const auto steps = static_cast<int>((extent + Tile::kSum - 1) / Tile::kSum);
+  detail::OperandCopies<kA> copies_a(a, extent);
+  detail::OperandCopies<kB> copies_b(b, extent);
+  const auto copy_step = [&](int step) {  // one after the other
     unsigned char* to = shared + step % Tile::kSteps * Tile::kStepBytes;
-    if (step * Tile::kSum < extent) {
-      detail::copy_operand<kA>(to, a, step * Tile::kSum, extent);
-      detail::copy_operand<kB>(to + Tile::kOperandBytes, b, step * Tile::kSum, extent);
+    if (step < steps) {
+      copies_a.next(to);
+      copies_b.next(to + Tile::kOperandBytes);
     }
     close_copies();
   };
   constexpr int kNextA =
       kA == Along::kSum ? 32 : 16 * detail::kRowBytes;  // 16 of the sum further on
   constexpr int kNextB = kB == Along::kSum ? 32 : 16 * detail::kRowBytes;
-  const int half = static_cast<int>(threadIdx.x) / 128 * detail::kPanelBytes;
-  for (int64_t step = 0; step + 1 < Tile::kSteps; ++step) copy_step(step);
-  for (int64_t step = 0; step * Tile::kSum < extent; ++step) {
+  // In a register that all lanes share, as descriptors are.
+  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+  const int half = group * detail::kPanelBytes;
+  for (int step = 0; step + 1 < Tile::kSteps; ++step) copy_step(step);
+  for (int step = 0; step < steps; ++step) {
     wait_for_copies<Tile::kSteps - 2>();
     publish_copies();
     __syncthreads();
