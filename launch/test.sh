@@ -4,10 +4,11 @@
 # Installs what is missing (launch/setup.sh), then: format, release build, fast tests and their
 # skips, the CUDA kernels and whole steps on the CPU (preset `emulated`), the preset `cuda` (wherever
 # nvcc is found: the program and its CUDA tests; with a GPU all of it, and the fast suite on it),
-# clang-tidy on what changed. --all adds slow tests, the fast suite on AVX2, and the fast suite under
-# both sanitizers. A step that fails does not keep the others from running, but a build that fails
-# ends it. The last lines are one for each step: ok, FAILED, or skipped with the reason. Exit 0 only
-# if nothing failed and every skip was expected (tests/expected_skips.txt).
+# clang-tidy on what changed. --all adds slow tests, the fast suite on AVX2, the fast suite under
+# both sanitizers, and the CUDA kernels under racecheck. A step that fails does not keep the others
+# from running, but a build that fails ends it. The last lines are one for each step: ok, FAILED, or
+# skipped with the reason. Exit 0 only if nothing failed and every skip was expected
+# (tests/expected_skips.txt).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 all=0
@@ -117,5 +118,8 @@ if [ $all = 1 ]; then
   for preset in asan tsan; do
     if step $preset-build build $preset; then step $preset-tests tests $preset -LE slow; fi
   done
+  if step racecheck-build build racecheck device_tests; then
+    step racecheck-tests tests racecheck -L device -R '^(kernels|emulator)/.*_test$' -j "$(nproc)"
+  fi
 fi
 finish

@@ -128,7 +128,7 @@ void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
                .save = false};
   const View output = ctx.scratch().alloc(DType::kF32, {h.dim(0), h.dim(1)});
   forward_layer(one, w, h, output, nullptr);
-  copy(h, output);
+  copy(ctx, h, output);
 }
 
 }  // namespace

@@ -56,12 +56,12 @@ void DecodeState::advance() {
   }
 }
 
-void DecodeState::drop(int64_t b) {
+void DecodeState::drop(Context& ctx, int64_t b) {
   const int64_t last = batch() - 1;
   NESTLING_CHECK(0 <= b && b <= last, "dropping sequence ", b, " of ", batch());
   const auto shrink = [&](View& v) {
     if (!v) return;
-    if (b < last) copy(v.slice(0, b, 1), v.slice(0, last, 1));
+    if (b < last) copy(ctx, v.slice(0, b, 1), v.slice(0, last, 1));
     v = v.prefix(0, last);
   };
   for (LayerCache& cache : caches_) {

@@ -28,7 +28,7 @@ class DecodeState {
   // One more token each; throws when a sequence is at capacity.
   void advance();
   // Sequence b is over: the last one takes its place, and the batch is one smaller.
-  void drop(int64_t b);
+  void drop(Context& ctx, int64_t b);
   void reset();  // zero state, length 0
 
  private:

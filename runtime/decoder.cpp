@@ -36,7 +36,8 @@ void Decoder::prefill(const std::vector<std::vector<int32_t>>& prompts) {
   const ModelActs acts = model_forward(run, params_, ids, &state_.caches());
   state_.set_lengths(segments);
   for (int64_t b = 0; b < batch_; ++b)
-    copy(normed_.view().slice(0, b, 1), acts.final_norm.normed.slice(0, segments.end(b) - 1, 1));
+    copy(ctx_, normed_.view().slice(0, b, 1),
+         acts.final_norm.normed.slice(0, segments.end(b) - 1, 1));
 }
 
 void Decoder::step(std::span<const int32_t> tokens) {
@@ -50,9 +51,9 @@ void Decoder::step(std::span<const int32_t> tokens) {
 }
 
 void Decoder::drop(int64_t b) {
-  state_.drop(b);
+  state_.drop(ctx_, b);
   batch_ -= 1;
-  if (b < batch_) copy(normed_.view().slice(0, b, 1), normed_.view().slice(0, batch_, 1));
+  if (b < batch_) copy(ctx_, normed_.view().slice(0, b, 1), normed_.view().slice(0, batch_, 1));
 }
 
 std::span<const int32_t> Decoder::sample(const SamplingRule& rule, uint64_t seed,

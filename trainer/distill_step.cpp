@@ -104,7 +104,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
                  .segments = Segments(batch.cu_seqlens),
                  .save = false,
                  .activations = activations};
-    copy(x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
+    copy(ctx_, x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
   const int64_t chunk = loss_chunk(ctx_.device());
@@ -376,7 +376,7 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   }
   if (!router_.frozen()) {
     mask_gradients_ = arena_.alloc(DType::kF32, {draws, masks_.size()});
-    fill_zero(mask_gradients_);
+    fill_zero(ctx_, mask_gradients_);
   }
   for (size_t i = 0; i < micro_batches.size(); ++i)
     micro_batch(micro_batches[i], drawn[i], 1.0 / counted[0],

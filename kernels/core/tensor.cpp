@@ -91,10 +91,17 @@ Tensor Tensor::pitched(Device device, DType dtype, int64_t rows, int64_t cols) {
   return t;
 }
 
-void copy(View dst, ConstView src) {
+namespace {
+// False: there is nothing to do.
+bool begin_copy(const ConstView& dst, const ConstView& src) {
   NESTLING_CHECK(same_shape(dst, src) && dst.dtype() == src.dtype(), "copy ", src.describe(),
                  " to ", dst.describe());
-  if (dst.device() == Device::kNull || src.device() == Device::kNull || dst.size() == 0) return;
+  return dst.device() != Device::kNull && src.device() != Device::kNull && dst.size() > 0;
+}
+}  // namespace
+
+void copy(View dst, ConstView src) {
+  if (!begin_copy(dst, src)) return;
   if (dst.device() == Device::kCuda || src.device() == Device::kCuda) {
     cuda::copy(dst, src);
     return;
@@ -113,6 +120,18 @@ void fill_zero(View x) {
   for_each_row(x, x, [](std::byte* to, const std::byte*, int64_t n) {
     std::memset(to, 0, static_cast<size_t>(n));
   });
+}
+
+void copy(Context& ctx, View dst, ConstView src) {
+  check_device(ctx, "copy", {dst, src});
+  if (dst.device() != Device::kCuda) return copy(dst, src);
+  if (begin_copy(dst, src)) cuda::copy(ctx, dst, src);
+}
+
+void fill_zero(Context& ctx, View x) {
+  check_device(ctx, "fill_zero", {x});
+  if (x.device() != Device::kCuda) return fill_zero(x);
+  if (x.size() > 0) cuda::fill_zero(ctx, x);
 }
 
 }  // namespace nestling

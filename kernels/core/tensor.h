@@ -16,6 +16,8 @@
 
 namespace nestling {
 
+class Context;
+
 // Raw zeroed device memory, for the owners of memory (Tensor, Arena). Null device: nullptr.
 std::byte* allocate_bytes(Device device, int64_t bytes, Holder holder);
 void release_bytes(Device device, std::byte* data) noexcept;
@@ -59,5 +61,8 @@ class Tensor {
 // dst = src between CPU and CUDA or within one device. Shapes and dtypes must agree; gaps are kept.
 void copy(View dst, ConstView src);
 void fill_zero(View x);
+// The same within the Context's device, in the order of its operators: what a step does.
+void copy(Context& ctx, View dst, ConstView src);
+void fill_zero(Context& ctx, View x);
 
 }  // namespace nestling

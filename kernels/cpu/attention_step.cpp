@@ -105,6 +105,12 @@ NESTLING_TARGET_AVX512 void attend_avx512(const Heads& h, float* memory) {
   attend<simd::F16>(h, memory);
 }
 
+// The new row of sequence b.
+void append(View cache, ConstView rows, int64_t b, int64_t length) {
+  std::copy_n(rows.ptr<float>() + b * rows.stride(0), rows.dim(1),
+              cache.ptr<float>() + b * cache.stride(0) + (length - 1) * cache.stride(1));
+}
+
 // Where the chunks of every (sequence, query head) leave their sums: [B, chunks, Q, h + 2].
 struct Partials {
   float* data;
@@ -158,7 +164,11 @@ void run(Context& ctx, const AttentionStep& a) {
   const int64_t width = a.q.dim(2);
   const Tasks tasks(a);
   int64_t chunks = 0;
-  for (int64_t b = 0; b < batch; ++b) chunks = std::max(chunks, tasks.chunks(b));
+  for (int64_t b = 0; b < batch; ++b) {
+    append(a.k, a.new_k, b, a.lengths[static_cast<size_t>(b)]);
+    append(a.v, a.new_v, b, a.lengths[static_cast<size_t>(b)]);
+    chunks = std::max(chunks, tasks.chunks(b));
+  }
 
   const Arena::Mark mark(ctx.scratch());
   const int64_t parts = thread_count();

@@ -57,6 +57,12 @@ void copy(View, ConstView) {
 void fill_zero(View) {
   absent();
 }
+void copy(Context&, View, ConstView) {
+  absent();
+}
+void fill_zero(Context&, View) {
+  absent();
+}
 StreamState* make_stream_state() {
   absent();
 }

@@ -1,6 +1,6 @@
 // attention_step.cu - one token a sequence against its cache, split over keys ("flash-decoding"): one
 // block a part of a cache and KV head, then one a sequence and query head that joins the parts in
-// their order.
+// their order. Before them the new keys and values go to their rows.
 //
 // Parts         of a sequence's own length alone: 64 keys, or more where that would be more than 64
 //               parts, at most 512. So a sequence gets the same bits in every batch.
@@ -71,6 +71,32 @@ __global__ void __launch_bounds__(Shape::kThreads) step_kernel(Step<typename Sha
   if (Walk<Shape>::leads_row() && row < heads) s.lse[first + int64_t{row} * s.kv_heads] = lse;
   store_outputs<Shape>(walk.outputs(), dynamic_shared<float>(), s.y + first * s.width,
                        int64_t{s.kv_heads} * s.width, heads, s.width);
+}
+
+template <class T>
+struct Append {
+  T* to;  // [sequences, capacity, width]
+  const T* from;
+  int64_t to_sequence, to_row, from_row;
+};
+// One block a sequence: keys and values.
+template <class T>
+__global__ void __launch_bounds__(kJoinThreads)
+    append_kernel(Append<T> k, Append<T> v, const Part* parts, const int32_t* first_part,
+                  int width) {
+  const int64_t sequence = blockIdx.x;
+  const int64_t row = parts[first_part[sequence + 1] - 1].end - 1;
+  for (const Append<T>& a : {k, v})
+    for (int c = static_cast<int>(threadIdx.x); c < width; c += kJoinThreads)
+      a.to[sequence * a.to_sequence + row * a.to_row + c] = a.from[sequence * a.from_row + c];
+}
+template <class T>
+Append<T> append(View cache, ConstView rows) {
+  return {.to = elements<T>(cache),
+          .from = elements<T>(rows),
+          .to_sequence = cache.stride(0),
+          .to_row = cache.stride(1),
+          .from_row = rows.stride(0)};
 }
 
 template <class T>
@@ -160,6 +186,10 @@ void step(Context& ctx, const AttentionStep& a) {
       .groups = static_cast<int>(groups),
       .scale = a.scale,
       .in_runs = whole && in_runs({a.q, cache_heads(a.k, 0, width), cache_heads(a.v, 0, width)})};
+  const int32_t* first_part = upload(ctx, parts.first_part);
+  launch(ctx, {dim3(static_cast<unsigned>(a.q.dim(0))), kJoinThreads}, append_kernel<T>,
+         append<T>(a.k, a.new_k), append<T>(a.v, a.new_v), s.parts, first_part,
+         static_cast<int>(kv_heads * width));
   with_padded_width("attention_step", width, [&](auto dim) {
     using Shape = typename StepShape<T, decltype(dim)::kValue>::Shape;
     launch(ctx,
@@ -171,7 +201,7 @@ void step(Context& ctx, const AttentionStep& a) {
   const Join<T> join{.to = head_rows<T>(a.y),
                      .y = s.y,
                      .lse = s.lse,
-                     .first_part = upload(ctx, parts.first_part),
+                     .first_part = first_part,
                      .heads = s.heads,
                      .width = s.width};
   launch(ctx, {dim3(static_cast<unsigned>(a.q.dim(0) * heads)), kJoinThreads}, join_kernel<T>,

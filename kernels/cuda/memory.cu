@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/stream_state.h"
 #include "kernels/cuda/wait.h"
 
 namespace nestling::cuda {
@@ -53,6 +54,32 @@ bool one_run(const Rows& rows) {
 cudaMemcpyKind kind_of(Device dst, Device src) {
   if (dst == Device::kCuda && src == Device::kCuda) return cudaMemcpyDeviceToDevice;
   return dst == Device::kCuda ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+}
+
+void copy_on(cudaStream_t stream, const View& dst, const ConstView& src) {
+  for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
+    const cudaMemcpyKind kind = kind_of(dst.device(), src.device());
+    if (one_run(rows))
+      NESTLING_CUDA(cudaMemcpyAsync(dst.data() + dst_at, src.data() + src_at,
+                                    static_cast<size_t>(rows.count * rows.bytes), kind, stream));
+    else
+      NESTLING_CUDA(cudaMemcpy2DAsync(dst.data() + dst_at, static_cast<size_t>(rows.dst_step),
+                                      src.data() + src_at, static_cast<size_t>(rows.src_step),
+                                      static_cast<size_t>(rows.bytes),
+                                      static_cast<size_t>(rows.count), kind, stream));
+  });
+}
+
+void fill_on(cudaStream_t stream, const View& x) {
+  for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
+    if (one_run(rows))
+      NESTLING_CUDA(
+          cudaMemsetAsync(x.data() + at, 0, static_cast<size_t>(rows.count * rows.bytes), stream));
+    else
+      NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, static_cast<size_t>(rows.dst_step), 0,
+                                      static_cast<size_t>(rows.bytes),
+                                      static_cast<size_t>(rows.count), stream));
+  });
 }
 
 std::atomic<int64_t> waits{0}, allocations{0};
@@ -155,31 +182,17 @@ void release(std::byte* data) noexcept {
 }
 
 void copy(View dst, ConstView src) {
-  for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
-    const cudaMemcpyKind kind = kind_of(dst.device(), src.device());
-    if (one_run(rows))
-      NESTLING_CUDA(cudaMemcpyAsync(dst.data() + dst_at, src.data() + src_at,
-                                    static_cast<size_t>(rows.count * rows.bytes), kind,
-                                    cudaStreamLegacy));
-    else
-      NESTLING_CUDA(cudaMemcpy2DAsync(dst.data() + dst_at, static_cast<size_t>(rows.dst_step),
-                                      src.data() + src_at, static_cast<size_t>(rows.src_step),
-                                      static_cast<size_t>(rows.bytes),
-                                      static_cast<size_t>(rows.count), kind, cudaStreamLegacy));
-  });
+  copy_on(cudaStreamLegacy, dst, src);
   if (dst.device() != Device::kCuda || src.device() != Device::kCuda) wait_for(cudaStreamLegacy);
 }
-
 void fill_zero(View x) {
-  for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
-    if (one_run(rows))
-      NESTLING_CUDA(cudaMemsetAsync(x.data() + at, 0, static_cast<size_t>(rows.count * rows.bytes),
-                                    cudaStreamLegacy));
-    else
-      NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, static_cast<size_t>(rows.dst_step), 0,
-                                      static_cast<size_t>(rows.bytes),
-                                      static_cast<size_t>(rows.count), cudaStreamLegacy));
-  });
+  fill_on(cudaStreamLegacy, x);
+}
+void copy(Context& ctx, View dst, ConstView src) {
+  copy_on(ctx.cuda().stream, dst, src);
+}
+void fill_zero(Context& ctx, View x) {
+  fill_on(ctx.cuda().stream, x);
 }
 
 }  // namespace nestling::cuda

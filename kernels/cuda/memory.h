@@ -2,11 +2,11 @@
 //
 // Threads       any; the calling thread's current device is used.
 // Streams       copies and fills are ordered on the legacy default stream, and so before and after all work
-//               of a Context's stream. A copy with the host is complete on return; one within the device
-//               and a fill are enqueued.
+//               of a Context's stream, or on the stream of the Context they are given. A copy with the host is
+//               complete on return; one within the device and a fill are enqueued.
 #pragma once
+#include "kernels/core/context.h"
 #include "kernels/core/memory_table.h"
-#include "kernels/core/view.h"
 
 namespace nestling::cuda {
 
@@ -26,5 +26,7 @@ std::string held_table();        // that, as lines with a title, the first on a 
 void release(std::byte* data) noexcept;
 void copy(View dst, ConstView src);  // at least one side on the device; gaps are kept
 void fill_zero(View x);
+void copy(Context& ctx, View dst, ConstView src);  // both sides on the device
+void fill_zero(Context& ctx, View x);
 
 }  // namespace nestling::cuda

@@ -102,11 +102,13 @@ void attention_step(Context& ctx, const AttentionStep& a) {
   NESTLING_CHECK(kv_heads > 0 && a.q.dim(1) % kv_heads == 0, kOp, ": ", a.q.dim(1),
                  " query heads are not a multiple of ", kv_heads, " KV heads");
   check_shape(kOp, "v", a.v, {batch, a.k.dim(1), a.k.dim(2)});
+  check_shape(kOp, "new_k", a.new_k, {batch, a.k.dim(2)});
+  check_shape(kOp, "new_v", a.new_v, {batch, a.k.dim(2)});
   check_shape(kOp, "y", a.y, {batch, a.q.dim(1), width});
   NESTLING_CHECK(a.window >= 0, kOp, ": window ", a.window, " is negative");
   NESTLING_CHECK(static_cast<int64_t>(a.lengths.size()) == batch, kOp, ": ", a.lengths.size(),
                  " lengths for ", batch, " sequences");
-  check_operands(ctx, kOp, {a.y, a.q, a.k, a.v});
+  check_operands(ctx, kOp, {a.y, a.q, a.new_k, a.new_v, a.k, a.v});
   double seen = 0;
   for (const int32_t length : a.lengths) {
     NESTLING_CHECK(length >= 1 && length <= a.k.dim(1), kOp, ": length ", length, " is outside 1..",

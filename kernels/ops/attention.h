@@ -47,11 +47,12 @@ struct AttentionBackward {
 };
 
 // One new token for each of B sequences against a cache. Sequence b has `lengths[b]` tokens in the
-// cache, the new one included (the caller appends k and v first).
+// cache, the new one included: its key and value become row lengths[b] - 1.
 struct AttentionStep {
   View y;                            // [B, Q, h] overwritten
   ConstView q;                       // [B, Q, h]
-  ConstView k, v;                    // [B, capacity, K * h] caches
+  ConstView new_k, new_v;            // [B, K * h]
+  View k, v;                         // [B, capacity, K * h] caches
   std::span<const int32_t> lengths;  // [B] host memory, each 1..capacity
   float scale;
   int64_t window = 0;

@@ -37,7 +37,7 @@ void fill_cache(const LayerRun& run, const AttentionActs& a, const AttentionCach
   for (int64_t i = 0; i < s.count(); ++i) {
     const auto store = [&](View to, ConstView from) {
       const ConstView rows = merge_cols(from).slice(0, s.begin(i), s.length(i));
-      copy(to.slice(0, i, 1).reshape({to.dim(1), to.dim(2)}).prefix(0, s.length(i)), rows);
+      copy(run.ctx, to.slice(0, i, 1).reshape({to.dim(1), to.dim(2)}).prefix(0, s.length(i)), rows);
     };
     store(cache.k, a.k);
     store(cache.v, a.v);
@@ -121,17 +121,10 @@ void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
   rms_norm_forward(
       ctx, {.y = a.norm.normed, .rstd = a.norm.rstd, .x = h, .w = w.norm, .eps = run.config.eps});
   project(ctx, w, a);
-  for (int64_t b = 0; b < batch; ++b) {
-    const int64_t at = run.lengths[static_cast<size_t>(b)] - 1;
-    const auto append = [&](View to, View from) {
-      copy(to.slice(0, b, 1).reshape({to.dim(1), to.dim(2)}).slice(0, at, 1),
-           merge_cols(from).slice(0, b, 1));
-    };
-    append(cache.k, a.k);
-    append(cache.v, a.v);
-  }
   attention_step(ctx, {.y = a.y,
                        .q = a.q,
+                       .new_k = merge_cols(ConstView(a.k)),
+                       .new_v = merge_cols(ConstView(a.v)),
                        .k = cache.k,
                        .v = cache.v,
                        .lengths = run.lengths,

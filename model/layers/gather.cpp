@@ -25,7 +25,7 @@ View gather(Context& ctx, ConstView w) {
   const View dense = w.rank() == 2 ? scratch.alloc(w.dtype(), {w.dim(0), w.dim(1)})
                                    : scratch.alloc(w.dtype(), {w.dim(0), w.dim(1), w.dim(2)});
   ctx.count("gather", 0, 2 * static_cast<double>(w.bytes()));
-  copy(dense, w);
+  copy(ctx, dense, w);
   return dense;
 }
 
@@ -44,7 +44,7 @@ GatheredGradient::GatheredGradient(Context& ctx, View gradient, int first)
 void GatheredGradient::store() const {
   if (!copy_) return;
   ctx_.count("gather", 0, 2 * static_cast<double>(copy_.bytes()));
-  copy(gradient_, copy_);
+  copy(ctx_, gradient_, copy_);
 }
 
 }  // namespace nestling

@@ -46,11 +46,11 @@ void masked_backward(Context& ctx, View dx, ConstView x, ConstView m, View dm, i
 
 View begin_mixer_output(LayerRun& run, ConstView input, View output, View& mixed) {
   if (!run.layer_masks().out) {
-    copy(output, input);
+    copy(run.ctx, output, input);
     return output;
   }
   mixed = alloc_like(run.arena, input);
-  fill_zero(mixed);
+  fill_zero(run.ctx, mixed);
   return mixed;
 }
 

@@ -34,6 +34,10 @@ struct Launch {
   const void* kernel;
 };
 
+// What a kernel may have of dynamic shared memory, where it needs more than 48 KB. Its static memory counts too: as
+// the emulator cannot see how much that is, it is taken for 8 KB.
+void allow_shared_memory(const void* kernel, int64_t bytes);
+
 // Runs `body` once for each thread. False: no device would take this grid.
 bool run(const Launch& launch, void (*body)(const void*), const void* argument);
 

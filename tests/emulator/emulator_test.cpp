@@ -127,6 +127,36 @@ TEST(Emulator, WarpIntrinsicsThatNotAllLanesReachAreCaught) {
   expect_caught(part_of_a_warp, "with part of a warp");
 }
 
+// What launch() asks for itself: the launches here do not.
+void of_all_sizes(int*) {}
+TEST(Emulator, SharedMemoryBeyondWhatWasAskedForIsRefused) {
+  const Outcome o = in_a_process([] {
+    cudaLaunchConfig_t config{};
+    config.gridDim = config.blockDim = dim3(32);
+    const auto launch = [&](int bytes) {
+      config.dynamicSmemBytes = static_cast<size_t>(bytes);
+      return cudaLaunchKernelEx(&config, of_all_sizes, nullptr) == cudaSuccess ? "yes " : "no ";
+    };
+    std::printf("%s%s", launch(40 << 10), launch(48 << 10));
+    cudaFuncSetAttribute(reinterpret_cast<const void*>(of_all_sizes),
+                         cudaFuncAttributeMaxDynamicSharedMemorySize, 64 << 10);
+    std::printf("%s%s", launch(64 << 10), launch(65 << 10));
+  });
+  EXPECT_EQ(o.output, "yes no yes no ");
+}
+
+// As the 2-D calls of a card refuse pitches of 2 GB.
+TEST(Emulator, RowsOfTwoGigabytesAreRefusedInTwoDimensions) {
+  const Outcome o = in_a_process([] {
+    Tensor x(Device::kCuda, DType::kI32, {2, 2});
+    for (const size_t pitch : {size_t{0x7fffffff}, size_t{1} << 31}) {
+      const cudaError_t code = cudaMemset2DAsync(x.ptr<int>(), pitch, 0, 16, 1, nullptr);
+      std::printf("%s ", code == cudaSuccess ? "yes" : "no");
+    }
+  });
+  EXPECT_EQ(o.output, "yes no ");
+}
+
 void one_behind(int* out) {
   if (threadIdx.x == 0) out[kThreads] = 1;
 }

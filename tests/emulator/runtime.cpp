@@ -185,6 +185,7 @@ bool is_device_memory(const void* data) {
 
 }  // namespace nestling::emulator
 
+using nestling::emulator::allow_shared_memory;
 using nestling::emulator::begin_work;
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
@@ -306,6 +307,30 @@ cudaError_t cudaFreeHost(void* data) {
   std::free(data);
   return cudaSuccess;
 }
+namespace {
+constexpr size_t kMostPitch = 0x7fffffff;  // of the 2-D calls, as cards report it
+
+template <class P>
+struct Lines {
+  P data;
+  size_t pitch;
+};
+cudaError_t copy_rows(Lines<void*> to, Lines<const void*> from, size_t width, size_t rows,
+                      cudaMemcpyKind kind, cudaStream_t stream) {
+  const bool to_device = kind != cudaMemcpyDeviceToHost;
+  const bool from_device = kind != cudaMemcpyHostToDevice;
+  if (memory().holds(to.data) != to_device || memory().holds(from.data) != from_device ||
+      to.pitch < width || from.pitch < width)
+    return cudaErrorInvalidValue;
+  if (!begin_work(stream)) return cudaSuccess;
+  const OpenMemory open;
+  for (size_t r = 0; r < rows; ++r)
+    std::memcpy(static_cast<std::byte*>(to.data) + r * to.pitch,
+                static_cast<const std::byte*>(from.data) + r * from.pitch, width);
+  return cudaSuccess;
+}
+}  // namespace
+
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
   return cudaMemsetAsync(data, value, bytes, nullptr);
 }
@@ -321,7 +346,7 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 }
 cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t rows,
                               cudaStream_t stream) {
-  if (!memory().holds(data) || pitch < width) return cudaErrorInvalidValue;
+  if (!memory().holds(data) || pitch < width || pitch > kMostPitch) return cudaErrorInvalidValue;
   if (!begin_work(stream)) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
@@ -330,24 +355,17 @@ cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width,
 }
 cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  return cudaMemcpy2DAsync(dst, bytes, src, bytes, bytes, 1, kind, stream);
+  return copy_rows({dst, bytes}, {src, bytes}, bytes, 1, kind, stream);
 }
 cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
                               size_t width, size_t rows, cudaMemcpyKind kind, cudaStream_t stream) {
-  const bool to_device = kind != cudaMemcpyDeviceToHost;
-  const bool from_device = kind != cudaMemcpyHostToDevice;
-  if (memory().holds(dst) != to_device || memory().holds(src) != from_device || dst_pitch < width ||
-      src_pitch < width)
-    return cudaErrorInvalidValue;
-  if (!begin_work(stream)) return cudaSuccess;
-  const OpenMemory open;
-  for (size_t r = 0; r < rows; ++r)
-    std::memcpy(static_cast<std::byte*>(dst) + r * dst_pitch,
-                static_cast<const std::byte*>(src) + r * src_pitch, width);
-  return cudaSuccess;
+  if (dst_pitch > kMostPitch || src_pitch > kMostPitch) return cudaErrorInvalidValue;
+  return copy_rows({dst, dst_pitch}, {src, src_pitch}, width, rows, kind, stream);
 }
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
-  return value <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue;
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  if (value > 227 << 10) return cudaErrorInvalidValue;
+  allow_shared_memory(kernel, value);
+  return cudaSuccess;
 }
 cudaError_t cudaFuncGetName(const char** name, const void*) {
   *name = "kernel";

@@ -3,6 +3,7 @@
 
 #include "kernels/ops/attention.h"
 #include "kernels/reference/attention.h"
+#include "tests/support/appended.h"
 #include "tests/support/device.h"
 #include "tests/support/half_operands.h"
 
@@ -226,7 +227,7 @@ TEST_P(AttentionHalf, StepEqualsPrefill) {
   const int64_t kv_width = shape.kv_heads * shape.width;
   Mat<double> q(batch, shape.heads * shape.width), k(batch * capacity, kv_width);
   std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
-  Mat<double> v = k;
+  Mat<double> v = k, new_k(batch, kv_width), new_v = new_k;
   Mat<double> want = q;
   Mat<double> bound = q;
   const Mat<double> prefill = o.out[0].read();
@@ -240,16 +241,22 @@ TEST_P(AttentionHalf, StepEqualsPrefill) {
       want(b, c) = prefill(begin + n - 1, c);
       bound(b, c) = error.y(begin + n - 1, c);
     }
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t c = 0; c < kv_width; ++c) {
+    for (int64_t c = 0; c < kv_width; ++c) {
+      for (int64_t t = 0; t + 1 < n; ++t) {
         k(b * capacity + t, c) = o.k(begin + t, c);
         v(b * capacity + t, c) = o.v(begin + t, c);
       }
+      new_k(b, c) = o.k(begin + n - 1, c);
+      new_v(b, c) = o.v(begin + n - 1, c);
+    }
   }
   GuardedHalf gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, shape.gap);
+  GuardedHalf gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, shape.gap);
   GuardedHalf y(device, q.rows, q.cols, shape.gap);
   attention_step(ctx, {.y = y.view().reshape({batch, shape.heads, shape.width}),
                        .q = gq.view().reshape({batch, shape.heads, shape.width}),
+                       .new_k = gnew_k.view(),
+                       .new_v = gnew_v.view(),
                        .k = gk.view().reshape({batch, capacity, kv_width}),
                        .v = gv.view().reshape({batch, capacity, kv_width}),
                        .lengths = lengths,
@@ -260,6 +267,8 @@ TEST_P(AttentionHalf, StepEqualsPrefill) {
   expect_close("y", y.read(), want, 2 * (kEpsHalf + sums),
                2 * ((1 + 2 * kEpsHalf) * norm(bound) + sums));
   y.expect_guards_intact("y");
+  expect_appended(gk.read(), gnew_k.read(), lengths);
+  expect_appended(gv.read(), gnew_v.read(), lengths);
 }
 
 TEST_P(AttentionHalf, NeedsOneTypeForAll) {

@@ -4,6 +4,7 @@
 
 #include "kernels/core/parallel.h"
 #include "kernels/reference/attention.h"
+#include "tests/support/appended.h"
 #include "tests/support/complex_step.h"
 #include "tests/support/device.h"
 #include "tests/support/operands.h"
@@ -226,7 +227,7 @@ TEST_P(Attention, StepEqualsPrefill) {
   const double nan = std::numeric_limits<double>::quiet_NaN();  // behind the length: never read
   Mat<double> q(batch, shape.heads * shape.width), k(batch * capacity, kv_width);
   std::fill(k.v.begin(), k.v.end(), nan);
-  Mat<double> v = k;
+  Mat<double> v = k, new_k(batch, kv_width), new_v = new_k;
   Mat<double> want = q;
   const Mat<double> prefill = o.out[0].read();
   for (int64_t b = 0; b < batch; ++b) {
@@ -236,16 +237,22 @@ TEST_P(Attention, StepEqualsPrefill) {
       q(b, c) = o.q(begin + n - 1, c);
       want(b, c) = prefill(begin + n - 1, c);
     }
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t c = 0; c < kv_width; ++c) {
+    for (int64_t c = 0; c < kv_width; ++c) {
+      for (int64_t t = 0; t + 1 < n; ++t) {
         k(b * capacity + t, c) = o.k(begin + t, c);
         v(b * capacity + t, c) = o.v(begin + t, c);
       }
+      new_k(b, c) = o.k(begin + n - 1, c);
+      new_v(b, c) = o.v(begin + n - 1, c);
+    }
   }
   Guarded gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, shape.gap);
+  Guarded gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, shape.gap);
   Guarded y(device, q.rows, q.cols);
   attention_step(ctx, {.y = y.view().reshape({batch, shape.heads, shape.width}),
                        .q = gq.view().reshape({batch, shape.heads, shape.width}),
+                       .new_k = gnew_k.view(),
+                       .new_v = gnew_v.view(),
                        .k = gk.view().reshape({batch, capacity, kv_width}),
                        .v = gv.view().reshape({batch, capacity, kv_width}),
                        .lengths = lengths,
@@ -254,6 +261,8 @@ TEST_P(Attention, StepEqualsPrefill) {
   ctx.synchronize();
   expect_close("y", y.read(), want, 2 * Bounds(o).value);  // both differ from the exact result
   y.expect_guards_intact("y");
+  expect_appended(gk.read(), gnew_k.read(), lengths);
+  expect_appended(gv.read(), gnew_v.read(), lengths);
 }
 
 std::vector<int32_t> tiny_segments(int count) {

@@ -89,6 +89,7 @@ Outcome run_gate(Device device, const Mat<double>& logits, const Mat<double>* bi
                      .bias = bias ? ConstView(gb.row()) : ConstView(),
                      .mask = mask ? ConstView(gm.row()) : ConstView(),
                      .rule = rule});
+  ctx.synchronize();  // a device says here which token has too few experts
   gate_backward(ctx, {.dlogits = dlogits.view(),
                       .dmask = mask ? dmask.row() : View(),
                       .dweight = gd.view(),
