@@ -61,7 +61,7 @@ LayerActs forward_and_forget(const LayerRun& run, const LayerParams<ConstView>& 
         Acts kept;
         kept.norm.input = input;
         if constexpr (std::is_same_v<Acts, MoeActs>) {
-          copy(offsets, all.offsets);
+          copy(run.ctx, offsets, all.offsets);
           kept.offsets = offsets;
         }
         all = kept;
@@ -70,9 +70,10 @@ LayerActs forward_and_forget(const LayerRun& run, const LayerParams<ConstView>& 
   return acts;
 }
 
-LayerActs forward_again(LayerRun& run, const LayerParams<ConstView>& w, const LayerActs& kept) {
+// Its output goes where it was: the same bits.
+LayerActs forward_again(LayerRun& run, const LayerParams<ConstView>& w, const LayerActs& kept,
+                        View output) {
   const ConstView input = std::visit([](const auto& a) { return a.norm.input; }, kept);
-  const View output = run.arena.alloc(DType::kF32, {input.dim(0), input.dim(1)});
   return forward_layer(run, w, input, output, nullptr);
 }
 
@@ -150,10 +151,12 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
     if (!is_kept(w.layers[l])) {
       if (run.save) acts.layers.emplace_back();
+      if (run.recompute) acts.outputs.emplace_back();
     } else if (run.save) {
       const View next = stream();
       acts.layers.push_back(run.recompute ? forward_and_forget(run, w.layers[l], h, next, cache)
                                           : forward_layer(run, w.layers[l], h, next, cache));
+      if (run.recompute) acts.outputs.push_back(next);
       h = next;
     } else {
       const Arena::Mark mark(run.arena);
@@ -174,7 +177,8 @@ void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelP
     if (!is_kept(w.layers[l])) continue;
     const Arena::Mark mark(run.arena);
     backward_layer(run, w.layers[l], g.layers[l],
-                   run.recompute ? forward_again(run, w.layers[l], acts.layers[l]) : acts.layers[l],
+                   run.recompute ? forward_again(run, w.layers[l], acts.layers[l], acts.outputs[l])
+                                 : acts.layers[l],
                    dnormed);
   }
   embed_backward(run, w.embeddings, g.embeddings, tokens, dnormed);

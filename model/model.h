@@ -20,6 +20,7 @@ using LayerActs = std::variant<MambaActs, AttentionActs, FfnActs, MoeActs>;
 
 struct ModelActs {
   std::vector<LayerActs> layers;  // empty unless saved
+  std::vector<View> outputs;      // of every layer, [T, D], where run.recompute
   NormActs final_norm;            // .normed [T, D] is what the output projection reads
 };
 

@@ -39,7 +39,7 @@ struct ExpertCombine {
   bool accumulate = false;
 };
 struct ExpertCombineBackward {
-  View drows;    // [R, D] overwritten: weight * dy; may not be rows
+  View drows;    // [R, D] overwritten: weight * dy; may be rows
   View dweight;  // [T, k] overwritten: dy . rows
   ConstView dy;  // [T, D]
   ConstView rows, weight, order;

@@ -37,7 +37,7 @@ void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoePara
   const LayerMasks masks = run.layer_masks();
   const LayerMaskGrads mask_grads = run.layer_mask_grads();
   const auto like = [&](ConstView x) { return run.arena.alloc(x.dtype(), {x.dim(0), x.dim(1)}); };
-  const View drows = like(a.rows);
+  const View drows = a.down;  // which nothing reads any more
   const View dact = like(a.act);
   const View dweight = like(a.weight);
   const View dlogits = like(a.logits);

@@ -18,7 +18,7 @@ struct MoeActs {
   View order;    // [R] i32, R = T*k
   View rows;     // [R, D]
   View up, act;  // [R, Fe]
-  View down;     // [R, D]
+  View down;     // [R, D]; backward leaves gradients there
   FfnProducts shared;
   View mixed;  // [T, D] with masks only
 };

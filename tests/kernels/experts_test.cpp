@@ -214,7 +214,16 @@ TEST_P(Experts, MatchTheReference) {
             .offsets = offsets},
            way);
   expert_gather_backward(ctx, {.dx = dx.view(), .drows = dxs.view(), .order = order});
+  Guarded in_place(device, ys.read(), s.gap), dweight_again(device, s.tokens, s.chosen);
+  expert_combine_backward(ctx, {.drows = in_place.view(),
+                                .dweight = dweight_again.view(),
+                                .dy = dy.view(),
+                                .rows = in_place.view(),
+                                .weight = weight.view(),
+                                .order = order});
   ctx.synchronize();
+  EXPECT_EQ(in_place.read().v, dys.read().v);
+  EXPECT_EQ(dweight_again.read().v, dweight.read().v);
 
   auto want_y = reference::experts_forward(o.x, o.w, o.choice, o.weight);
   const auto want = reference::experts_backward(o.x, o.w, o.choice, o.weight, o.dy);
