@@ -1,9 +1,9 @@
-#include <atomic>
 #include <map>
 #include <mutex>
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/wait.h"
@@ -54,8 +54,6 @@ cudaMemcpyKind kind_of(Device dst, Device src) {
   return dst == Device::kCuda ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
 }
 
-std::atomic<int64_t> waits{0}, allocations{0};
-
 // Who holds what: as there is one device, there is one list of it.
 struct Held {
   Holder holder;
@@ -82,12 +80,16 @@ Ledger& ledger() {
 }  // namespace
 
 void wait_for(cudaStream_t stream) {
-  waits.fetch_add(1, std::memory_order_relaxed);
+  tally(asked.waits);
   NESTLING_CUDA(cudaStreamSynchronize(stream));
 }
 
 Activity activity() {
-  return {.waits = waits.load(), .allocations = allocations.load()};
+  return {.waits = asked.waits.load(),
+          .allocations = asked.allocations.load(),
+          .launches = asked.launches.load(),
+          .uploads = asked.uploads.load(),
+          .copies = asked.copies.load()};
 }
 
 bool built() {
@@ -124,7 +126,7 @@ std::string held_table() {
 }
 
 std::byte* allocate(int64_t bytes, Holder holder) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
+  tally(asked.allocations);
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (code == cudaErrorMemoryAllocation) {
@@ -155,6 +157,7 @@ void release(std::byte* data) noexcept {
 
 void copy(View dst, ConstView src) {
   for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
+    tally(asked.copies);
     NESTLING_CUDA(cudaMemcpy2DAsync(
         dst.data() + dst_at, pitch_of(rows.dst_step, rows), src.data() + src_at,
         pitch_of(rows.src_step, rows), static_cast<size_t>(rows.bytes),
@@ -165,6 +168,7 @@ void copy(View dst, ConstView src) {
 
 void fill_zero(View x) {
   for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
+    tally(asked.copies);
     NESTLING_CUDA(cudaMemset2DAsync(x.data() + at, pitch_of(rows.dst_step, rows), 0,
                                     static_cast<size_t>(rows.bytes),
                                     static_cast<size_t>(rows.count), cudaStreamLegacy));
