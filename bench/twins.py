@@ -1,7 +1,8 @@
 """The arguments and the table of bench/twins.sh. Reads what runs wrote; needs nothing but Python.
 
-twins.py sizes RUN            names of the smaller sizes
+twins.py sizes RUN WHICH      names of the smaller sizes: all of them, or the last
 twins.py parent RUN           the parent's directory
+twins.py shape RUN SIZE       arguments of `nestling pretrain`: this size's shape, and a name
 twins.py scratch RUN SIZE     arguments of `nestling pretrain`: this size's shape, from fresh weights
 twins.py alone RUN SIZE       arguments of `nestling train`: this size's cut of the parent, by itself
 twins.py table RUN            accuracies and paired differences, from RUN/twins/*.json
@@ -46,24 +47,24 @@ def settings(pairs):
         print(f"{key}={value}")
 
 
-def scratch(run, size):
+def shape(run, size):
     w = run.sizes[size]["widths"]
+    settings({"name": f"{run.name}-{size}-scratch"} |
+             {f"model.{axis}": w[axis]
+              for axis in ("hidden", "query_heads", "mamba_heads", "experts", "expert_ffn", "shared_ffn")})
+
+
+def scratch(run, size):
     batch = config_value(run.config, "global_batch_tokens")
     _, tokens = run.phases()
+    shape(run, size)
     settings({
-        "name": f"{run.name}-{size}-scratch",
         "tokens": tokens,
         "global_batch_tokens": batch,
         "micro_batch": 4,
         "optimizer.warmup_tokens": tokens // 20,
         "checkpoint.every_tokens": tokens // 4,
         "log.validate_every_steps": 1000000,
-        "model.hidden": w["hidden"],
-        "model.query_heads": w["query_heads"],
-        "model.mamba_heads": w["mamba_heads"],
-        "model.experts": w["experts"],
-        "model.expert_ffn": w["expert_ffn"],
-        "model.shared_ffn": w["shared_ffn"],
     })
 
 
@@ -124,21 +125,23 @@ def table(run):
         line(name, elastic)
         print(f"{'':<28} against the parent {100 * d:+.1f} points ({100 * l:+.1f} to {100 * h:+.1f})")
         if name in run.smaller():
-            line(f"{name}, cut, untrained", read(f"{name}-before"), elastic)
-            line(f"{name}, from scratch", read(f"{name}-scratch"), elastic)
-            line(f"{name}, distilled alone", read(f"{name}-alone"), elastic)
+            for label, twin in (("cut, untrained", "before"), ("from scratch", "scratch"), ("distilled alone", "alone")):
+                if (run.folder / "twins" / f"{name}-{twin}.json").exists():
+                    line(f"{name}, {label}", read(f"{name}-{twin}"), elastic)
+    if (run.folder / "twins" / "also.json").exists():
+        line("another model", read("also"), read("elastic", run.full()["name"]))
 
 
 def main():
     what, run = sys.argv[1], Run(sys.argv[2])
     if what == "sizes":
-        print("\n".join(run.smaller()))
+        print("\n".join(run.smaller()[{"all": 0, "last": -1}[sys.argv[3]]:]))
     elif what == "parent":
         print(config_value(run.config, "parent"))
     elif what == "table":
         table(run)
     else:
-        {"scratch": scratch, "alone": alone}[what](run, sys.argv[3])
+        {"shape": shape, "scratch": scratch, "alone": alone}[what](run, sys.argv[3])
 
 
 main()

@@ -116,18 +116,25 @@ class ReasoningText : public TextSource {
 
   bool next(std::string& text) override {
     if (at_ == spec_.end) return false;
-    const auto tasks = static_cast<int64_t>(spec_.tasks.size());
-    const int64_t levels = spec_.last_level - spec_.first_level + 1;
-    const std::string& task = spec_.tasks[static_cast<size_t>(at_ % tasks)];
-    const int64_t level = spec_.first_level + at_ / tasks % levels;
-    const auto index = static_cast<uint64_t>(at_ / (tasks * levels));
-    text = reasoning::document(
-        reasoning::generate(task, static_cast<int>(level), spec_.split, seed_, index));
-    ++at_;
+    text = document(at_++);
     return true;
+  }
+  std::function<std::string()> take() override {
+    if (at_ == spec_.end) return nullptr;
+    return [this, i = at_++] { return document(i); };
   }
 
  private:
+  std::string document(int64_t i) const {
+    const auto tasks = static_cast<int64_t>(spec_.tasks.size());
+    const int64_t levels = spec_.last_level - spec_.first_level + 1;
+    const std::string& task = spec_.tasks[static_cast<size_t>(i % tasks)];
+    const int64_t level = spec_.first_level + i / tasks % levels;
+    const auto index = static_cast<uint64_t>(i / (tasks * levels));
+    return reasoning::document(
+        reasoning::generate(task, static_cast<int>(level), spec_.split, seed_, index));
+  }
+
   ReasoningSpec spec_;
   uint64_t seed_;
   int64_t at_;
@@ -177,6 +184,12 @@ ReasoningSpec parse_reasoning(std::string_view text) {
 }
 
 }  // namespace
+
+std::function<std::string()> TextSource::take() {
+  std::string text;
+  if (!next(text)) return nullptr;
+  return [text = std::move(text)]() mutable { return std::move(text); };
+}
 
 std::unique_ptr<TextSource> open_text(std::string_view spec, const TextOptions& options) {
   if (spec.starts_with("reasoning:"))

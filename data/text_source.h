@@ -13,6 +13,7 @@
 // Memory        one document at a time; files are mapped.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -30,6 +31,9 @@ class TextSource {
   virtual ~TextSource() = default;
   // Puts the next document in `text`; false at the end.
   virtual bool next(std::string& text) = 0;
+  // The next document as a job for any thread, while this source lives; empty at the end. Files are read
+  // at once, generated text is made by the job.
+  virtual std::function<std::string()> take();
 };
 
 std::unique_ptr<TextSource> open_text(std::string_view spec, const TextOptions& options = {});

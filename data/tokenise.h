@@ -1,7 +1,7 @@
 // tokenise.h - text in, a token shard out.
 //
-// Documents are encoded by all threads, a block at a time, and written in the order of the source:
-// the shard does not depend on the number of threads.
+// Documents are encoded by all threads, generated ones made by them too, a block at a time, and written in the
+// order of the source: the shard does not depend on the number of threads.
 // Errors        what the source, the tokenizer or the disk throw; then no shard is left behind.
 #pragma once
 #include <cstdint>

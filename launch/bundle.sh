@@ -4,7 +4,7 @@
 #
 # Builds PRESET (cuda by default; emulated makes a folder that needs no GPU, to try all this without one) and makes
 # build/bundle-PRESET/nestling-bundle and, of it, build/bundle-PRESET.tar.xz:
-#   nestling           the program; launch/gpu-check.sh tests and measures it there
+#   nestling           the program; launch/gpu-check.sh tests and measures it there, launch/gpu-train.sh trains
 #   bin/ lib/ openmpi/ stripped programs, and every library of theirs but glibc's and CUDA's, found by $ORIGIN
 #   configs/ data/     models' shapes and runs, the bundled parent, the tokenizer
 #   tests/ launch/     what the tests of the CUDA backend are started by (tests.txt)
@@ -83,8 +83,8 @@ needed() { find "$out"/bin "$out"/lib "$out"/openmpi -type f -exec objdump -p {}
 echo "preset=$preset commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD -- || echo ' and changes')" >"$out/build.txt"
 
 mapfile -t files < <(git ls-files configs data/parents data/samples data/tokenizers tests/golden/ops \
-  tests/expected_skips.txt tests/device_bench_test.sh tests/trainer/device_run_test.sh tests/trainer/device_curve_test.sh 'bench/peers/*.py' LICENSE \
-  launch/{start,mpirun,gpu-check,check_skips,device_conditions}.sh)
+  tests/expected_skips.txt tests/{device_bench,gpu_train}_test.sh tests/trainer/device_{run,curve}_test.sh \
+  'bench/peers/*.py' bench/twins.{sh,py} LICENSE launch/{start,mpirun,gpu-check,gpu-train,check_skips,device_conditions}.sh)
 tar -cf - "${files[@]}" | tar -xf - -C "$out"
 cp "$build/device_tests.txt" "$out/tests/tests.txt"
 cat >"$out/nestling" <<'SH'

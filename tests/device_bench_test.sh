@@ -41,7 +41,7 @@ measured=$((measured + $(count ops 'FP8 products need 8.9')))  # an older card h
   { tr '{' '\n' <"$work/ops.json" | grep '"refused":"' >&2; fail "$all names, $measured measured operators"; }
 
 bench train train --tiny --compute bf16 --steps 1
-has train '"activations":"bf16"' '"tokens_per_second":' '"step_seconds":[' '"memory":{' '"masters":' '"first_loss":'
+has train '"activations":"bf16"' '"asked_per_step":{' '"launches":' '"tokens_per_second":' '"step_seconds":[' '"memory":{' '"masters":' '"first_loss":'
 
 # The whole model, and a slice of it with a teacher.
 bench layers layers --tiny --steps 1 --only pretrain,slice/full,slice/50%

@@ -125,6 +125,7 @@ struct Variant {
   std::vector<double> seconds = {};
   double gflops = 0;  // of one step, as the operators count them
   double first_loss = 0, first_grad_norm = 0;
+  Json asked = nullptr;  // of the device, by one step
 
   double best() const { return *std::min_element(seconds.begin(), seconds.end()); }
 };
@@ -210,7 +211,9 @@ void measure(std::vector<Variant>& variants, Steps& steps, const std::vector<Bat
       ctx.synchronize();
       ctx.reset_work();
       const auto start = std::chrono::steady_clock::now();
+      const cuda::Activity before = cuda::activity();
       const DistillResult result = steps.run(v, batches[round], lr);
+      v.asked = bench::asked_block(ctx.device(), before, cuda::activity());
       ctx.synchronize();
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       NESTLING_CHECK(!result.skipped, v.name, ": a step that is not finite");
@@ -265,6 +268,7 @@ Json results_json(const std::vector<Variant>& variants, int64_t sizes) {
                 {"best_seconds", v.best()},
                 {"median_seconds", bench::median(v.seconds)},
                 {"gflops_per_step", v.gflops},
+                {"asked_per_step", v.asked},
                 {"first_loss", v.first_loss},
                 {"first_grad_norm", v.first_grad_norm}};
     const auto reference = reference_of(v, variants, sizes);

@@ -41,6 +41,7 @@ struct Timed {
   std::vector<double> seconds;
   StepResult first, last;
   double first_seconds = 0;
+  cuda::Activity before, after;  // the last step
 };
 
 Timed timed_steps(const BenchTrainOptions& o, TrainStep& step, int64_t vocab, Context& ctx) {
@@ -51,7 +52,9 @@ Timed timed_steps(const BenchTrainOptions& o, TrainStep& step, int64_t vocab, Co
     ctx.synchronize();
     ctx.reset_work();
     const auto start = std::chrono::steady_clock::now();
+    t.before = cuda::activity();
     t.last = step.run(batch, 1e-4, i + 1);
+    t.after = cuda::activity();
     ctx.synchronize();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     if (i == 0) {
@@ -92,6 +95,7 @@ int bench_train(const BenchTrainOptions& options) {
                       {"memory", pools_json(step.memory())},
                       {"tokens_per_second", rate},
                       {"step_seconds", t.seconds},
+                      {"asked_per_step", bench::asked_block(ctx.device(), t.before, t.after)},
                       {"gflops_per_step", work.flops / 1e9},
                       {"gflops_per_second", work.flops / 1e9 / median},
                       {"peak_rss_mib", peak_mib()},

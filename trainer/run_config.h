@@ -81,6 +81,7 @@ struct ParallelConfig {  // data parallel is what is left
 
 struct EvaluationConfig {
   int64_t problems = 1024;
+  int64_t batch = 128;             // problems completed at once
   std::vector<SourceConfig> text;  // perplexity and KL; empty: the validation sources
   int64_t tokens = 32768;
   int64_t seq_len = 512;

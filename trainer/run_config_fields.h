@@ -136,6 +136,8 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<EvaluationConfig> C>
 void visit_fields(V& v, C& c) {
   v.field("problems", c.problems, "held-out reasoning problems; 0: none", IntegerRule{});
+  v.field("batch", c.batch, "problems completed at once; a device is filled by 1,000 and more",
+          IntegerRule{.low = 1, .high = 65536});
   v.list("text", c.text, "perplexity and KL are measured on; empty: the validation sources",
          ListRule{});
   v.field("tokens", c.tokens, "tokens of each text", IntegerRule{.low = 1, .high = kMaxCount});

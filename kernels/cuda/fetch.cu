@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/stream_state.h"
@@ -39,9 +40,11 @@ View fetch(Context& ctx, ConstView device) {
   NESTLING_CHECK(device.dense(), "fetch of ", device.describe(), ", needs a dense view");
   StreamState& state = ctx.cuda();
   std::byte* to = place(state.landing, device.bytes());
-  if (device.bytes() > 0)
+  if (device.bytes() > 0) {
+    tally(asked.copies);
     NESTLING_CUDA(cudaMemcpyAsync(to, device.data(), static_cast<size_t>(device.bytes()),
                                   cudaMemcpyDeviceToHost, state.stream));
+  }
   Extents shape{};
   for (int d = 0; d < device.rank(); ++d) shape[static_cast<size_t>(d)] = device.dim(d);
   return {to, device.dtype(), Device::kCpu, shape, device.rank()};

@@ -12,6 +12,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/stream_state.h"
 
@@ -47,6 +48,7 @@ template <class... Params, class... Args>
 void launch(Context& ctx, const Grid& grid, void (*kernel)(Params...), const Args&... args) {
   if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
   if (ctx.device() == Device::kNull) return;  // a rehearsal
+  tally(asked.launches);
   const auto bytes = static_cast<size_t>(grid.shared_bytes);
   constexpr size_t kWithoutAsking = 40 << 10;  // 8 KB are left to static memory
   if (bytes > kWithoutAsking)

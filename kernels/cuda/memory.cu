@@ -1,9 +1,9 @@
-#include <atomic>
 #include <map>
 #include <mutex>
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream_state.h"
@@ -59,6 +59,7 @@ cudaMemcpyKind kind_of(Device dst, Device src) {
 void copy_on(cudaStream_t stream, const View& dst, const ConstView& src) {
   for_each_matrix(dst, src, [&](int64_t dst_at, int64_t src_at, const Rows& rows) {
     const cudaMemcpyKind kind = kind_of(dst.device(), src.device());
+    tally(asked.copies);
     if (one_run(rows))
       NESTLING_CUDA(cudaMemcpyAsync(dst.data() + dst_at, src.data() + src_at,
                                     static_cast<size_t>(rows.count * rows.bytes), kind, stream));
@@ -72,6 +73,7 @@ void copy_on(cudaStream_t stream, const View& dst, const ConstView& src) {
 
 void fill_on(cudaStream_t stream, const View& x) {
   for_each_matrix(x, x, [&](int64_t at, int64_t, const Rows& rows) {
+    tally(asked.copies);
     if (one_run(rows))
       NESTLING_CUDA(
           cudaMemsetAsync(x.data() + at, 0, static_cast<size_t>(rows.count * rows.bytes), stream));
@@ -81,8 +83,6 @@ void fill_on(cudaStream_t stream, const View& x) {
                                       static_cast<size_t>(rows.count), stream));
   });
 }
-
-std::atomic<int64_t> waits{0}, allocations{0};
 
 // Who holds what: as there is one device, there is one list of it.
 struct Held {
@@ -110,12 +110,16 @@ Ledger& ledger() {
 }  // namespace
 
 void wait_for(cudaStream_t stream) {
-  waits.fetch_add(1, std::memory_order_relaxed);
+  tally(asked.waits);
   NESTLING_CUDA(cudaStreamSynchronize(stream));
 }
 
 Activity activity() {
-  return {.waits = waits.load(), .allocations = allocations.load()};
+  return {.waits = asked.waits.load(),
+          .allocations = asked.allocations.load(),
+          .launches = asked.launches.load(),
+          .uploads = asked.uploads.load(),
+          .copies = asked.copies.load()};
 }
 
 bool built() {
@@ -152,7 +156,7 @@ std::string held_table() {
 }
 
 std::byte* allocate(int64_t bytes, Holder holder) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
+  tally(asked.allocations);
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (code == cudaErrorMemoryAllocation) {

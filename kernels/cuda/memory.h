@@ -14,6 +14,9 @@ namespace nestling::cuda {
 struct Activity {
   int64_t waits = 0;  // of the host for a stream: synchronize, copies with the host, allocations
   int64_t allocations = 0;  // of device memory
+  int64_t launches = 0;     // of kernels, and calls of cuBLASLt's products
+  int64_t uploads = 0;      // of small tables, a slot of pinned memory each
+  int64_t copies = 0;       // and fills, from here to there or within the device
 };
 Activity activity();
 

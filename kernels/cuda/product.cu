@@ -1,3 +1,4 @@
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/stream_state.h"
@@ -139,6 +140,7 @@ void run(Context& ctx, const Product& p) {
   if (chosen == state.algorithms.end())
     chosen = state.algorithms.emplace(key, choose(state, p, call)).first;
   const float keep = p.accumulate ? 1.0f : 0.0f;
+  tally(asked.launches);
   NESTLING_CUBLAS(
       cublasLtMatmul(state.blas, call.operation.get(), &p.scale, p.b.data(), call.left.get(),
                      p.a.data(), call.right.get(), &keep, p.d.data(), call.out.get(), p.d.data(),

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/asked.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/stream_state.h"
@@ -14,6 +15,7 @@ void enqueue(StreamState& state, std::byte* to, std::span<const std::byte> bytes
   UploadRing& ring = state.ring;
   const auto total = static_cast<int64_t>(bytes.size());
   for (int64_t at = 0; at < total; at += UploadRing::kSlotBytes) {
+    tally(asked.uploads);
     const auto slot = static_cast<size_t>(ring.next);
     ring.next = (ring.next + 1) % UploadRing::kSlots;
     const auto n = static_cast<size_t>(std::min(UploadRing::kSlotBytes, total - at));

@@ -75,6 +75,12 @@ TEST(TextSource, GeneratesReasoning) {
   // A range is a range of the same documents.
   const auto part = all("reasoning:addition,sorting:2-3:3-6", {.seed = 4});
   EXPECT_EQ(part, std::vector<std::string>(documents.begin() + 3, documents.begin() + 6));
+  // A job makes the same, whenever it is done.
+  const auto source = open_text("reasoning:addition,sorting:2-3:0-8", {.seed = 4});
+  std::vector<std::function<std::string()>> jobs;
+  while (auto job = source->take()) jobs.push_back(job);
+  ASSERT_EQ(jobs.size(), documents.size());
+  for (size_t i = documents.size(); i-- > 0;) EXPECT_EQ(jobs[i](), documents[i]);
   const auto held_out = all("reasoning:all:1:0-20:heldout");
   EXPECT_EQ(held_out[3], document(generate("expression", 1, Split::kHeldOut, 0, 0)));
   for (const auto& [spec, part_of_message] :
@@ -100,15 +106,15 @@ TEST(WriteShard, DoesNotDependOnThreads) {
   for (const int n : {1, 2, 3}) {
     set_thread_count(n);
     const auto prefix = dir.path() / std::to_string(n);
-    const auto source = open_text("reasoning:all:1-4:0-1500");
+    const auto source = open_text("reasoning:all:1-4:0-9000");  // more than are in memory at a time
     const ShardCounts counts = write_shard(*source, bytes, 256, 257, prefix);
-    EXPECT_EQ(counts.documents, 1500);
+    EXPECT_EQ(counts.documents, 9000);
     EXPECT_EQ(counts.tokens, counts.bytes + counts.documents);
     const ShardReader reader(prefix, 257);
-    EXPECT_EQ(reader.documents(), 1500);
+    EXPECT_EQ(reader.documents(), 9000);
     EXPECT_EQ(reader.tokens(), counts.tokens);
-    std::vector<int32_t> last(static_cast<size_t>(reader.length(1499)));
-    reader.read(1499, 0, last);
+    std::vector<int32_t> last(static_cast<size_t>(reader.length(8999)));
+    reader.read(8999, 0, last);
     EXPECT_EQ(last.back(), 256);
     files.push_back(read_bytes(prefix.string() + ".bin") + read_bytes(prefix.string() + ".idx"));
   }

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include "kernels/core/f8e4m3.h"
+#include "tests/emulator/block.h"
 
 namespace {
 
@@ -128,6 +129,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               cublasLtMatrixLayout_t c_layout, void* d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*,
                               size_t, cudaStream_t) {
+  if (!nestling::emulator::kernels_run()) return CUBLAS_STATUS_SUCCESS;
   nestling::emulator::open_device_memory();
   const Rows left = widened(a, *a_layout, desc->a);
   const Rows right = widened(b, *b_layout, desc->b);

@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 
+#include "tests/emulator/block.h"
 #include "tests/emulator/stream.h"
 
 namespace nestling::emulator {
@@ -85,7 +86,7 @@ class Memory {
     if (depth_++ == 0) protect(PROT_READ | PROT_WRITE);
   }
   void close() {
-    if (--depth_ == 0) protect(PROT_NONE);
+    if (--depth_ == 0 && kernels_run()) protect(PROT_NONE);
   }
   bool holds(const void* p) const {
     const auto* at = static_cast<const std::byte*>(p);
@@ -187,6 +188,7 @@ bool is_device_memory(const void* data) {
 
 using nestling::emulator::allow_shared_memory;
 using nestling::emulator::begin_work;
+using nestling::emulator::kernels_run;
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
 
@@ -322,7 +324,7 @@ cudaError_t copy_rows(Lines<void*> to, Lines<const void*> from, size_t width, si
   if (memory().holds(to.data) != to_device || memory().holds(from.data) != from_device ||
       to.pitch < width || from.pitch < width)
     return cudaErrorInvalidValue;
-  if (!begin_work(stream)) return cudaSuccess;
+  if (!begin_work(stream) || (to_device && from_device && !kernels_run())) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
     std::memcpy(static_cast<std::byte*>(to.data) + r * to.pitch,
@@ -347,7 +349,7 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t rows,
                               cudaStream_t stream) {
   if (!memory().holds(data) || pitch < width || pitch > kMostPitch) return cudaErrorInvalidValue;
-  if (!begin_work(stream)) return cudaSuccess;
+  if (!begin_work(stream) || !kernels_run()) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
     std::memset(static_cast<std::byte*>(data) + r * pitch, value, width);

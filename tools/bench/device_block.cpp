@@ -57,4 +57,12 @@ OrderedJson peaks_block(Device device, const Peaks& p) {
   return out;
 }
 
+OrderedJson asked_block(Device device, const cuda::Activity& from, const cuda::Activity& to) {
+  if (device != Device::kCuda) return nullptr;
+  return {{"launches", to.launches - from.launches},
+          {"uploads", to.uploads - from.uploads},
+          {"copies", to.copies - from.copies},
+          {"waits", to.waits - from.waits}};
+}
+
 }  // namespace nestling::bench

@@ -10,11 +10,15 @@
 
 #include "kernels/core/peaks.h"
 #include "kernels/core/view.h"
+#include "kernels/cuda/memory.h"
 
 namespace nestling::bench {
 
 nlohmann::ordered_json device_block(Device device);
 // {"f32_gflops","bf16_gflops",...}: measured; on CUDA also {"published":{...} or null}.
 nlohmann::ordered_json peaks_block(Device device, const Peaks& peaks);
+// {"launches","uploads","copies","waits"}: what the host asked of the device between the two; null on the CPU.
+nlohmann::ordered_json asked_block(Device device, const cuda::Activity& from,
+                                   const cuda::Activity& to);
 
 }  // namespace nestling::bench

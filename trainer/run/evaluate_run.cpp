@@ -49,8 +49,10 @@ class Evaluation {
     }
     if (e.problems > 0) {
       const auto& asked = reasoning::tasks();
-      const ReasoningOptions options{
-          .tasks = {asked.begin(), asked.end()}, .problems = e.problems, .seed = config_.seed};
+      const ReasoningOptions options{.tasks = {asked.begin(), asked.end()},
+                                     .problems = e.problems,
+                                     .batch = e.batch,
+                                     .seed = config_.seed};
       const TaskAccuracy all = evaluate_reasoning(ctx_, comm_, model, options).back();
       result["accuracy"] = all.accuracy.estimate;
       result["ci95"] = {all.accuracy.low, all.accuracy.high};
