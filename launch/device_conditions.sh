@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # launch/device_conditions.sh PRESET - what the machine lacks or has for tests of a build of PRESET, as the conditions of
-# tests/expected_skips.txt: gpu or no-gpu, gpus-below-N, no-fp8, no-avx512. The emulator has four devices.
+# tests/expected_skips.txt: gpu or no-gpu, gpus-below-N, no-fp8, no-nvfp4, no-avx512. The emulator has four devices.
 case "${1:?usage: launch/device_conditions.sh PRESET}" in
   cuda) gpus=$(compgen -G '/dev/nvidia[0-9]*' | wc -l) ;;
   emulated) gpus=4 ;;
@@ -14,6 +14,7 @@ if [ "$gpus" != 0 ]; then
     capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
   fi
   if [ "${capability:-90}" -lt 89 ]; then echo no-fp8; fi
+  if [ "${capability:-90}" -lt 100 ]; then echo no-nvfp4; fi
 fi
 if [ "${NESTLING_TEST_ISA-}" = avx2 ] || ! grep -qw avx512bw /proc/cpuinfo; then echo no-avx512; fi
 exit 0

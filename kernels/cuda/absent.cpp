@@ -18,6 +18,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/mask.h"
+#include "kernels/ops/nvfp4_linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/sample.h"
@@ -208,6 +209,12 @@ void run(Context&, const MaskForward&) {
   absent();
 }
 void run(Context&, const MaskBackward&) {
+  absent();
+}
+void run(Context&, const Nvfp4Linear&) {
+  absent();
+}
+void run(Context&, const Nvfp4Quantize&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {

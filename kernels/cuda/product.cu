@@ -9,6 +9,7 @@ namespace {
 
 cudaDataType_t type_of(ConstView v) {
   if (v.dtype() == DType::kF8E4M3) return CUDA_R_8F_E4M3;
+  if (v.dtype() == DType::kU8) return CUDA_R_4F_E2M1;
   return v.dtype() == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
@@ -25,9 +26,11 @@ uint32_t alignment_of(ConstView v) {
 class Layout {
  public:
   explicit Layout(ConstView v) {
+    const int64_t per =
+        v.dtype() == DType::kU8 ? 2 : 1;  // elements of cuBLASLt's in one of the view
     NESTLING_CUBLAS(cublasLtMatrixLayoutCreate(&layout_, type_of(v),
-                                               static_cast<uint64_t>(v.dim(1)),
-                                               static_cast<uint64_t>(v.dim(0)), v.stride(0)));
+                                               static_cast<uint64_t>(per * v.dim(1)),
+                                               static_cast<uint64_t>(v.dim(0)), per * v.stride(0)));
   }
   ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
   Layout(const Layout&) = delete;
@@ -47,6 +50,7 @@ class Operation {
       set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
       if (p.a.dtype() == DType::kF8E4M3)  // partial sums are added in f32
         set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0});
+      if (p.a.dtype() == DType::kU8) set_scales(p);
     } catch (...) {
       cublasLtMatmulDescDestroy(desc_);
       throw;
@@ -61,6 +65,13 @@ class Operation {
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, T value) {
     NESTLING_CUBLAS(cublasLtMatmulDescSetAttribute(desc_, attribute, &value, sizeof value));
+  }
+  // cuBLASLt's left operand is b.
+  void set_scales(const Product& p) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, int32_t{CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3});
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, int32_t{CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3});
+    set<const void*>(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.b_scales.data());
+    set<const void*>(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.a_scales.data());
   }
   cublasLtMatmulDesc_t desc_ = nullptr;
 };

@@ -1,10 +1,11 @@
 // blas.cpp - cuBLASLt's products in the emulator: plain loops, operands widened to float.
+#include <cstring>
 #include <vector>
 
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 
-#include "kernels/core/f8e4m3.h"
+#include "kernels/core/nvfp4.h"
 #include "tests/emulator/block.h"
 
 namespace {
@@ -16,6 +17,10 @@ struct Rows {
 };
 
 float element(const void* data, cudaDataType_t type, int64_t at) {
+  if (type == CUDA_R_4F_E2M1) {
+    const unsigned two = static_cast<const uint8_t*>(data)[at / 2];
+    return nestling::e2m1_value(static_cast<uint8_t>(at % 2 == 0 ? two & 15u : two >> 4));
+  }
   if (type == CUDA_R_8F_E4M3)
     return static_cast<float>(static_cast<const nestling::f8e4m3*>(data)[at]);
   return type == CUDA_R_16BF ? __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at])
@@ -33,24 +38,59 @@ Rows widened(const void* data, const nestling_emulated_layout& l, cublasOperatio
   return m;
 }
 
-int64_t bytes_of(cudaDataType_t type) {
-  return type == CUDA_R_8F_E4M3 ? 1 : type == CUDA_R_16BF ? 2 : 4;
+int64_t bits_of(cudaDataType_t type) {
+  return type == CUDA_R_4F_E2M1 ? 4 : type == CUDA_R_8F_E4M3 ? 8 : type == CUDA_R_16BF ? 16 : 32;
+}
+bool narrow(cudaDataType_t type) {
+  return bits_of(type) < 16;
 }
 bool whole_vectors(const nestling_emulated_layout& l) {
-  return l.rows * bytes_of(l.type) % 16 == 0 && l.pitch * bytes_of(l.type) % 16 == 0;
+  return l.rows * bits_of(l.type) % 128 == 0 && l.pitch * bits_of(l.type) % 128 == 0;
 }
 
-// FP8 operands are of one type, K-contiguous and aligned; others may be anything.
+// Scales of blocks: of FP4 both, on a card that has it; of all else none.
+bool scales_fit(const nestling_emulated_product& p, cudaDataType_t type) {
+  if (type != CUDA_R_4F_E2M1) return p.a_scales == nullptr && p.b_scales == nullptr;
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  constexpr auto kBlocks = CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
+  return major >= 10 && p.a_mode == kBlocks && p.b_mode == kBlocks && p.a_scales != nullptr &&
+         p.b_scales != nullptr;
+}
+
+// FP8 and FP4 operands are of one type, K-contiguous and aligned; others may be anything.
 bool has_algorithm(const nestling_emulated_product& p, const nestling_emulated_layout& a,
                    const nestling_emulated_layout& b, const nestling_emulated_layout& d) {
-  if (a.type != b.type || d.type == CUDA_R_8F_E4M3) return false;
-  if (a.type != CUDA_R_8F_E4M3) return true;
+  if (a.type != b.type || narrow(d.type) || !scales_fit(p, a.type)) return false;
+  if (!narrow(a.type)) return true;
   return p.a == CUBLAS_OP_T && p.b == CUBLAS_OP_N && p.fast == 0 && whole_vectors(a) &&
          whole_vectors(b) && whole_vectors(d);
 }
 
 bool aligned(const nestling_emulated_layout& l, const void* data) {
-  return l.type != CUDA_R_8F_E4M3 || reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  return !narrow(l.type) || reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+
+// Multiplies the columns of an operand by the scales of their blocks of 16, as cuBLASLt reads them: tiles of 128
+// columns and 4 blocks, those of 128 columns one after another. Whether the scales are as it asks.
+bool scale_blocks(Rows* m, const nestling_emulated_layout& l, cublasOperation_t op,
+                  const void* scales) {
+  if (reinterpret_cast<uintptr_t>(scales) % 16 != 0) return false;
+  const int64_t blocks = (l.rows + 15) / 16;
+  const int64_t sf_inner_dim = (blocks + 3) / 4 * 4;
+  for (int64_t outer = 0; outer < (l.cols + 127) / 128 * 128; ++outer)
+    for (int64_t inner = 0; inner < sf_inner_dim; ++inner) {
+      const int64_t tile = (inner / 4 * 4 + outer / 128 * sf_inner_dim) * 128;
+      const int64_t o = outer % 128;
+      nestling::f8e4m3 scale;
+      scale.bits = static_cast<const uint8_t*>(scales)[tile + o % 32 * 16 + o / 32 * 4 + inner % 4];
+      const bool inside = outer < l.cols && inner < blocks;
+      if (scale.bits >= 0x80 || (!inside && scale.bits != 0)) return false;
+      for (int64_t k = 16 * inner; inside && k < std::min(16 * inner + 16, l.rows); ++k)
+        m->v[static_cast<size_t>(op == CUBLAS_OP_T ? outer * l.rows + k : k * l.cols + outer)] *=
+            static_cast<float>(scale);
+    }
+  return true;
 }
 
 }  // namespace
@@ -91,15 +131,28 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t attribute,
                                               const void* value, size_t bytes) {
-  if (attribute == CUBLASLT_MATMUL_DESC_FAST_ACCUM) {
-    if (bytes != sizeof desc->fast) return CUBLAS_STATUS_INVALID_VALUE;
-    desc->fast = *static_cast<const int8_t*>(value);
+  const auto set = [&](auto& field) {
+    if (bytes != sizeof field) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(&field, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
+  };
+  switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+      return set(desc->a);
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+      return set(desc->b);
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM:
+      return set(desc->fast);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+      return set(desc->a_scales);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+      return set(desc->b_scales);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+      return set(desc->a_mode);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+      return set(desc->b_mode);
   }
-  if (bytes != sizeof(cublasOperation_t)) return CUBLAS_STATUS_INVALID_VALUE;
-  auto& op = attribute == CUBLASLT_MATMUL_DESC_TRANSA ? desc->a : desc->b;
-  op = *static_cast<const cublasOperation_t*>(value);
-  return CUBLAS_STATUS_SUCCESS;
+  return CUBLAS_STATUS_INVALID_VALUE;
 }
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   *preference = new char;
@@ -131,15 +184,18 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               size_t, cudaStream_t) {
   if (!nestling::emulator::kernels_run()) return CUBLAS_STATUS_SUCCESS;
   nestling::emulator::open_device_memory();
-  const Rows left = widened(a, *a_layout, desc->a);
-  const Rows right = widened(b, *b_layout, desc->b);
+  Rows left = widened(a, *a_layout, desc->a);
+  Rows right = widened(b, *b_layout, desc->b);
   const float scale = *static_cast<const float*>(alpha);
   const float keep = *static_cast<const float*>(beta);
-  const bool fits = left.cols == right.rows && d_layout->rows == left.rows &&
-                    d_layout->cols == right.cols && a_layout->pitch >= a_layout->rows &&
-                    b_layout->pitch >= b_layout->rows && d_layout->pitch >= d_layout->rows &&
-                    has_algorithm(*desc, *a_layout, *b_layout, *d_layout) &&
-                    aligned(*a_layout, a) && aligned(*b_layout, b);
+  bool fits = left.cols == right.rows && d_layout->rows == left.rows &&
+              d_layout->cols == right.cols && a_layout->pitch >= a_layout->rows &&
+              b_layout->pitch >= b_layout->rows && d_layout->pitch >= d_layout->rows &&
+              has_algorithm(*desc, *a_layout, *b_layout, *d_layout) && aligned(*a_layout, a) &&
+              aligned(*b_layout, b);
+  if (fits && a_layout->type == CUDA_R_4F_E2M1)
+    fits = scale_blocks(&left, *a_layout, desc->a, desc->a_scales) &&
+           scale_blocks(&right, *b_layout, desc->b, desc->b_scales);
   std::vector<float> row(static_cast<size_t>(right.cols));
   for (int64_t i = 0; fits && i < left.rows; ++i) {
     std::fill(row.begin(), row.end(), 0.0f);

@@ -7,8 +7,10 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/stream_state.h"
 #include "kernels/cuda/warpgroup.cuh"
 #include "kernels/ops/fp8_linear.h"
+#include "kernels/ops/nvfp4_linear.h"
 #include "tests/emulator/planted.h"
 
 namespace nestling {
@@ -239,6 +241,40 @@ TEST(Emulator, AnOlderCardIsRefusedFp8Products) {
   EXPECT_TRUE(o.ended_well()) << o.output;
   EXPECT_EQ(o.output,
             "fp8_linear: the device has compute capability 8.0, FP8 products need 8.9 or newer");
+}
+
+TEST(Emulator, HopperIsRefusedFp4Products) {
+  const Outcome o = in_a_process([] {
+    setenv("NESTLING_EMULATOR_CAPABILITY", "90", 1);
+    Context ctx(Device::kCuda);
+    const Tensor x(Device::kCuda, DType::kF32, {4, 32}), w(Device::kCuda, DType::kU8, {16, 16});
+    const Tensor w_scales(Device::kCuda, DType::kF8E4M3, {16, 2});
+    Tensor y(Device::kCuda, DType::kF32, {4, 16}), codes(Device::kCuda, DType::kU8, {4, 16});
+    Tensor scales(Device::kCuda, DType::kF8E4M3, {4, 2});
+    nvfp4_quantize(ctx, {.codes = codes, .scales = scales, .x = x, .scale = 1.0f});
+    try {
+      const Nvfp4 weight{w.view(), w_scales.view(), 1.0f};
+      nvfp4_linear(ctx, {.y = y, .x = x, .w = weight, .input_scale = 1.0f});
+    } catch (const Error& e) {
+      std::printf("%s", e.what());
+    }
+  });
+  EXPECT_TRUE(o.ended_well()) << o.output;
+  EXPECT_EQ(o.output,
+            "nvfp4_linear: the device has compute capability 9.0, FP4 products need 10.0 or newer");
+}
+
+// What is built for sm_90a runs on Hopper alone.
+TEST(Emulator, WarpgroupsAreThoseOfHopper) {
+  for (const char* capability : {"80", "90", "100"}) {
+    const Outcome o = in_a_process([&] {
+      setenv("NESTLING_EMULATOR_CAPABILITY", capability, 1);
+      Context ctx(Device::kCuda);
+      std::printf("%d %d", ctx.cuda().capability, ctx.cuda().warpgroups ? 1 : 0);
+    });
+    EXPECT_TRUE(o.ended_well()) << o.output;
+    EXPECT_EQ(o.output, str(capability, std::string(capability) == "90" ? " 1" : " 0"));
+  }
 }
 
 }  // namespace

@@ -213,12 +213,13 @@ cudaError_t cudaSetDevice(int device) {
   current_device = device;
   return cudaSuccess;
 }
-// NESTLING_EMULATOR_CAPABILITY = 90 (default) or 80: as what the device presents itself.
+// NESTLING_EMULATOR_CAPABILITY = 90 (default), 80 or 100: as what the device presents itself.
 static int capability() {
   const char* text = std::getenv("NESTLING_EMULATOR_CAPABILITY");
   const std::string asked = text == nullptr ? "90" : text;
-  if (asked == "90" || asked == "80") return asked == "90" ? 90 : 80;
-  std::fprintf(stderr, "emulator: NESTLING_EMULATOR_CAPABILITY=%s, needs 90 or 80\n", text);
+  for (const int known : {80, 90, 100})
+    if (asked == std::to_string(known)) return known;
+  std::fprintf(stderr, "emulator: NESTLING_EMULATOR_CAPABILITY=%s, needs 80, 90 or 100\n", text);
   std::abort();
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
@@ -236,7 +237,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = capability() % 10;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = (capability() == 90 ? 227 : 163) << 10;
+      *value = (capability() >= 90 ? 227 : 163) << 10;
       break;
     case cudaDevAttrClockRate:
     case cudaDevAttrMemoryClockRate:

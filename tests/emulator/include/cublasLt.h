@@ -1,7 +1,8 @@
 // cublasLt.h - of the emulator: the products that kernels/cuda/product.cu asks of cuBLASLt.
-// Matrices are column-major, as there. Operands f32, bf16 or E4M3, sums f32. Of E4M3 there is an algorithm
+// Matrices are column-major, as there. Operands f32, bf16, E4M3 or E2M1, sums f32. Of E4M3 there is an algorithm
 // only for what cuBLASLt's documentation asks of FP8: left operand transposed, right one not, all pointers,
-// columns and pitches in multiples of 16 bytes.
+// columns and pitches in multiples of 16 bytes. Of E2M1 too, and from compute capability 10.0 on, where both
+// operands have scales of blocks of 16; whose sign, and what is beyond the matrix in their tiles, must be zero.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -12,11 +13,19 @@ enum cublasStatus_t {
 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 };
-enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF, CUDA_R_8F_E4M3 };
+enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF, CUDA_R_8F_E4M3, CUDA_R_4F_E2M1 };
 enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_TRANSA,
   CUBLASLT_MATMUL_DESC_TRANSB,
-  CUBLASLT_MATMUL_DESC_FAST_ACCUM
+  CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+  CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+  CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+  CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
+  CUBLASLT_MATMUL_DESC_B_SCALE_MODE
+};
+enum cublasLtMatmulMatrixScale_t {
+  CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
+  CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3
 };
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -35,6 +44,9 @@ struct nestling_emulated_layout {
 struct nestling_emulated_product {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
   int8_t fast = 0;
+  int32_t a_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  int32_t b_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  const void *a_scales = nullptr, *b_scales = nullptr;
 };
 using cublasLtHandle_t = char*;
 using cublasLtMatrixLayout_t = nestling_emulated_layout*;
