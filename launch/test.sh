@@ -119,7 +119,7 @@ if [ $all = 1 ]; then
     if step $preset-build build $preset; then step $preset-tests tests $preset -LE slow; fi
   done
   if step racecheck-build build racecheck device_tests; then
-    step racecheck-tests tests racecheck -L device -R '^(kernels|emulator)/.*_test$' -j "$(nproc)"
+    step racecheck-tests tests racecheck -L device -R '^(kernels|emulator)/' -E comm -j "$(nproc)"
   fi
 fi
 finish
