@@ -4,7 +4,7 @@
 # smallest one's shape trained as the parent was, and what each of them solves, by pairs of problems (bench/twins.sh).
 #
 # --out         the results (default trained): table.txt, summary.txt, models, logs, JSON, what every part said. What is
-#               worked on, checkpoints and tokenised text, lies under DIR/work.
+#               worked on, checkpoints and tokenised text, lies under DIR/runs.
 # --seconds     for this call (default 540). Tokens are planned once, by what bench train measures, so that all of it
 #               fits: three tenths of the time for the parent, as many tokens for its twin, the rest for the elastic run.
 # --tokens      instead of a plan.
@@ -38,7 +38,7 @@ command -v python3 >/dev/null || { echo "gpu-train: no python3, which bench/twin
 exec 9>"$out/lock" # held by every part too, should this shell be killed
 flock -w 2 9 || { echo "gpu-train: $out is in use" >&2; exit 2; }
 
-export PROGRAM=${PROGRAM:-$here/bin/nestling} OUTPUT=$out/work
+export PROGRAM=${PROGRAM:-$here/bin/nestling} OUTPUT=$out/runs
 export EVAL=${EVAL-"--device cuda --batch 1024"}
 pretrain=${configs[0]-configs/runs/tiny-reasoner-pretrain-gpu.yaml} run=${configs[1]-configs/runs/tiny-reasoner-gpu.yaml}
 name_of() { sed -n 's/^name: *//p' "$1"; }
@@ -62,7 +62,7 @@ trap stop TERM INT
 part() {
   local name=$1 code=0 from=$SECONDS left=$((seconds - SECONDS))
   shift
-  [ ! -e "$out/work/$name.done" ] || return 0
+  [ ! -e "$out/runs/$name.done" ] || return 0
   if [ $stopped = 1 ] || [ $left -lt 1 ]; then leave 75; fi
   timeout --kill-after=30 $left "$@" >>"$out/$name.txt" 2>&1 &
   child=$!
@@ -74,7 +74,7 @@ part() {
   child=''
   from="$((SECONDS - from)) s"
   case $code in
-    0) say "$name" ok "$from" && touch "$out/work/$name.done" ;;
+    0) say "$name" ok "$from" && touch "$out/runs/$name.done" ;;
     75 | 124) say "$name" STOPPED "after $from, saved" && leave 75 ;;
     137 | 143) say "$name" STOPPED "after $from" && leave 75 ;;
     *) say "$name" FAILED "$from, exit code $code: $(tail -n 1 "$out/$name.txt")" && leave 1 ;;
@@ -133,4 +133,4 @@ keep "$elastic-$(python3 bench/twins.py sizes "$elastic" last)-scratch" twin
 cp -r "$elastic/twins" "$out/"
 python3 bench/twins.py table "$elastic" >"$out/table.txt"
 cat "$out/table.txt"
-say all ok "$SECONDS s in this call; results in $out, $out/work can go"
+say all ok "$SECONDS s in this call; results in $out, $out/runs can go"

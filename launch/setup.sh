@@ -30,6 +30,7 @@ nlohmann-json3-dev       data, tools: JSON
 openmpi-bin              mpirun
 patchelf                 launch/bundle.sh
 perl                     tests of data/corpus/
+python3                  bench/twins.py, for launch/gpu-train.sh and its test
 xz-utils                 launch/bundle.sh
 '
 

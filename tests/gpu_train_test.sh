@@ -77,7 +77,7 @@ says() { grep -q "$1" "$work/out/summary.txt" || fail "no '$1' in summary.txt"; 
 
 (train) >"$work/said" 2>&1 &
 pid=$!
-until_lines "$work/out/work/parent/log.jsonl" 2 $pid
+until_lines "$work/out/runs/parent/log.jsonl" 2 $pid
 kill -TERM $pid 2>/dev/null || true
 code=0
 wait $pid || code=$?
@@ -87,19 +87,19 @@ says '^parent *STOPPED'
 
 (train) >"$work/said" 2>&1 &
 pid=$!
-until_lines "$work/out/work/elastic/log.jsonl" 5 $pid
+until_lines "$work/out/runs/elastic/log.jsonl" 5 $pid
 for one in $(ours); do kill -KILL "$one" 2>/dev/null || true; done
 ended $pid 75 "its program killed"
 says '^parent *ok'
 says '^sizes *STOPPED'
-(cd "$work/out/work/parent" && find . -type f -exec cksum {} +) >"$work/before"
+(cd "$work/out/runs/parent" && find . -type f -exec cksum {} +) >"$work/before"
 
 (flock 8 && train) 8>"$work/out/lock" >"$work/said" 2>&1 &
 ended $! 2 "on a folder in use"
 (train) >"$work/said" 2>&1 &
 ended $! 0 "left alone"
 says '^sizes *ok'
-(cd "$work/out/work/parent" && find . -type f -exec cksum {} +) | cmp - "$work/before" || fail "the parent was trained again"
+(cd "$work/out/runs/parent" && find . -type f -exec cksum {} +) | cmp - "$work/before" || fail "the parent was trained again"
 grep -q '^resumed at step' "$work/out/sizes.txt" || fail "the elastic run began anew"
 for file in parent/model/model.safetensors twin/model/model.safetensors elastic/elastic.h5 twins/elastic.json; do
   [ -s "$work/out/$file" ] || fail "no $file"
