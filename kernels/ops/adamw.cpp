@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -40,14 +42,7 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
     bytes += (t.low ? 30 : 28) * n;  // four reads, three writes, the copy
   }
   ctx.count(kOp, flops, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void global_norm(Context& ctx, const GlobalNorm& a) {
@@ -63,14 +58,7 @@ void global_norm(Context& ctx, const GlobalNorm& a) {
     n += static_cast<double>(g.size());
   }
   ctx.count(kOp, 2 * n, 4 * n);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -60,13 +62,8 @@ void attention_forward(Context& ctx, const AttentionForward& a) {
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 4 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.y, a.lse, a.q, a.k, a.v}));
-  switch (ctx.code()) {
-    case Device::kCpu:
-    case Device::kNull:  // which takes the same scratch
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-  }
+  if (ctx.code() == Device::kNull) return cpu::run(ctx, a);  // which takes the same scratch
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void attention_backward(Context& ctx, const AttentionBackward& a) {
@@ -81,13 +78,8 @@ void attention_backward(Context& ctx, const AttentionBackward& a) {
   const auto per_pair = static_cast<double>(a.q.dim(1) * a.q.dim(2));
   ctx.count(kOp, 10 * per_pair * visible_pairs(a.segments, a.window),
             bytes_of({a.dq, a.dk, a.dv, a.dy, a.q, a.k, a.v, a.y, a.lse}));
-  switch (ctx.code()) {
-    case Device::kCpu:
-    case Device::kNull:  // which takes the same scratch
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-  }
+  if (ctx.code() == Device::kNull) return cpu::run(ctx, a);  // which takes the same scratch
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void attention_step(Context& ctx, const AttentionStep& a) {
@@ -118,14 +110,7 @@ void attention_step(Context& ctx, const AttentionStep& a) {
   ctx.count(kOp, 4 * seen * static_cast<double>(a.q.dim(1) * width),
             bytes_of({a.y, a.q}) +
                 2 * seen * static_cast<double>(dtype_bytes(a.k.dtype()) * kv_heads * width));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

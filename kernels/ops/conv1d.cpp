@@ -1,5 +1,7 @@
 #include "kernels/ops/conv1d.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -47,14 +49,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward& a) {
   NESTLING_CHECK(a.segments.tokens() == a.x.dim(0), kOp, ": the segments hold ",
                  a.segments.tokens(), " tokens, x is ", a.x.describe());
   ctx.count(kOp, flops(a.x, a.w), static_cast<double>(a.x.bytes() + a.y.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void conv1d_backward(Context& ctx, const Conv1dBackward& a) {
@@ -74,14 +69,7 @@ void conv1d_backward(Context& ctx, const Conv1dBackward& a) {
                  a.segments.tokens(), " tokens, x is ", a.x.describe());
   ctx.count(kOp, 3.0 * flops(a.x, a.w),
             static_cast<double>(a.x.bytes() + a.dy.bytes() + a.dx.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void conv1d_step(Context& ctx, const Conv1dStep& a) {
@@ -92,14 +80,7 @@ void conv1d_step(Context& ctx, const Conv1dStep& a) {
   for (const ConstView& v : {ConstView(a.y), a.x}) check_dtype(kOp, "operand", v, DType::kF32);
   ctx.count(kOp, flops(a.x, a.w),
             static_cast<double>(a.x.bytes() + a.y.bytes() + 2 * a.state.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

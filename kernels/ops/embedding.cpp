@@ -1,5 +1,7 @@
 #include "kernels/ops/embedding.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -22,14 +24,7 @@ void embedding_forward(Context& ctx, const EmbeddingForward& a) {
   if (a.table.dtype() != DType::kBF16) check_dtype(kOp, "table", a.table, DType::kF32);
   const auto n = static_cast<double>(a.y.size());
   ctx.count(kOp, 0, n * static_cast<double>(4 + dtype_bytes(a.table.dtype())));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void embedding_backward(Context& ctx, const EmbeddingBackward& a) {
@@ -38,14 +33,7 @@ void embedding_backward(Context& ctx, const EmbeddingBackward& a) {
   check_dtype(kOp, "dtable", a.dtable, DType::kF32);
   const auto n = static_cast<double>(a.dy.size());
   ctx.count(kOp, n, 12 * n);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

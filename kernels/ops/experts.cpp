@@ -1,5 +1,7 @@
 #include "kernels/ops/experts.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -61,14 +63,7 @@ void expert_sort(Context& ctx, const ExpertSort& a) {
   const double bytes = total_bytes({a.index, a.offsets, a.order});
   check_device(ctx, kOp, {a.index, a.offsets, a.order});
   ctx.count(kOp, 0, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_gather(Context& ctx, const ExpertGather& a) {
@@ -78,14 +73,7 @@ void expert_gather(Context& ctx, const ExpertGather& a) {
   const double bytes = total_bytes({a.rows, a.x, a.order});
   check_device(ctx, kOp, {a.rows, a.x, a.order});
   ctx.count(kOp, 0, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_combine(Context& ctx, const ExpertCombine& a) {
@@ -98,14 +86,7 @@ void expert_combine(Context& ctx, const ExpertCombine& a) {
   const double flops = 2.0 * static_cast<double>(a.rows.size());
   check_device(ctx, kOp, {a.y, a.rows, a.weight, a.order});
   ctx.count(kOp, flops, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
@@ -121,14 +102,7 @@ void expert_combine_backward(Context& ctx, const ExpertCombineBackward& a) {
   const double flops = 3.0 * static_cast<double>(a.rows.size());
   check_device(ctx, kOp, {a.drows, a.dweight, a.dy, a.rows, a.weight, a.order});
   ctx.count(kOp, flops, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a) {
@@ -140,14 +114,7 @@ void expert_gather_backward(Context& ctx, const ExpertGatherBackward& a) {
   const double flops = static_cast<double>(a.drows.size());
   check_device(ctx, kOp, {a.dx, a.drows, a.order});
   ctx.count(kOp, flops, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_linear_forward(Context& ctx, const ExpertLinearForward& a) {
@@ -156,14 +123,7 @@ void expert_linear_forward(Context& ctx, const ExpertLinearForward& a) {
   const double flops = 2.0 * static_cast<double>(a.y.size()) * static_cast<double>(a.w.dim(2));
   const double bytes = total_bytes({a.y, a.x, a.w, a.offsets});
   ctx.count(kOp, flops, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
@@ -179,14 +139,7 @@ void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
   const double bytes = total_bytes({a.dy, a.w, a.dx}) + (a.dw ? total_bytes({a.x, a.dw, a.dw}) : 0);
   check_device(ctx, kOp, {a.dx, a.dw});
   ctx.count(kOp, a.dw ? 2 * one : one, bytes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

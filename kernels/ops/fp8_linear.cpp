@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -38,14 +40,7 @@ void fp8_linear(Context& ctx, const Fp8Linear& a) {
   check_device(ctx, kOp, {a.y, a.x, a.w});
   const double flops = 2.0 * static_cast<double>(a.y.dim(0)) * static_cast<double>(a.w.size());
   ctx.count(kOp, flops, static_cast<double>(a.y.bytes() + a.x.bytes() + a.w.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void fp8_quantize(Context& ctx, const Fp8Quantize& a) {
@@ -58,14 +53,7 @@ void fp8_quantize(Context& ctx, const Fp8Quantize& a) {
   check_device(ctx, kOp, {a.codes, a.x});
   ctx.count(kOp, 0, static_cast<double>(a.codes.bytes() + a.x.bytes()));
   if (a.x.size() == 0) return;
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -1,5 +1,7 @@
 #include "kernels/ops/gate.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -43,14 +45,7 @@ void gate_forward(Context& ctx, const GateForward& a) {
   const auto n = static_cast<double>(a.logits.size());
   const auto picked = static_cast<double>(a.weight.size());
   ctx.count(kOp, 5 * n + 3 * picked, 4 * n + 8 * picked);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void gate_backward(Context& ctx, const GateBackward& a) {
@@ -66,14 +61,7 @@ void gate_backward(Context& ctx, const GateBackward& a) {
   const auto n = static_cast<double>(a.logits.size());
   const auto picked = static_cast<double>(a.dweight.size());
   ctx.count(kOp, n + 10 * picked, 8 * n + 8 * picked);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

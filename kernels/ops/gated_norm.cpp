@@ -1,5 +1,7 @@
 #include "kernels/ops/gated_norm.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -34,14 +36,7 @@ void gated_norm_forward(Context& ctx, const GatedNormForward& a) {
   // Two operands in, one out; the gate's exponential counts as 10.
   const auto n = static_cast<double>(a.y.size());
   ctx.count(kOp, 16 * n, 3 * static_cast<double>(a.y.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void gated_norm_backward(Context& ctx, const GatedNormBackward& a) {
@@ -59,14 +54,7 @@ void gated_norm_backward(Context& ctx, const GatedNormBackward& a) {
   check_device(ctx, kOp, {a.dactive});
   const auto n = static_cast<double>(a.y.size());
   ctx.count(kOp, 30 * n, 5 * static_cast<double>(a.y.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

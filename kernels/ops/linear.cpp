@@ -1,5 +1,7 @@
 #include "kernels/ops/linear.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -56,14 +58,7 @@ void linear_forward(Context& ctx, const LinearForward& a) {
   check_dtype(kOp, "bias", a.bias, DType::kF32);
   check_device(ctx, kOp, {a.bias});
   ctx.count(kOp, flops(a.y, a.w), bytes({a.y, a.x, a.w, a.bias}));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void linear_backward(Context& ctx, const LinearBackward& a) {
@@ -92,14 +87,7 @@ void linear_backward(Context& ctx, const LinearBackward& a) {
     moved += bytes({a.x, a.dw, a.dw});  // read and written
   }
   ctx.count(kOp, products * flops(a.dy, a.w), moved);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

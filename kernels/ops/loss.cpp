@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/core/span.h"
+#include "kernels/ops/dispatch.h"
 #include "kernels/ops/linear.h"
 
 namespace nestling {
@@ -82,14 +83,7 @@ void run_rows(Context& ctx, const LossRows& rows) {
   const auto n = static_cast<double>(rows.logits.size());
   const double passes = (rows.teacher ? 2 : 1) * (rows.gradient ? 2 : 1);
   ctx.count(kOp, 5 * n * passes, 4 * n * passes);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, rows);
-    case Device::kCuda:
-      return cuda::run(ctx, rows);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, rows, cpu::run, cuda::run);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "kernels/ops/mask.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -24,14 +26,7 @@ void mask_forward(Context& ctx, const MaskForward& a) {
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, n, 2 * static_cast<double>(a.x.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void mask_backward(Context& ctx, const MaskBackward& a) {
@@ -45,14 +40,7 @@ void mask_backward(Context& ctx, const MaskBackward& a) {
   check_device(ctx, kOp, {a.dx, a.dm, a.dy});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, a.dm ? 3 * n : n, (a.dm ? 3 : 2) * static_cast<double>(a.x.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

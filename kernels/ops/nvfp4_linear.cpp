@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -48,14 +50,7 @@ void nvfp4_linear(Context& ctx, const Nvfp4Linear& a) {
   const auto terms = static_cast<double>(a.w.rows() * a.w.cols());
   const int64_t bytes = a.y.bytes() + a.x.bytes() + a.w.codes.bytes() + a.w.scales.bytes();
   ctx.count(kOp, 2.0 * static_cast<double>(a.y.dim(0)) * terms, static_cast<double>(bytes));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void nvfp4_quantize(Context& ctx, const Nvfp4Quantize& a) {
@@ -66,14 +61,7 @@ void nvfp4_quantize(Context& ctx, const Nvfp4Quantize& a) {
   check_device(ctx, kOp, {a.codes, a.scales, a.x});
   ctx.count(kOp, 0, static_cast<double>(a.codes.bytes() + a.scales.bytes() + a.x.bytes()));
   if (a.x.size() == 0) return;
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -1,5 +1,7 @@
 #include "kernels/ops/rms_norm.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 namespace {
@@ -24,14 +26,7 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& a) {
   check_device(ctx, kOp, {a.y});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 4 * n, static_cast<double>(a.x.bytes() + a.y.bytes()));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void rms_norm_backward(Context& ctx, const RmsNormBackward& a) {
@@ -47,14 +42,7 @@ void rms_norm_backward(Context& ctx, const RmsNormBackward& a) {
   check_device(ctx, kOp, {a.dx, a.dw, a.dactive, a.dy});
   const auto n = static_cast<double>(a.x.size());
   ctx.count(kOp, 9 * n, 12 * n);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

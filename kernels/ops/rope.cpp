@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
@@ -49,14 +51,7 @@ void rope(Context& ctx, const Rope& a) {
   const auto turned =
       static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.dim(0));
   ctx.count(kOp, 3 * turned, 8 * turned);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 void sample(Context& ctx, const Sample& a) {
@@ -23,14 +25,7 @@ void sample(Context& ctx, const Sample& a) {
                  kOp, ": ", a.streams.size(), " streams for ", a.tokens.dim(0), " sequences");
   const auto n = static_cast<double>(a.logits.size());
   ctx.count(kOp, rule.temperature == 0 ? n : 4 * n, 4 * n);
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
 
 int64_t scan_chunks(const Segments& segments, int64_t chunk) {
@@ -111,15 +113,9 @@ void scan_forward(Context& ctx, const ScanForward& a) {
                        (a.initial ? 0 : p.state_first) - (a.final_state ? 0 : p.state_last);
   ctx.count(kOp, flops,
             bytes_of({a.y, a.x, a.dt_raw, a.B, a.C, a.chunk_states, a.initial, a.final_state}));
-  switch (ctx.code()) {
-    case Device::kNull:
-      if (a.x.dtype() != DType::kF32) return;
-      [[fallthrough]];  // it takes the CPU's scratch
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-  }
+  if (ctx.code() == Device::kNull && a.x.dtype() == DType::kF32)
+    return cpu::run(ctx, a);  // which takes the same scratch
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void scan_backward(Context& ctx, const ScanBackward& a) {
@@ -151,15 +147,9 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
                        2 * (p.state - p.state_last) + (p.state - p.state_first);
   ctx.count(kOp, flops,
             bytes_of({a.dx, a.ddt_raw, a.dB, a.dC, a.dy, a.x, a.dt_raw, a.B, a.C, a.chunk_states}));
-  switch (ctx.code()) {
-    case Device::kNull:
-      if (a.x.dtype() != DType::kF32) return;
-      [[fallthrough]];  // it takes the CPU's scratch
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-  }
+  if (ctx.code() == Device::kNull && a.x.dtype() == DType::kF32)
+    return cpu::run(ctx, a);  // which takes the same scratch
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void scan_step(Context& ctx, const ScanStep& a) {
@@ -170,14 +160,7 @@ void scan_step(Context& ctx, const ScanStep& a) {
   check_operand(ctx, kOp, "state", a.state, {a.x.dim(0), a.x.dim(1), a.x.dim(2), a.B.dim(1)});
   ctx.count(kOp, 5 * static_cast<double>(a.state.size()),
             bytes_of({a.state, a.state, a.x, a.y, a.B, a.C, a.dt_raw}));
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 }  // namespace nestling

@@ -1,22 +1,8 @@
 #include "kernels/ops/sum.h"
 
+#include "kernels/ops/dispatch.h"
+
 namespace nestling {
-
-namespace {
-
-template <class Args>
-void dispatch(Context& ctx, const Args& a) {
-  switch (ctx.code()) {
-    case Device::kCpu:
-      return cpu::run(ctx, a);
-    case Device::kCuda:
-      return cuda::run(ctx, a);
-    case Device::kNull:
-      return;
-  }
-}
-
-}  // namespace
 
 void add_sum(Context& ctx, const AddSum& a) {
   constexpr const char* kOp = "add_sum";
@@ -26,7 +12,7 @@ void add_sum(Context& ctx, const AddSum& a) {
   check_dtype(kOp, "x", a.x, DType::kF32);
   check_device(ctx, kOp, {a.total, a.x});
   ctx.count(kOp, static_cast<double>(a.x.size()), static_cast<double>(a.x.bytes()));
-  dispatch(ctx, a);
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 void count_rows(Context& ctx, const CountRows& a) {
@@ -37,7 +23,7 @@ void count_rows(Context& ctx, const CountRows& a) {
   check_dtype(kOp, "offsets", a.offsets, DType::kI32);
   check_device(ctx, kOp, {a.counts, a.offsets});
   ctx.count(kOp, static_cast<double>(a.counts.size()), static_cast<double>(a.counts.bytes()));
-  dispatch(ctx, a);
+  dispatch(ctx, a, cpu::run, cuda::run);
 }
 
 namespace cpu {
