@@ -2,8 +2,7 @@
 // "FlashAttention-3", on Hopper): one block a tile of 128 queries and head, walking the keys it sees.
 //
 // Tiles         128 keys and values at a time: they are copied while those before are read.
-// Weights       stay in registers and are the left operand of the product with the values, in bf16. Their sum is
-//               that of the f32 values.
+// Queries       and weights are left operands in registers, in bf16. The sum of the weights is that of the f32 values.
 #include "kernels/cuda/attention_warpgroups.cuh"
 #include "kernels/cuda/attention_warpgroups.h"
 #include "kernels/cuda/rounded.h"
@@ -105,6 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
   };
   copy_tile<kDim, kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head, f.q.row,
                          tile.count, f.width);
+  close_copies();
   copy_keys(0);
 
   const int group_row = group() * kGroupRows;
@@ -119,6 +119,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
     close_products();
     wait_for_products<0>();
   };
+  wait_for_copies<1>();
+  __syncthreads();
+  uint32_t queries[kDim / 16][4];
+  load_fragments<kDim, kRows>(queries, memory.queries, group_row);
   const bool late = group_row > 0;
   for (int n = 0;; ++n) {
     wait_for_copies<0>();
@@ -128,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
     if (n == walks) break;
     float scores[kKeys / 2];
     begin_products();
-    multiply_rows<kDim, kRows>(scores, memory.queries, group_row, memory.keys(n));
+    multiply_rows(scores, queries, memory.keys(n));
     close_products();
     copy_keys(n + 1);
     wait_for_products<0>();
@@ -153,12 +157,11 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
     if (row < end && threadIdx.x % 4 == 0)
       f.lse[row * f.lse_row + head] = fmaf(softmax.top[h], f.scale, logf(sum));
   }
-  __nv_bfloat16* y = f.y.data + head * f.y.head;
-  each_pair_of(outputs, f.width, [&](int h, int channel, float2 x) {
-    const int64_t row = token + 8 * h;
-    if (row < end)
-      store_two(y + row * f.y.row + channel, make_float2(x.x * shares[h], x.y * shares[h]));
-  });
+#pragma unroll
+  for (int e = 0; e < kDim / 2; ++e) outputs[e] *= shares[row_half(e)];
+  const SumRows<__nv_bfloat16> to{f.y.data + head * f.y.head + group_first * f.y.row, f.y.row,
+                                  end - group_first, f.width};
+  store_sums(to, outputs);
 }
 
 }  // namespace

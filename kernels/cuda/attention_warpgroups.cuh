@@ -6,12 +6,14 @@
 //               weighed of tile n; the second adds that of tile n - 1, multiplies and softens: while one has its
 //               scores in hand, the tensor cores work for the other.
 // Tiles         [kRows, kDim]: panels of 64 channels, each kRows rows of 128 bytes, swizzled (warpgroup.cuh).
+// Traffic       of shared memory bounds a product of 64 columns, at 128 bytes a clock, when its left operand is read
+//               there each time: where there are registers enough, rows that stay are in registers.
 // Widths        a head of h <= kDim channels is padded with zeros in shared memory.
 #pragma once
-#include <cstring>
-
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/warp_mma.cuh"
 #include "kernels/cuda/warpgroup.cuh"
+#include "kernels/cuda/warpgroup_sums.cuh"
 
 namespace nestling::cuda {
 
@@ -27,23 +29,8 @@ inline constexpr float kLog2e = 1.4426950408889634f;
 template <int kDim, int kTileRows>
 inline constexpr int kTileBytes = kDim / 64 * kTileRows* kRowBytes;
 
-// This thread's warpgroup, and its first row and column in [64, columns] sums.
 inline __device__ int group() {  // in a register that all lanes share
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-}
-inline __device__ int own_row() {
-  const int t = static_cast<int>(threadIdx.x) % 128;
-  return t / kWarp * 16 + t % kWarp / 4;
-}
-inline __device__ int own_column() {
-  return static_cast<int>(threadIdx.x) % 4 * 2;
-}
-// Of sums[e]: the row, own_row() or 8 further, and the column.
-inline __device__ int row_half(int e) {
-  return e % 4 / 2;
-}
-inline __device__ int column_of(int e) {
-  return own_column() + e / 4 * 8 + e % 2;
 }
 
 inline __device__ unsigned char* patterned(unsigned char* shared) {
@@ -81,17 +68,38 @@ __device__ void multiply_rows(float (&sums)[kSums], const unsigned char* a, int 
   }
 }
 
+// The 64 rows of a tile from `row` on, as left operands over its channels.
+template <int kDim, int kTileRows>
+__device__ void load_fragments(uint32_t (&fragments)[kDim / 16][4], const unsigned char* tile,
+                               int row) {
+  const int own = row + static_cast<int>(threadIdx.x) % 128 / kWarp * 16 + own_lane() % 16;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    const int piece = (k % 4 * 2 + own_lane() / 16) ^ (own % 8);
+    load_matrices<false>(fragments[k],
+                         reinterpret_cast<const __nv_bfloat16*>(
+                             tile + (k / 4 * kTileRows + own) * kRowBytes + 16 * piece));
+  }
+}
+
+// sums [64, columns] = a b^T over the channels: a in registers, and all rows of a tile.
+template <int kSums, int kSteps>
+__device__ void multiply_rows(float (&sums)[kSums], const uint32_t (&a)[kSteps][4],
+                              const unsigned char* b) {
+  const uint64_t right = shared_operand(b, 0);
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k)
+    multiply<false>(sums, a[k], advance(right, k / 4 * 2 * kSums * kRowBytes + k % 4 * 32), k > 0);
+}
+
 // Sums rounded to bf16, as left operands of products over their columns.
 template <int kSums>
 __device__ void fragments_of(const float (&sums)[kSums], uint32_t (&fragments)[kSums / 8][4]) {
 #pragma unroll
   for (int k = 0; k < kSums / 8; ++k)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const __nv_bfloat162 pair =
-          __floats2bfloat162_rn(sums[8 * k + 2 * i], sums[8 * k + 2 * i + 1]);
-      memcpy(&fragments[k][i], &pair, sizeof pair);
-    }
+    for (int i = 0; i < 4; ++i)
+      fragments[k][i] = bits_of(sums[8 * k + 2 * i], sums[8 * k + 2 * i + 1]);
 }
 
 // sums [64, kDim] += weights b: b a tile with a row for each column of the weights.
@@ -102,21 +110,6 @@ __device__ void add_weighted(float (&sums)[kSums], const uint32_t (&weights)[kSt
 #pragma unroll
   for (int k = 0; k < kSteps; ++k)
     multiply<true>(sums, weights[k], advance(right, k * 16 * kRowBytes));
-}
-
-// put(half, channel, sums of channel and the next) for the calling thread's sums [64, kDim] inside `width`.
-template <int kSums, class Put>
-__device__ void each_pair_of(const float (&sums)[kSums], int width, const Put& put) {
-#pragma unroll
-  for (int e = 0; e < kSums; e += 2)
-    if (column_of(e) < width) put(row_half(e), column_of(e), make_float2(sums[e], sums[e + 1]));
-}
-
-inline __device__ void store_two(__nv_bfloat16* to, float2 x) {
-  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x.x, x.y);
-}
-inline __device__ void store_two(float* to, float2 x) {
-  *reinterpret_cast<float2*>(to) = x;
 }
 
 // body(Constant<kDim>) for the least kDim that holds heads of this width; at most 128.

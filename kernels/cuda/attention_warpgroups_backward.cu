@@ -6,7 +6,8 @@
 // The scores are computed twice, and in return each sum has one owner and one order: no atomics, same bits.
 //
 // Tiles         64 of the rows that are walked at a time: they are copied while those before are read.
-// Weights       p and ds stay in registers and are left operands of their products, in bf16.
+// Registers     p and ds stay there and are left operands of their products, in bf16; so are the tile's queries and
+//               dy in pass 3. Pass 2 has none left for its keys and values.
 // Parts         short sequences have too few tiles of keys for a card: several blocks share a KV head's query heads,
 //               and their f32 sums are added in order.
 // Scratch       stats, 8 bytes a token and query head; parts x 8 bytes x kDim a token and KV head.
@@ -74,15 +75,15 @@ struct Memory {
   static constexpr int kRowsTile = kTileBytes<kDim, kRows>;
   static constexpr int kOtherTile = kTileBytes<kDim, kOther>;
   static constexpr int64_t kBytes =
-      2 * kRowsTile + 6 * kOtherTile + 2 * kOther * int64_t{sizeof(float2)} + kPattern;
+      2 * kRowsTile + 6 * kOtherTile + 2 * kThreads * int64_t{sizeof(float2)} + kPattern;
   unsigned char* at;
   __device__ Memory() : at(patterned(dynamic_shared<unsigned char>())) {}
   __device__ unsigned char* rows(int i) const { return at + i * kRowsTile; }
   __device__ unsigned char* others(int i, int n) const {
     return at + 2 * kRowsTile + (n % 3 * 2 + i) * kOtherTile;  // tile n - 1 is read during n
   }
-  __device__ float2* stats(int n) const {
-    return reinterpret_cast<float2*>(at + 2 * kRowsTile + 6 * kOtherTile) + n % 2 * kOther;
+  __device__ float2* stats(int n) const {  // as often as there are threads for them
+    return reinterpret_cast<float2*>(at + 2 * kRowsTile + 6 * kOtherTile) + n % 2 * kThreads;
   }
 };
 
@@ -127,16 +128,6 @@ __device__ void weigh(float (&scores)[kOther / 2], float (&dp)[kOther / 2], floa
   }
 }
 
-// Scores of own rows and others, and dp: rows 0 and 1 times others 0 and 1 of tile n. Under way on return.
-template <int kDim>
-__device__ void multiply_pairs(float (&scores)[kOther / 2], float (&dp)[kOther / 2],
-                               const Memory<kDim>& memory, int row, int n) {
-  begin_products();
-  multiply_rows<kDim, kRows>(scores, memory.rows(0), row, memory.others(0, n));
-  multiply_rows<kDim, kRows>(dp, memory.rows(1), row, memory.others(1, n));
-  close_products();
-}
-
 // The walk of a tile of keys: 64 queries of one head after another.
 struct Cursor {
   int slot, first;
@@ -173,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(Backward b) {
   copy_pair<kDim, kRows>(memory.rows(0), b.k, kv_head, memory.rows(1), b.v, kv_head, tile.first,
                          tile.count, b.width);
   float2 stats = copy_queries(at, 0);
-  if (threadIdx.x < kOther) memory.stats(0)[threadIdx.x] = stats;
+  memory.stats(0)[threadIdx.x] = stats;
 
   const Sight sight{b.window};
   const int group_row = group() * kGroupRows;
@@ -200,7 +191,10 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(Backward b) {
     const int query = at.first;
     float scores[kOther / 2];
     float dp[kOther / 2];
-    multiply_pairs(scores, dp, memory, group_row, n);
+    begin_products();
+    multiply_rows<kDim, kRows>(scores, memory.rows(0), group_row, memory.others(0, n));
+    multiply_rows<kDim, kRows>(dp, memory.rows(1), group_row, memory.others(1, n));
+    close_products();
     at.advance(tile.first, end);
     stats = copy_queries(at, n + 1);
     wait_for_products<0>();
@@ -213,20 +207,18 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(Backward b) {
     fragments_of(scores, p);
     fragments_of(dp, ds);
     if (!late) add_queries(n);
-    if (threadIdx.x < kOther) memory.stats(n + 1)[threadIdx.x] = stats;
+    memory.stats(n + 1)[threadIdx.x] = stats;
   }
 
+  const int keys = tile.first + tile.count - first_key;
   const auto put = [&](const float(&sums)[kDim / 2], int which, const HeadRows<Half>& out) {
-    each_pair_of(sums, b.sums == nullptr ? b.width : kDim, [&](int h, int channel, float2 x) {
-      const int64_t key = first_key + own_row() + 8 * h;
-      if (key >= tile.first + tile.count) return;
-      if (b.sums == nullptr)
-        store_two(out.data + key * out.row + kv_head * out.head + channel, x);
-      else
-        store_two(b.sums + (((part * 2 + which) * b.tokens + key) * b.kv_heads + kv_head) * kDim +
-                      channel,
-                  x);
-    });
+    const int64_t row = ((part * 2 + which) * b.tokens + first_key) * b.kv_heads + kv_head;
+    if (b.sums == nullptr)
+      store_sums(SumRows<Half>{out.data + first_key * out.row + kv_head * out.head, out.row, keys,
+                               b.width},
+                 sums);
+    else
+      store_sums(SumRows<float>{b.sums + row * kDim, int64_t{b.kv_heads} * kDim, keys, kDim}, sums);
   };
 #pragma unroll
   for (int e = 0; e < kDim / 2; ++e) dk[e] *= b.scale;
@@ -251,6 +243,7 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
   };
   copy_pair<kDim, kRows>(memory.rows(0), b.q, head, memory.rows(1), b.dy, head, tile.first,
                          tile.count, b.width);
+  close_copies();
   copy_keys(0);
 
   const Sight sight{b.window};
@@ -271,6 +264,12 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
     close_products();
     wait_for_products<0>();
   };
+  wait_for_copies<1>();
+  __syncthreads();
+  uint32_t queries[kDim / 16][4];
+  uint32_t dy[kDim / 16][4];
+  load_fragments<kDim, kRows>(queries, memory.rows(0), group_row);
+  load_fragments<kDim, kRows>(dy, memory.rows(1), group_row);
   const bool late = group_row > 0;
   for (int n = 0;; ++n) {
     wait_for_copies<0>();
@@ -280,7 +279,10 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
     if (n == walks) break;
     float scores[kOther / 2];
     float dp[kOther / 2];
-    multiply_pairs(scores, dp, memory, group_row, n);
+    begin_products();
+    multiply_rows(scores, queries, memory.others(0, n));
+    multiply_rows(dp, dy, memory.others(1, n));
+    close_products();
     copy_keys(n + 1);
     wait_for_products<0>();
     const int key = begin + n * kOther;
@@ -290,11 +292,11 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
     fragments_of(dp, ds);
     if (!late) add_keys(n);
   }
-  each_pair_of(dq, b.width, [&](int h, int channel, float2 x) {
-    if (query + 8 * h < end)
-      store_two(b.dq.data + (query + 8 * h) * b.dq.row + head * b.dq.head + channel,
-                make_float2(x.x * b.scale, x.y * b.scale));
-  });
+#pragma unroll
+  for (int e = 0; e < kDim / 2; ++e) dq[e] *= b.scale;
+  store_sums(SumRows<Half>{b.dq.data + first_query * b.dq.row + head * b.dq.head, b.dq.row,
+                           end - first_query, b.width},
+             dq);
 }
 
 // dk and dv from their parts, in order; four channels a thread.

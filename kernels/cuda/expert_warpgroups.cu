@@ -16,14 +16,16 @@ namespace nestling::cuda {
 
 namespace {
 
+using warpgroups::store_sums;
 using Tile = WarpgroupTile;
 using Operand = TileOperand<__nv_bfloat16>;
 
-inline __device__ void store_pair(float* to, float2 pair) {
-  *reinterpret_cast<float2*>(to) = pair;
-}
-inline __device__ void store_pair(__nv_bfloat16* to, float2 pair) {
-  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(pair.x, pair.y);
+// Of a tile's rows in memory, `rows` x `columns` from `first` on, those that the calling thread's warpgroup sums.
+template <class T>
+__device__ warpgroups::SumRows<T> own_rows(T* first, int64_t pitch, int64_t rows, int64_t columns) {
+  const int begin = static_cast<int>(threadIdx.x) / 128 * 64;
+  return {first + begin * pitch, pitch, static_cast<int>(min(rows, int64_t{Tile::kM})) - begin,
+          static_cast<int>(min(columns, int64_t{Tile::kN}))};
 }
 
 template <class Y>
@@ -48,11 +50,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) rows_kernel(Rows<Y> p) {
   const Operand w{p.w + tile.expert * p.w_expert + at, p.w_pitch, p.columns - column};
   float sums[64] = {};
   sum_products<Along::kSum, kW>(sums, a, w, p.inner, dynamic_shared<unsigned char>());
-  Y* out = p.out + tile.first * p.out_pitch + column;
-  const auto width = static_cast<int>(min(p.columns - column, int64_t{Tile::kN}));
-  each_pair(sums, [&](int r, int c, float2 pair) {
-    if (r < tile.rows && c < width) store_pair(out + r * p.out_pitch + c, pair);
-  });
+  store_sums(own_rows(p.out + tile.first * p.out_pitch + column, p.out_pitch, tile.rows,
+                      p.columns - column),
+             sums);
 }
 
 struct WeightSums {
@@ -75,15 +75,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) weights_kernel(WeightSums p
   const Operand x{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
   float sums[64] = {};
   sum_products<Along::kSide, Along::kSide>(sums, dy, x, rows, dynamic_shared<unsigned char>());
-  float* dw = p.dw + expert * p.dw_expert + n * p.dw_pitch + k;
-  const auto height = static_cast<int>(min(p.n - n, int64_t{Tile::kM}));
-  const auto width = static_cast<int>(min(p.k - k, int64_t{Tile::kN}));
-  each_pair(sums, [&](int r, int c, float2 pair) {
-    if (r >= height || c >= width) return;
-    float* to = dw + r * p.dw_pitch + c;
-    const float2 before = *reinterpret_cast<const float2*>(to);
-    store_pair(to, make_float2(before.x + pair.x, before.y + pair.y));
-  });
+  store_sums<true>(
+      own_rows(p.dw + expert * p.dw_expert + n * p.dw_pitch + k, p.dw_pitch, p.n - n, p.k - k),
+      sums);
 }
 
 template <class Y>

@@ -68,6 +68,16 @@ inline __device__ void store_vector(__nv_bfloat16* p, unsigned low, unsigned hig
   *reinterpret_cast<uint2*>(p) = make_uint2(low, high);
 #endif
 }
+inline __device__ void store_vector(__nv_bfloat16* p, unsigned a, unsigned b, unsigned c,
+                                    unsigned d) {
+#ifdef __CUDACC__
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(__cvta_generic_to_global(p)),
+               "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+#else
+  *reinterpret_cast<uint4*>(p) = make_uint4(a, b, c, d);
+#endif
+}
 
 // Two floats rounded to bf16, the first in the lower half.
 inline __device__ unsigned bits_of(float low, float high) {

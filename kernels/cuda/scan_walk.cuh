@@ -90,7 +90,7 @@ inline __device__ void weigh(uint32_t (&a)[4], const float* weights) {
   for (int i = 0; i < 4; ++i) {
     const float2 v = unpack_pair(a[i]);
     const float* w = weights + q + i / 2 * 8;
-    a[i] = pack_pair(v.x * w[0], v.y * w[1]);
+    a[i] = bits_of(v.x * w[0], v.y * w[1]);
   }
 }
 
@@ -202,7 +202,7 @@ __device__ StateRows<F> state_rows(const StateView& v, int64_t slot, int64_t hea
 }
 
 inline __device__ void put_pair(bf16_t* to, float a, float b) {
-  *reinterpret_cast<uint32_t*>(to) = pack_pair(a, b);
+  *reinterpret_cast<uint32_t*>(to) = bits_of(a, b);
 }
 inline __device__ float2 get_pair(const bf16_t* from) {
   return unpack_pair(*reinterpret_cast<const uint32_t*>(from));

@@ -97,8 +97,8 @@ __device__ void read_state(RowSums& y, float (&state)[16][4], const Warp& w, int
   for (int n = 0; n < 8; ++n) {
     const float(&low)[4] = state[2 * n];
     const float(&high)[4] = state[2 * n + 1];
-    const uint32_t b[4] = {pack_pair(low[0], low[1]), pack_pair(high[0], high[1]),
-                           pack_pair(low[2], low[3]), pack_pair(high[2], high[3])};
+    const uint32_t b[4] = {bits_of(low[0], low[1]), bits_of(high[0], high[1]),
+                           bits_of(low[2], low[3]), bits_of(high[2], high[3])};
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
       uint32_t a[4];

@@ -12,10 +12,10 @@
 //               Two operands b are words 0, 1 and words 2, 3.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
 #include <cuda_bf16.h>
 
+#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
@@ -83,13 +83,7 @@ inline __device__ void load_cols_t(uint32_t (&m)[4], const __nv_bfloat16* tile, 
   load_matrices<true>(m, detail::col_address(tile, pitch));
 }
 
-// Two neighbours in a word, the first in its lower half.
-inline __device__ uint32_t pack_pair(float first, float second) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  uint32_t word;
-  memcpy(&word, &pair, sizeof word);
-  return word;
-}
+// Two neighbours in a word, the first in its lower half, as bits_of() makes it.
 inline __device__ float2 unpack_pair(uint32_t word) {  // bf16 is the upper half of f32
   return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
 }

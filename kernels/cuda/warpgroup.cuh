@@ -112,26 +112,28 @@ __device__ void multiply(float (&s)[32], uint64_t a, uint64_t b, bool adds = tru
 }
 // The same with a in registers, which stay as they are until the products are done.
 template <bool kSideB>
-__device__ void multiply(float (&s)[64], const uint32_t (&a)[4], uint64_t b) {
+__device__ void multiply(float (&s)[64], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("{\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
-               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, %69;\n}\n"
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
+               "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
                : NESTLING_SUMS_32(s, 0), NESTLING_SUMS_32(s, 32)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kSideB ? 1 : 0));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+                 "n"(kSideB ? 1 : 0));
 #else
-  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b);
+  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();
 #endif
 }
 template <bool kSideB>
-__device__ void multiply(float (&s)[32], const uint32_t (&a)[4], uint64_t b) {
+__device__ void multiply(float (&s)[32], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("{\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
-               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, %37;\n}\n"
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
+               "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
                : NESTLING_SUMS_32(s, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kSideB ? 1 : 0));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+                 "n"(kSideB ? 1 : 0));
 #else
-  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b);
+  static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();
 #endif
 }

@@ -9,6 +9,7 @@
 #pragma once
 #include "kernels/cuda/tile_product.cuh"
 #include "kernels/cuda/warpgroup.cuh"
+#include "kernels/cuda/warpgroup_sums.cuh"
 
 namespace nestling::cuda {
 
@@ -109,19 +110,6 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
   }
   wait_for_products<0>();
   wait_for_copies<0>();
-}
-
-// put(row, column, sums of column and column + 1) for all pairs of the calling thread.
-template <class Put>
-__device__ void each_pair(const float (&sums)[64], const Put& put) {
-  const int t = static_cast<int>(threadIdx.x);
-  const int row = t / kWarp * 16 + t % kWarp / 4;
-  const int col = t % 4 * 2;
-#pragma unroll
-  for (int j = 0; j < 16; ++j)
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-      put(row + 8 * h, col + 8 * j, make_float2(sums[4 * j + 2 * h], sums[4 * j + 2 * h + 1]));
 }
 
 }  // namespace nestling::cuda

@@ -226,7 +226,8 @@ void multiply(float* sums, int columns, uint64_t a, uint64_t b, bool side_a, boo
          .side_b = side_b,
          .adds = adds});
 }
-void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b) {
+void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b,
+              bool adds) {
   const auto all = begin_product({a[0], a[1], a[2], a[3]});
   Product p{.sums = sums,
             .columns = columns,
@@ -234,7 +235,7 @@ void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool
             .b = b,
             .side_a = false,
             .side_b = side_b,
-            .adds = true,
+            .adds = adds,
             .registers = a};
   std::copy_n(all.begin() + lane() / 4 * 4, 4, p.quad.begin());
   issue(p);

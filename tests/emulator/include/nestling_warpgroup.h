@@ -20,7 +20,7 @@ void wait_for_copies(int open);
 void publish_copies();
 void multiply(float* sums, int columns, uint64_t a, uint64_t b, bool side_a, bool side_b,
               bool adds);
-void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b);
+void multiply(float* sums, int columns, const uint32_t (&a)[4], uint64_t b, bool side_b, bool adds);
 void close_products();
 void wait_for_products(int open);
 
@@ -57,8 +57,8 @@ void multiply(float (&sums)[kSums], uint64_t a, uint64_t b, bool adds = true) {
   emulator::multiply(sums, 2 * kSums, a, b, kSideA, kSideB, adds);
 }
 template <bool kSideB, int kSums>
-void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b) {
-  emulator::multiply(sums, 2 * kSums, a, b, kSideB);
+void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
+  emulator::multiply(sums, 2 * kSums, a, b, kSideB, adds);
 }
 inline float fast_exp2(float x) {
   const float y = std::exp2(x);
