@@ -82,7 +82,7 @@ struct Memory {
   __device__ unsigned char* others(int i, int n) const {
     return at + 2 * kRowsTile + (n % 3 * 2 + i) * kOtherTile;  // tile n - 1 is read during n
   }
-  __device__ float2* stats(int n) const {  // as often as there are threads for them
+  __device__ float2* stats(int n) const {  // a slot a thread: no branch in the loop
     return reinterpret_cast<float2*>(at + 2 * kRowsTile + 6 * kOtherTile) + n % 2 * kThreads;
   }
 };
