@@ -70,7 +70,8 @@ __device__ void store_sums(const SumRows<__nv_bfloat16>& to, const float (&sums)
     }
 }
 
-// Of two blocks of 8 columns, each lane gets four neighbours of one: fours[2 i + half] begin at column four_column(i).
+// Of two blocks of 8 columns, each lane gets four neighbours of one: fours[2 i + half] begins at column four_column(i) of
+// those that `sums` hold.
 template <int kFours>
 __device__ void fours_of(Pack<4> (&fours)[kFours], const float* sums) {
 #pragma unroll
