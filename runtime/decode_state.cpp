@@ -8,7 +8,7 @@ View DecodeState::take(DType dtype, std::initializer_list<int64_t> shape) {
 }
 
 DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
-                         int64_t batch, int64_t capacity)
+                         int64_t batch, int64_t capacity, DType activations)
     : device_(device), capacity_(capacity), lengths_(static_cast<size_t>(batch), 0) {
   NESTLING_CHECK(batch >= 1 && capacity >= 1, "decode state for ", batch, " sequences of ",
                  capacity, " tokens");
@@ -25,8 +25,8 @@ DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelPa
                      .state = take(DType::kF32, {batch, H, P, N})};
     } else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&layer)) {
       const int64_t width = a->k.dim(0) * a->k.dim(1);
-      cache.attention = {.k = take(DType::kF32, {batch, capacity, width}),
-                         .v = take(DType::kF32, {batch, capacity, width})};
+      cache.attention = {.k = take(activations, {batch, capacity, width}),
+                         .v = take(activations, {batch, capacity, width})};
     }
     caches_.push_back(cache);
   }

@@ -1,6 +1,7 @@
 // decode_state.h - what decoding carries from token to token for B sequences: convolution windows, SSM
 // states, keys and values.
 //
+// Types         keys and values as the forward that fills them has its activations; the rest f32.
 // Shapes        read off the weight views, so a smaller size has smaller caches.
 // Memory        one allocation a tensor; keys and values for `capacity` tokens a sequence.
 // Threads       one at a time.
@@ -15,7 +16,7 @@ namespace nestling {
 class DecodeState {
  public:
   DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
-              int64_t batch, int64_t capacity);
+              int64_t batch, int64_t capacity, DType activations = DType::kF32);
 
   const std::vector<LayerCache>& caches() const { return caches_; }
   std::span<const int32_t> lengths() const { return lengths_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/core/host_view.h"
+#include "kernels/ops/elementwise.h"
 #include "model/model.h"
 
 namespace nestling {
@@ -12,7 +13,7 @@ Decoder::Decoder(Context& ctx, LoadedModel& model, int64_t batch, int64_t capaci
       model_(model),
       params_(model.params()),
       batch_(batch),
-      state_(ctx.device(), model.config(), params_, batch, capacity),
+      state_(ctx.device(), model.config(), params_, batch, capacity, model.activations()),
       tokens_(ctx.device(), DType::kI32, {batch}),
       normed_(ctx.device(), DType::kF32, {batch, params_.embeddings.dim(1)}),
       logits_(ctx.device(), DType::kF32, {batch, model.config().vocab}) {}
@@ -31,12 +32,16 @@ void Decoder::prefill(const std::vector<std::vector<int32_t>>& prompts) {
   Arena arena(ctx_.device());
   const ConstView ids = device_view(ctx_, arena, flat);
   const Segments segments(offsets);
-  LayerRun run{
-      .ctx = ctx_, .arena = arena, .config = model_.config(), .segments = segments, .save = false};
+  LayerRun run{.ctx = ctx_,
+               .arena = arena,
+               .config = model_.config(),
+               .segments = segments,
+               .save = false,
+               .activations = model_.activations()};
   const ModelActs acts = model_forward(run, params_, ids, &state_.caches());
   state_.set_lengths(segments);
   for (int64_t b = 0; b < batch_; ++b)
-    copy(ctx_, normed_.view().slice(0, b, 1),
+    cast(ctx_, normed_.view().slice(0, b, 1),
          acts.final_norm.normed.slice(0, segments.end(b) - 1, 1));
 }
 

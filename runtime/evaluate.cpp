@@ -101,7 +101,8 @@ class WindowLoss {
                  .arena = arena_,
                  .config = model.config(),
                  .segments = Segments(offsets),
-                 .save = false};
+                 .save = false,
+                 .activations = model.activations()};
     return model_forward(run, model.params(), inputs).final_norm.normed;
   }
   void compare(const std::vector<int32_t>& offsets, ConstView inputs,

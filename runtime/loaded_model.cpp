@@ -53,10 +53,15 @@ LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType c
   return o;
 }
 
-LoadedModel::LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size,
-                         Device device)
-    : LoadedModel(path, open(path, compute, size)) {
-  if (device != Device::kCpu) weights_ = weights_.on(device, compute);
+LoadedModel::LoadedModel(const std::filesystem::path& path, Precision precision,
+                         const std::string& size, Device device)
+    : LoadedModel(path, open(path, precision.compute, size)) {
+  activations_ = precision.activations;
+  NESTLING_CHECK(
+      activations_ == DType::kF32 || (precision.compute == DType::kBF16 && device != Device::kCpu),
+      path.string(), ": ", dtype_name(activations_), " activations with ",
+      dtype_name(precision.compute), " products on ", device_name(device));
+  if (device != Device::kCpu) weights_ = weights_.on(device, precision.compute);
 }
 
 LoadedModel::LoadedModel(const std::filesystem::path& path, Opened o)

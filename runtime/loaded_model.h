@@ -5,7 +5,8 @@
 // Sizes         by name, or of an elastic file by budget ("65%", model/asked_size.h). select() changes
 //               what params() gives: prefix views of the same weights, nothing is copied. config() stays that of the weights; widths are read off the views.
 // Ownership     owns everything; views of params() live as long as it does.
-// Precision     weights as stored, widened to f32, or rounded to bf16 for the products.
+// Precision     weights as stored, widened to f32, or rounded to bf16 for the products; what runs it hands
+//               activations of this type from operator to operator, as training does.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -18,17 +19,27 @@
 
 namespace nestling {
 
+// bf16 activations are of devices, and beside bf16 products.
+struct Precision {
+  Precision(DType of_products,
+            DType of_activations = DType::kF32)  // NOLINT(google-explicit-constructor)
+      : compute(of_products), activations(of_activations) {}
+  DType compute;
+  DType activations;  // between the operators of a layer, and of cached keys and values
+};
+
 class LoadedModel {
  public:
   // `size` names the one size to open of an elastic file; empty: the whole file, its largest size
   // selected. The tokenizer is optional: token-id models have none.
   // Weights are read into host memory, and go from there to `device`.
-  LoadedModel(const std::filesystem::path& path, DType compute, const std::string& size = "",
+  LoadedModel(const std::filesystem::path& path, Precision precision, const std::string& size = "",
               Device device = Device::kCpu);
 
   const ModelConfig& config() const { return config_; }
   const std::string& name() const { return name_; }  // of the directory or file
-  ModelParams<ConstView> params();                   // of the selected size
+  DType activations() const { return activations_; }
+  ModelParams<ConstView> params();  // of the selected size
   Weights& weights() { return weights_; }
   const Tokenizer& tokenizer() const;  // throws kInput where the model has none
   // Name to bytes, of kTokenizerFiles those that are there.
@@ -62,6 +73,7 @@ class LoadedModel {
   std::string name_;
   ModelConfig config_;
   Weights weights_;
+  DType activations_ = DType::kF32;
   std::vector<Size> sizes_;
   Size selected_;
   bool whole_;

@@ -17,7 +17,7 @@ struct ChatCommand : ModelOptions {
 
 int run_chat(ChatCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type(), "", o.device());  // the whole: /size switches
+  LoadedModel model(o.model, o.precision(), "", o.device());  // the whole: /size switches
   if (!o.size.empty()) model.select(o.size);
   Context ctx(o.device());
   o.chat.thinking = !o.no_thinking;

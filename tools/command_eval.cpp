@@ -114,12 +114,12 @@ int run_eval(EvalOptions& o) {
   NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
   o.reasoning.tasks = expand_tasks(o.tasks);
   const bool all = o.size == "all";
-  LoadedModel model(o.model, o.compute_type(), all ? "" : o.size, o.device());
+  LoadedModel model(o.model, o.precision(), all ? "" : o.size, o.device());
   Context ctx(o.device());
   const auto comm = make_self_comm();
   Parent parent;
   if (!o.parent.empty()) {
-    parent.model = std::make_unique<LoadedModel>(o.parent, o.compute_type(), "", o.device());
+    parent.model = std::make_unique<LoadedModel>(o.parent, o.precision(), "", o.device());
     if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *comm, *parent.model, o.reasoning);
   }
   Json sizes = Json::array();

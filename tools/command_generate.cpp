@@ -18,7 +18,7 @@ struct GenerateCommand : ModelOptions {
 
 int run_generate(GenerateCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type(), o.size, o.device());
+  LoadedModel model(o.model, o.precision(), o.size, o.device());
   const Tokenizer& tokenizer = model.tokenizer();
   Context ctx(o.device());
   o.generate.stop_tokens = model.config().eos;

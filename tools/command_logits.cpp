@@ -21,7 +21,7 @@ struct LogitsOptions : ModelOptions {
 
 int write_logits(const LogitsOptions& o) {
   o.apply();
-  LoadedModel model(o.model, o.compute_type(), o.size, o.device());
+  LoadedModel model(o.model, o.precision(), o.size, o.device());
   std::vector<int32_t> tokens = o.token_ids;
   if (tokens.empty())
     tokens = model.tokenizer().encode(o.raw ? o.prompt : chat_turn(o.prompt), false);
@@ -39,7 +39,8 @@ int write_logits(const LogitsOptions& o) {
                .arena = arena,
                .config = model.config(),
                .segments = Segments(offsets),
-               .save = false};
+               .save = false,
+               .activations = model.activations()};
   const auto w = model.params();
   const ModelActs acts = model_forward(run, w, device_view(ctx, arena, tokens));
   const View made = arena.alloc(DType::kF32, {count, model.config().vocab});

@@ -12,9 +12,22 @@ void ModelOptions::add_to(CLI::App& command) {
       "largest; eval: or all)");
   command.add_option("--compute", compute, "Precision of the products: fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  command
+      .add_option("--activations", activations,
+                  "Between the operators: fp32 or bf16 (default: bf16 on cuda with bf16 products)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--device", on, "Where it computes: cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   command.add_option("--threads", threads, "Threads (default: all)")->check(CLI::PositiveNumber);
+}
+
+Precision ModelOptions::precision() const {
+  const bool can = compute == "bf16" && on == "cuda";
+  NESTLING_CHECK_INPUT(can || activations != "bf16",
+                       "--activations bf16 needs --compute bf16 and --device cuda, not ", compute,
+                       " and ", on);
+  const bool low = activations.empty() ? can : activations == "bf16";
+  return {compute == "bf16" ? DType::kBF16 : DType::kF32, low ? DType::kBF16 : DType::kF32};
 }
 
 void ModelOptions::apply() const {

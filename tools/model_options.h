@@ -3,8 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
-#include "kernels/core/view.h"
 #include "kernels/ops/sample.h"
+#include "runtime/loaded_model.h"
 
 namespace nestling {
 
@@ -12,12 +12,14 @@ struct ModelOptions {
   std::string model;             // a Hugging Face directory or an elastic file
   std::string size;              // of an elastic file; empty: the largest
   std::string compute = "fp32";  // precision of the products
+  std::string activations;       // empty: bf16 on cuda with bf16 products, else fp32
   std::string on = "cpu";        // cpu or cuda
   int threads = 0;               // 0: all cores
   bool json = false;
 
   void add_to(CLI::App& command);
-  DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
+  // Throws kInput: bf16 activations without bf16 products, or on the CPU.
+  Precision precision() const;
   Device device() const { return parse_device(on); }
   void apply() const;  // the thread count
 };

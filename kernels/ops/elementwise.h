@@ -9,7 +9,7 @@ namespace nestling {
 void add(Context& ctx, View y, ConstView a, ConstView b);         // y = a + b; y may be a or b
 void add_scaled(Context& ctx, View y, ConstView x, float scale);  // y += scale * x
 void scale(Context& ctx, View x, float factor);                   // x *= factor
-void cast(Context& ctx, View y, ConstView x);                     // f32 <-> bf16, to nearest even
+void cast(Context& ctx, View y, ConstView x);  // f32 or bf16 to either, to nearest even
 
 namespace cuda {
 void add(Context& ctx, View y, ConstView a, ConstView b);

@@ -114,7 +114,7 @@ void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
   const Arena::Mark mark(ctx.scratch());
   const int64_t batch = h.dim(0);
   AttentionActs a;
-  allocate(ctx.scratch(), w, batch, DType::kF32, a);
+  allocate(ctx.scratch(), w, batch, cache.k.dtype(), a);
   a.norm = {.input = h,
             .rstd = ctx.scratch().alloc(DType::kF32, {batch}),
             .normed = ctx.scratch().alloc(DType::kF32, {batch, h.dim(1)})};

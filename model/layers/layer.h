@@ -7,8 +7,8 @@
 //               scratch.
 // Types         run.activations: of what the operators of a mixer hand to each other, and of its
 //               gradient. The residual stream, its gradient, the gradient of the norm's output, dt,
-//               gate logits, states and sums of squares are f32 in every run. Caches are f32, so
-//               a forward that fills them is too.
+//               gate logits, states and sums of squares are f32 in every run. So are caches, but
+//               for keys and values, which are as run.activations; a step's are as its cache's.
 // Masks         in mask mode a layer multiplies its widths in where they are produced (model/masks.h);
 //               activations are saved before their mask and masked again in backward. The mixer's
 //               output then has a buffer of its own; without masks it is accumulated straight into

@@ -23,7 +23,7 @@ class Evaluation {
       : config_(config),
         comm_(comm),
         ctx_(parse_device(config.device)),
-        parent_(config.parent, compute(), "", ctx_.device()) {}
+        parent_(config.parent, precision(), "", ctx_.device()) {}
 
   // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
@@ -63,13 +63,15 @@ class Evaluation {
     return result;
   }
   Json measure(const fs::path& file, const std::string& size) {
-    LoadedModel model(file, compute(), size, ctx_.device());
+    LoadedModel model(file, precision(), size, ctx_.device());
     return measure(model);
   }
   Json parent() { return measure(parent_); }
 
  private:
-  DType compute() const { return config_.precision.compute_type(); }
+  Precision precision() const {
+    return {config_.precision.compute_type(), config_.precision.activations_type()};
+  }
   const RunConfig& config_;
   Comm& comm_;
   Context ctx_;
