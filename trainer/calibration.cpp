@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/core/host_view.h"
 #include "trainer/depth_search.h"
 #include "trainer/importance.h"
 
@@ -35,29 +36,28 @@ void each_batch(const LoadSequences& load, int64_t count, int64_t step, const Fn
 Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
                       const LoadSequences& load, const CalibrationOptions& o, Comm& comm) {
   check_options(o, comm.size());
-  Importance importance(config);
+  Importance importance(ctx, config);
   Arena arena(ctx.device());
   const int64_t step = o.micro_batch * comm.size();
   each_batch(load, o.samples, step, [&](const Batch& batch, int64_t done) {
     const Arena::Mark mark(arena);
-    const int64_t tokens = std::ssize(batch.tokens);
-    LayerRun run{
-        .ctx = ctx, .arena = arena, .config = config, .segments = Segments(batch.cu_seqlens)};
-    const View ids = arena.alloc(DType::kI32, {tokens});
-    copy(ids, ConstView(reinterpret_cast<const std::byte*>(batch.tokens.data()), DType::kI32,
-                        Device::kCpu, {tokens}));
-    const ModelActs acts = model_forward(run, w, ids);
-    ctx.synchronize();
+    LayerRun run{.ctx = ctx,
+                 .arena = arena,
+                 .config = config,
+                 .segments = Segments(batch.cu_seqlens),
+                 .activations = o.activations};
+    const ModelActs acts = model_forward(run, w, device_view(ctx, arena, batch.tokens));
     importance.add(acts, w, run.segments);
+    ctx.synchronize();  // the batch's tokens are read, and what is reported is done
     if (o.progress) o.progress(done, o.samples);
   });
-  importance.all_reduce(ctx, comm);
+  importance.all_reduce(comm);
   Scores scores = importance.scores(o.head_channels);
   if (o.depth_samples > 0) {
     std::vector<Batch> batches;
     each_batch(load, o.depth_samples, step,
                [&](Batch batch, int64_t) { batches.push_back(std::move(batch)); });
-    scores.depth = search_depth(ctx, config, w, batches, comm);
+    scores.depth = search_depth(ctx, config, w, batches, o.activations, comm);
   }
   return scores;
 }

@@ -2,7 +2,8 @@
 //
 // Ranks         sequences are dealt as training deals them; every rank returns the same scores.
 //               Sequences beyond a whole number a rank are refused, not dropped.
-// Memory        activations of one micro-batch, as a training forward saves them.
+// Memory        on the context's device, activations of one micro-batch as a training forward saves them, and
+//               the sums in f64.
 // Errors        options that do not divide throw kInput.
 #pragma once
 #include <functional>
@@ -20,7 +21,8 @@ struct CalibrationOptions {
   int64_t depth_samples =
       0;  // the first of them, for the greedy search of layers (depth_search.h);
           // 0: layers are scored by their cosine
-  int64_t head_channels = 0;  // Mamba channels heads are ranked by (importance.h); 0: all
+  int64_t head_channels = 0;        // Mamba channels heads are ranked by (importance.h); 0: all
+  DType activations = DType::kF32;  // of the forward that they are taken from
   std::function<void(int64_t done, int64_t of)> progress = {};  // in sequences
 };
 

@@ -6,6 +6,7 @@
 #include "kernels/core/host_view.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/unit_sums.h"
 #include "model/model.h"
 #include "model/widths.h"
 
@@ -16,11 +17,12 @@ namespace {
 class DepthSearch {
  public:
   DepthSearch(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
-              std::span<const Batch> batches, Comm& comm)
+              std::span<const Batch> batches, DType activations, Comm& comm)
       : ctx_(ctx),
         config_(config),
         w_(w),
         batches_(batches),
+        activations_(activations),
         comm_(comm),
         arena_(ctx.device()),
         widths_(full_widths(config)),
@@ -64,41 +66,39 @@ class DepthSearch {
   }
 
  private:
-  // Final hidden states of batch b with the layers kept now.
-  View forward(size_t b) {
+  // into = final hidden states of batch b with the layers kept now, f32.
+  void forward(size_t b, View into) {
+    const Arena::Mark mark(arena_);
     const Batch& batch = batches_[b];
-    const int64_t tokens = std::ssize(batch.tokens);
     LayerRun run{.ctx = ctx_,
                  .arena = arena_,
                  .config = config_,
                  .segments = Segments(batch.cu_seqlens),
-                 .save = false};
-    const View ids = arena_.alloc(DType::kI32, {tokens});
-    copy(ids, ConstView(reinterpret_cast<const std::byte*>(batch.tokens.data()), DType::kI32,
-                        Device::kCpu, {tokens}));
-    return model_forward(run, prefix_parameters(config_, widths_, w_), ids).final_norm.normed;
+                 .save = false,
+                 .activations = activations_};
+    const ConstView ids = device_view(ctx_, arena_, batch.tokens);
+    cast(ctx_, into,
+         model_forward(run, prefix_parameters(config_, widths_, w_), ids).final_norm.normed);
   }
   // sum over tokens of |d W^T|^2
   double squared_logits(ConstView d) {
     const Arena::Mark mark(arena_);
     const View product = arena_.alloc(DType::kF32, {d.dim(0), d.dim(1)});
     linear_forward(ctx_, {.y = product, .x = d, .w = gram_.view()});
+    const View sum = arena_.alloc(DType::kF64, {1});
+    fill_zero(ctx_, sum);
+    add_products(ctx_, {.sum = sum, .a = d, .b = product});
     ctx_.synchronize();
-    Tensor a(Device::kCpu, DType::kF32, {d.size()}), b(Device::kCpu, DType::kF32, {d.size()});
-    copy(a.view(), d.reshape({d.size()}));
-    copy(b.view(), product.reshape({d.size()}));
-    double sum = 0;
-    for (int64_t i = 0; i < d.size(); ++i) sum += double{a.ptr<float>()[i]} * b.ptr<float>()[i];
-    return sum;
+    return *on_host(sum).ptr<double>();
   }
   double parent_norm(size_t b) {
-    const Arena::Mark mark(arena_);
-    copy(parent_[b].view(), forward(b));
+    forward(b, parent_[b].view());
     return squared_logits(parent_[b].view());
   }
   double error(size_t b) {
     const Arena::Mark mark(arena_);
-    const View d = forward(b);
+    const View d = arena_.alloc(DType::kF32, {parent_[b].view().dim(0), config_.hidden});
+    forward(b, d);
     add_scaled(ctx_, d, parent_[b].view(), -1.0f);
     return squared_logits(d);
   }
@@ -126,6 +126,7 @@ class DepthSearch {
   const ModelConfig& config_;
   const ModelParams<ConstView>& w_;
   std::span<const Batch> batches_;
+  DType activations_;
   Comm& comm_;
   Arena arena_;
   Widths widths_;               // which layers are still there
@@ -137,8 +138,8 @@ class DepthSearch {
 
 std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
-                                 Comm& comm) {
-  return DepthSearch(ctx, config, w, batches, comm).run();
+                                 DType activations, Comm& comm) {
+  return DepthSearch(ctx, config, w, batches, activations, comm).run();
 }
 
 }  // namespace nestling

@@ -25,6 +25,6 @@ namespace nestling {
 // One score a layer, larger = more important: Scores::depth.
 std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
-                                 Comm& comm);
+                                 DType activations, Comm& comm);
 
 }  // namespace nestling

@@ -7,7 +7,7 @@
 //   hidden          output of every norm, the final one too, summed over norms: one global order
 //   mamba_channels  s = the x part of in_proj, before the convolution, [H, P]: L2 over heads of mean |s|
 //   mamba_heads     L2 over channels of mean |s|, over the best `head_channels` of them
-//   state           length of what the component adds to the scan's output (trainer/state_score.h)
+//   state           length of what the component adds to the scan's output (kernels/ops/state_score.h)
 //   query_heads     attention output before o_proj: L2 over head_dim of mean |y|
 //   ffn, shared_ffn after the nonlinearity, where the down product reads
 //   expert_ffn      the same over the tokens routed to the expert
@@ -17,11 +17,11 @@
 //                   trainer/depth_search.h replaces it
 //
 // An expert no token was routed to has score 0, and so have its channels: least important.
-// Device        activations on any device; they are summed on the host.
-// Determinism   same activations in the same calls: same bits with any number of threads.
+// Device        sums are made and kept where the activations are, f32 or bf16; a score fetches them.
+// Ownership     borrows the context, on whose device the activations must be.
+// Determinism   same activations in the same calls: same bits, on the CPU with any number of threads.
 #pragma once
 #include <map>
-#include <span>
 
 #include "kernels/comm/comm.h"
 #include "model/model.h"
@@ -31,23 +31,20 @@ namespace nestling {
 
 class Importance {
  public:
-  explicit Importance(const ModelConfig& config);
+  Importance(Context& ctx, const ModelConfig& config);
 
   // `acts`: saved by a forward of the whole parent on `w` over these segments.
   void add(const ModelActs& acts, const ModelParams<ConstView>& w, const Segments& segments);
-  // As if the other's tokens had been added here, up to the order of sums in double.
-  void merge(const Importance& other);
-  void all_reduce(Context& ctx, Comm& comm);
+  void all_reduce(Comm& comm);
 
-  int64_t tokens() const;
+  int64_t tokens() const { return tokens_; }
   // Tokens routed to each expert of a layer.
-  std::vector<double> routed(int64_t layer) const;
+  std::vector<double> routed(int64_t layer) const { return values(layer, Sum::kRouted); }
   // `head_channels`: of the best ranked, those heads are ranked by; 0: all.
   Scores scores(int64_t head_channels = 0) const;
 
  private:
   enum class Sum : uint8_t {
-    kTokens,
     kHidden,
     kChange,
     kMamba,
@@ -60,24 +57,25 @@ class Importance {
     kSharedFfn
   };
   struct Block {
-    size_t begin, size;
+    int64_t begin, size;
   };
   void make(int64_t layer, Sum sum, int64_t size);
-  std::span<double> at(int64_t layer, Sum sum);
+  View at(int64_t layer, Sum sum);
+  std::vector<double> values(int64_t layer, Sum sum) const;
   std::vector<double> mean(int64_t layer, Sum sum) const;  // over all tokens
-  void add_norm(const NormActs& norm);
-  void add_change(int64_t layer, ConstView before, ConstView after);
+  void add_magnitudes(int64_t layer, Sum sum, ConstView x);
   void add_layer(int64_t layer, const MambaActs& a, const MambaParams<ConstView>& w,
                  const Segments& segments);
-  void add_layer(int64_t layer, const AttentionActs& a);
-  void add_layer(int64_t layer, const FfnActs& a);
   void add_layer(int64_t layer, const MoeActs& a);
   std::map<Axis, std::vector<double>> mamba_scores(int64_t layer, int64_t head_channels) const;
   std::map<Axis, std::vector<double>> moe_scores(int64_t layer) const;
 
+  Context& ctx_;
   ModelConfig config_;
   std::map<std::pair<int64_t, Sum>, Block> blocks_;  // layer -1: of the model
-  std::vector<double> sums_;                         // everything that adds up
+  int64_t size_ = 0;
+  Tensor sums_;  // f64: all blocks
+  int64_t tokens_ = 0;
 };
 
 }  // namespace nestling

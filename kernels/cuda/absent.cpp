@@ -23,7 +23,9 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/sample.h"
 #include "kernels/ops/scan.h"
+#include "kernels/ops/state_score.h"
 #include "kernels/ops/sum.h"
+#include "kernels/ops/unit_sums.h"
 
 namespace nestling::cuda {
 
@@ -238,10 +240,25 @@ void run(Context&, const ScanBackward&) {
 void run(Context&, const ScanStep&) {
   absent();
 }
+void run(Context&, const StateScore&) {
+  absent();
+}
 void run(Context&, const AddSum&) {
   absent();
 }
 void run(Context&, const CountRows&) {
+  absent();
+}
+void run(Context&, const MagnitudeSums&) {
+  absent();
+}
+void run(Context&, const ExpertNormSums&) {
+  absent();
+}
+void run(Context&, const TurnSum&) {
+  absent();
+}
+void run(Context&, const ProductSum&) {
   absent();
 }
 

@@ -106,3 +106,14 @@ done
 cmp "$work/choices_cuda" "$work/choices_cpu"
 same_losses elastic_cuda elastic_cpu
 "$alone" verify "$work/elastic_cuda/elastic/elastic.h5"
+# The same in bf16, activations too, from importance to evaluation. Its losses are near, not these.
+if [ "$ranks" = 1 ]; then
+  "$program" run "$work/elastic.yaml" --set "output=$work/elastic_half" --set device=cuda \
+    --set precision.compute=bf16 --set precision.activations=bf16
+  losses elastic_half >"$work/a"
+  losses elastic_cpu >"$work/b"
+  paste "$work/a" "$work/b" | awk '
+    { d = $1 - $2; if (d < 0) d = -d; if (d > 0.05 * $2) { print "bf16: loss " $1 " for " $2; bad = 1 } }
+    END { exit bad || NR != 4 }'
+  "$alone" verify "$work/elastic_half/elastic/elastic.h5"
+fi

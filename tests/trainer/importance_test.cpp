@@ -7,12 +7,15 @@
 #include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/scan.h"
+#include "kernels/ops/state_score.h"
+#include "kernels/ops/unit_sums.h"
 #include "model/weights.h"
 #include "model/widths.h"
+#include "tests/support/device.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_model.h"
+#include "trainer/calibration.h"
 #include "trainer/depth_search.h"
-#include "trainer/state_score.h"
 
 namespace nestling {
 namespace {
@@ -47,7 +50,7 @@ struct Forward {
   }
   Segments segments() const { return Segments(offsets); }
   Importance importance() {
-    Importance scores(config);
+    Importance scores(ctx, config);
     scores.add(forward(), weights.params(), segments());
     return scores;
   }
@@ -237,26 +240,6 @@ TEST(Importance, LayersByCosine) {
   EXPECT_NEAR(scores.depth[3], sum, kDouble);
 }
 
-// One run's sums are the sums of its halves; the order of sums in double remains.
-TEST(Importance, HalvesMergeToOne) {
-  Forward first(2), second(3);
-  Importance whole(first.config);
-  whole.add(first.forward(), first.weights.params(), first.segments());
-  whole.add(second.forward(), second.weights.params(), second.segments());
-  Importance merged = first.importance();
-  merged.merge(second.importance());
-  EXPECT_EQ(merged.tokens(), 2 * kTokens);
-  const Scores a = whole.scores(), b = merged.scores();
-  const auto expect_near = [](const std::vector<double>& x, const std::vector<double>& y) {
-    ASSERT_EQ(x.size(), y.size());
-    for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i], y[i], kDouble * std::abs(x[i]));
-  };
-  expect_near(a.hidden, b.hidden);
-  expect_near(a.depth, b.depth);
-  for (size_t l = 0; l < a.layers.size(); ++l)
-    for (const auto& [axis, list] : a.layers[l]) expect_near(list, b.layers[l].at(axis));
-}
-
 TEST(Importance, SameBitsTwice) {
   Forward a(2), b(2);
   EXPECT_EQ(a.importance().scores(), b.importance().scores());
@@ -269,7 +252,7 @@ TEST(Importance, SameBitsWithAnyNumberOfThreads) {
   std::vector<Scores> scores;
   for (const int n : {1, 2, 3}) {
     set_thread_count(n);
-    Importance importance(run.config);
+    Importance importance(run.ctx, run.config);
     importance.add(run.acts, run.weights.params(), run.segments());
     scores.push_back(importance.scores());
   }
@@ -303,7 +286,7 @@ TEST(Importance, RefusesActivationsOfASmallerSize) {
       .ctx = run.ctx, .arena = run.arena, .config = run.config, .segments = run.segments()};
   const auto cut = prefix_parameters(run.config, widths, run.weights.params());
   const ModelActs acts = model_forward(small, cut, run.ids.view());
-  Importance importance(run.config);
+  Importance importance(run.ctx, run.config);
   testing::expect_error([&] { importance.add(acts, cut, run.segments()); },
                         {"48 units, the activation is [31,32]"}, ErrorKind::kRuntime);
 }
@@ -344,7 +327,7 @@ TEST(DepthSearch, StartsWithTheLeastHarmfulAndScoresByItsError) {
   const auto self = make_self_comm();
   const Batch batch = batch_of(run);
   const std::vector<double> scores =
-      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, *self);
+      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
   const auto first = std::min_element(scores.begin(), scores.end());
   double least = INFINITY;
   for (size_t l = 0; l < scores.size(); ++l) least = std::min(least, error_without(run, l));
@@ -363,10 +346,60 @@ TEST(DepthSearch, ALayerThatAddsNothingGoesFirst) {
   const auto self = make_self_comm();
   const Batch batch = batch_of(run);
   const std::vector<double> scores =
-      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, *self);
+      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
   EXPECT_EQ(std::min_element(scores.begin(), scores.end()) - scores.begin(), 2);
   EXPECT_LT(scores[2], 1e-300);  // exactly no error, counted as just above it
 }
+
+struct Place {
+  Device device;
+  DType compute, activations;
+};
+class ImportanceOn : public ::testing::TestWithParam<Place> {};
+
+Scores scores_on(const Place& place, Weights& weights, const Forward& run) {
+  Context ctx(place.device);
+  const auto self = make_self_comm();
+  const auto load = [&](int64_t, int64_t) { return batch_of(run); };
+  return run_importance(ctx, run.config, weights.params(), load,
+                        {.samples = 2, .depth_samples = 1, .activations = place.activations},
+                        *self);
+}
+
+// Scores of a device are the CPU's, up to the roundings of its products and, with bf16, of their operands.
+TEST_P(ImportanceOn, ScoresAreThoseOfTheCpu) {
+  const Place place = GetParam();
+  NESTLING_SKIP_WITHOUT(place.device, MagnitudeSums, ExpertNormSums, TurnSum, ProductSum,
+                        StateScore);
+  Forward run(2);
+  const Scores want = scores_on({Device::kCpu, DType::kF32, DType::kF32}, run.weights, run);
+  Weights there = run.weights.on(place.device, place.compute);
+  const Scores got = scores_on(place, there, run);
+  EXPECT_EQ(got, scores_on(place, there, run));
+  const double bound = place.compute == DType::kF32 ? 4 * 64 * 0x1p-24 : 8 * 0x1p-8;
+  const auto expect_near = [&](const std::vector<double>& a, const std::vector<double>& b) {
+    ASSERT_EQ(a.size(), b.size());
+    const double largest = *std::max_element(b.begin(), b.end());
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], bound * largest) << "unit " << i;
+  };
+  expect_near(got.hidden, want.hidden);
+  expect_near(got.depth, want.depth);
+  for (size_t l = 0; l < want.layers.size(); ++l)
+    for (const auto& [axis, list] : want.layers[l]) {
+      SCOPED_TRACE(str("layer ", l, ", ", axis_name(axis)));
+      expect_near(got.layers[l].at(axis), list);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ImportanceOn,
+                         ::testing::Values(Place{Device::kCuda, DType::kF32, DType::kF32},
+                                           Place{Device::kCuda, DType::kBF16, DType::kF32},
+                                           Place{Device::kCuda, DType::kBF16, DType::kBF16}),
+                         [](const auto& test) {
+                           const Place& p = test.param;
+                           return str(device_name(p.device), "_", dtype_name(p.compute), "_",
+                                      dtype_name(p.activations));
+                         });
 
 }  // namespace
 }  // namespace nestling

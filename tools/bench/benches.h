@@ -13,6 +13,7 @@ void bench_adamw(Bench& b);
 void bench_scan(Bench& b);
 void bench_conv1d(Bench& b);
 void bench_gated_norm(Bench& b);
+void bench_unit_sums(Bench& b);
 
 struct Entry {
   const char* name;
@@ -28,6 +29,7 @@ inline constexpr Entry kBenches[] = {
     {"rms_norm_gated", bench_gated_norm},
     {"mask", bench_mask},
     {"adamw", bench_adamw},
+    {"unit_sums", bench_unit_sums},
 };
 
 }  // namespace nestling::bench

@@ -69,7 +69,8 @@ std::string score_origin(const RunConfig& c) {
   for (const SourceConfig& s : c.data.train) sources += str(" ", s.path, "*", s.weight);
   return str(c.parent, ", ", c.data.calibration.samples, " sequences of ",
              c.data.calibration.seq_len, " from", sources, ", seed ", c.seed, ", ",
-             dtype_name(teacher_precision(c)));
+             dtype_name(teacher_precision(c)),
+             teacher_activations(c) == DType::kBF16 ? ", activations too" : "");
 }
 
 // Sequences a rank leaves layers out on: the search runs the model once a layer and place.
@@ -94,7 +95,8 @@ void ElasticRun::measure_importance() {
        .micro_batch = micro_batch_of(config_, config_.curriculum.front()),
        .depth_samples = config_.elastic.choices.layers.empty()
                             ? 0
-                            : std::min(c.samples, kDepthSequences * comm_.size())},
+                            : std::min(c.samples, kDepthSequences * comm_.size()),
+       .activations = teacher_activations(config_)},
       comm_);
   run_.say(str("importance measured on ", c.samples * c.seq_len, " tokens in ",
                seconds_since(start), " s"));

@@ -1,4 +1,4 @@
-#include "trainer/state_score.h"
+#include "kernels/ops/state_score.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "kernels/core/parallel.h"
 
-namespace nestling {
+namespace nestling::cpu {
 
 namespace {
 
@@ -44,10 +44,10 @@ class GroupState {
         advance(S, decay, static_cast<float>(dt) * x[p]);
     }
     const float* C = a_.C.ptr<float>() + t * a_.C.stride(0) + group_;
+    double* score = a_.score.ptr<double>() + group_;
     for (int64_t n = 0; n < state_; ++n)
-      a_.score[static_cast<size_t>(n * groups_ + group_)] +=
-          std::abs(double{C[n * a_.C.stride(1)]}) *
-          std::sqrt(double{energy_[static_cast<size_t>(n)]});
+      score[n * a_.score.stride(0)] += std::abs(double{C[n * a_.C.stride(1)]}) *
+                                       std::sqrt(double{energy_[static_cast<size_t>(n)]});
   }
 
  private:
@@ -69,9 +69,7 @@ class GroupState {
 
 }  // namespace
 
-void add_state_score(const StateScore& a) {
-  NESTLING_CHECK(std::ssize(a.score) == a.B.dim(1) * a.B.dim(2), "state_score: ", a.score.size(),
-                 " scores for B ", a.B.describe());
+void run(Context&, const StateScore& a) {
   parallel_for(a.B.dim(2), 1, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) {
       GroupState group(a, g);
@@ -83,4 +81,4 @@ void add_state_score(const StateScore& a) {
   });
 }
 
-}  // namespace nestling
+}  // namespace nestling::cpu
