@@ -63,8 +63,9 @@ struct ParameterSpec {
   int64_t layer = -1;  // -1: not of a layer
   Init init = Init::kNormal;
   bool product = false;  // operand of a matrix product: kept in the compute precision too
-  bool trained = true;   // false: a buffer (the gate's selection bias)
-  bool decay = false;    // weight decay applies
+  bool gradient_by_product = false;  // every backward makes all of its gradient by products first
+  bool trained = true;               // false: a buffer (the gate's selection bias)
+  bool decay = false;                // weight decay applies
 
   // The published tensor, as rows x columns: this parameter is its rows [row_begin,
   // row_begin+rows).

@@ -38,6 +38,7 @@ struct SpecMaker {
     ParameterSpec s = whole(suffix, std::move(dims), init);
     s.published_shape = std::move(shape);
     s.product = true;
+    s.gradient_by_product = true;
     s.decay = true;
     return s;
   }
@@ -164,6 +165,7 @@ void visit_layer(const SpecMaker& m, MoeParams<T>& p, Fn& fn) {
   ParameterSpec gate =
       m.matrix("mixer.gate.weight", {experts, hidden}, {c.experts, c.hidden}, Init::kNormal);
   gate.product = false;
+  gate.gradient_by_product = false;
   fn(p.gate, gate);
   ParameterSpec bias = m.vector("mixer.gate.e_score_correction_bias", {experts}, Init::kZero);
   bias.trained = false;
@@ -203,8 +205,10 @@ template <class T, class Fn>
 void visit_parameters(const ModelConfig& c, ModelParams<T>& p, Fn fn) {
   detail::SpecMaker model{c};
   const std::vector<Dim> table = {{c.vocab}, {c.hidden, Axis::kHidden}};
-  fn(p.embeddings,
-     model.matrix("backbone.embeddings.weight", table, {c.vocab, c.hidden}, Init::kNormal));
+  ParameterSpec embeddings =
+      model.matrix("backbone.embeddings.weight", table, {c.vocab, c.hidden}, Init::kNormal);
+  embeddings.gradient_by_product = c.tied;  // of the head; the tokens' rows are added to it
+  fn(p.embeddings, embeddings);
   p.layers.resize(static_cast<size_t>(c.layers()));
   for (int64_t l = 0; l < c.layers(); ++l) {
     auto& layer = p.layers[static_cast<size_t>(l)];

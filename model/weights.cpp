@@ -72,9 +72,14 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
   NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
                  "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");
   int64_t total = 0;
-  for (const ParameterSpec& spec : specs_) {
-    offsets_.push_back(total);
-    total += padded(spec);
+  offsets_.resize(specs_.size());
+  for (const bool by_product : {true, false}) {
+    beside_products_ = total;
+    for (size_t i = 0; i < specs_.size(); ++i) {
+      if (specs_[i].gradient_by_product != by_product) continue;
+      offsets_[i] = total;
+      total += padded(specs_[i]);
+    }
   }
   master_offsets_ = offsets_;
   const auto pool = [&](DType dtype, Pool of, const char* name) {
@@ -181,6 +186,10 @@ Weights Weights::extents() const {
 
 void Weights::zero_gradients() {
   if (grads_) fill_zero(grads_.view());
+}
+
+void Weights::zero_gradients_beside_products() {
+  if (grads_) fill_zero(grads_.view().slice(0, beside_products_, grads_.size() - beside_products_));
 }
 
 Weights::Bytes Weights::allocated() const {

@@ -1,8 +1,8 @@
 // weights.h - the memory behind the parameter list.
 //
 // Pools         one allocation each for master weights, gradients and low-precision copies; every
-//               tensor starts on a 256-byte boundary. `flat_gradients` is all gradients as one
-//               view, which is what data parallelism reduces.
+//               tensor starts on a 256-byte boundary, those whose gradients products make before the rest.
+//               `flat_gradients` is all gradients as one view, which is what data parallelism reduces.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
 //               copy, which the products read; refresh_low() rounds the masters into it.
 // Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
@@ -44,6 +44,7 @@ class Weights {
   void initialize(uint64_t seed);  // fresh weights by each spec's Init; refreshes the low copies
   void refresh_low(Context& ctx);
   void zero_gradients();
+  void zero_gradients_beside_products();                 // for a backward with LayerRun::fresh
   void drop_masters();                                   // for good; with low copies only
   void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
   Weights on(Device device, DType compute) const;        // a copy there, without gradients
@@ -62,6 +63,7 @@ class Weights {
   std::vector<ParameterSpec> specs_;
   std::vector<int64_t> offsets_;         // elements into each pool
   std::vector<int64_t> master_offsets_;  // into the masters; the same until they are dropped
+  int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;
   Tensor master_, grads_, low_;
 };

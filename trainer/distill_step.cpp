@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
 #include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
+#include "model/widths.h"
 
 namespace nestling {
 
@@ -118,6 +120,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
                         const Batch& batch, const Teacher& teacher, const Drawn& drawn,
                         double per_token) {
+  run.fresh = std::exchange(fresh_, false);
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
   const View normed = acts.final_norm.normed;
@@ -138,7 +141,8 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
-                   .chunk = loss_chunk(ctx_.device())});
+                   .chunk = loss_chunk(ctx_.device()),
+                   .accumulate_dw = !run.fresh});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size), .x = kl});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size + 1), .x = nll});
   double* row = sums_.data() + drawn.size * kColumns;
@@ -332,11 +336,15 @@ void DistillStep::train_router(ConstView mask_gradients, double share) {
   }
 }
 
-void DistillStep::begin_step() {
+void DistillStep::begin_step(bool whole) {
   {
     const Span span(ctx_, "zero gradients");
-    student_.zero_gradients();
+    if (whole)
+      student_.zero_gradients_beside_products();
+    else
+      student_.zero_gradients();
   }
+  fresh_ = whole;
   router_.zero_gradients();
   for (ExpertLoad& load : loads_) load.clear();
   device_sums_.clear();
@@ -366,7 +374,6 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
 
   reserve(micro_batches);
-  begin_step();
   const Arena::Mark mark(arena_);
   std::vector<std::vector<Drawn>> drawn;
   int64_t draws = 0;
@@ -374,6 +381,8 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
     drawn.push_back(draw_sizes(sampling, at, i));
     draws += std::ssize(drawn.back());
   }
+  begin_step(!router_.frozen() ||
+             router_.widths(drawn.at(0).at(0).size) == full_widths(space_.config));
   if (!router_.frozen()) {
     mask_gradients_ = arena_.alloc(DType::kF32, {draws, masks_.size()});
     fill_zero(ctx_, mask_gradients_);

@@ -106,7 +106,7 @@ class DistillStep {
                     double per_token);
   int64_t experts_of(int64_t size) const;
   void collect_losses();
-  void begin_step();
+  void begin_step(bool whole);  // whether the step's first backward is one of whole weights
   void rehearse(const std::function<void(DistillStep&)>& step);
   void largest_step(const StepShape& shape);
   void train_router(ConstView mask_gradients, double share);
@@ -128,7 +128,8 @@ class DistillStep {
   StepShape reserved_;
   // Of the step in hand: a row a size of kl, nll, weight, tokens, cost, draws; then loss and budget loss.
   std::vector<double> sums_;
-  DeviceSums device_sums_;         // kl and nll of every size, norm of the gradients
+  DeviceSums device_sums_;  // kl and nll of every size, norm of the gradients
+  bool fresh_ = false;      // no backward has been: gradients that products make hold nothing yet
   std::vector<MaskedDraw> draws_;  // under masks
   View mask_gradients_;            // a row a draw
   std::vector<ExpertLoad> loads_;  // one a size

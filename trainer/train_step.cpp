@@ -31,7 +31,7 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
     if (!weights_.specs()[static_cast<size_t>(i)].trained) gate_bias_.push_back(i);
 }
 
-void TrainStep::accumulate(const Batch& batch, double weight) {
+void TrainStep::accumulate(const Batch& batch, double weight, bool fresh) {
   const Arena::Mark mark(arena_);
   const auto w = weights_.params();
   const auto g = weights_.grads();
@@ -40,6 +40,7 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                .config = model_,
                .segments = Segments(batch.cu_seqlens),
                .recompute = config_.recompute == "layer",
+               .fresh = fresh,
                .activations = config_.precision.activations_type()};
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
   const ModelActs acts = model_forward(run, w, tokens);
@@ -53,7 +54,8 @@ void TrainStep::accumulate(const Batch& batch, double weight) {
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
                    .ce_weight = static_cast<float>(weight),
-                   .chunk = loss_chunk(ctx_.device())});
+                   .chunk = loss_chunk(ctx_.device()),
+                   .accumulate_dw = !fresh});
   add_sum(ctx_, {.total = sums_.at(kNll), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
   load_.add(ctx_, acts);
@@ -82,7 +84,7 @@ void TrainStep::reserve(const std::vector<Batch>& micro_batches) {
   if (ctx_.device() != Device::kCuda || reserved_.holds(shape)) return;
   reserved_ = joined(reserved_, shape);
   rehearse([&](TrainStep& twin) {
-    twin.accumulate(largest_batch(reserved_), 1.0);
+    twin.accumulate(largest_batch(reserved_), 1.0, true);
     twin.optimizer_.reduce_gradients(twin.ctx_, twin.comm_, twin.sums_.at(kNorm));
     twin.optimizer_.step(twin.ctx_, 0.0, 1, 0.0);
   });
@@ -140,6 +142,7 @@ void TrainStep::balance_experts() {
 }
 
 StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, int64_t update) {
+  NESTLING_CHECK(!micro_batches.empty(), "a step of no micro-batches");
   std::vector<double> counted(1, 0.0);
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.counted_targets);
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);
@@ -148,11 +151,11 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   reserve(micro_batches);
   {
     const Span span(ctx_, "zero gradients");
-    weights_.zero_gradients();
+    weights_.zero_gradients_beside_products();
   }
   load_.clear();
   sums_.clear();
-  for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets);
+  for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, &b == &micro_batches.front());
 
   optimizer_.reduce_gradients(ctx_, comm_, sums_.at(kNorm));
   sums_.fetch(ctx_);

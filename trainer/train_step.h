@@ -49,7 +49,7 @@ class TrainStep {
  public:
   TrainStep(const ModelConfig& model, const PretrainConfig& config, Context& ctx, Comm& comm);
 
-  // micro_batches: this rank's share of the global batch. `update` is AdamW's t, from 1.
+  // micro_batches: this rank's share of the global batch, at least one. `update` is AdamW's t, from 1.
   StepResult run(const std::vector<Batch>& micro_batches, double lr, int64_t update);
   // Takes the memory of such a step, as run() does itself.
   void reserve(const std::vector<Batch>& micro_batches);
@@ -61,7 +61,7 @@ class TrainStep {
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
-  void accumulate(const Batch& batch, double weight);
+  void accumulate(const Batch& batch, double weight, bool fresh);  // fresh: the step's first
   void rehearse(const std::function<void(TrainStep&)>& step);
   void balance_experts();
 

@@ -82,18 +82,22 @@ void grouped(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets
   });
 }
 
-// dw[e] += dy[rows of e]^T x[rows of e], both f32.
-void grouped_dw(View dw, ConstView dy, ConstView x, ConstView offsets) {
+// dw[e] (+)= dy[rows of e]^T x[rows of e], both f32; an expert without rows has dw zero, or left alone.
+void grouped_dw(View dw, ConstView dy, ConstView x, ConstView offsets, bool accumulate) {
   const auto* at = offsets.ptr<int32_t>();
   parallel_for(dw.dim(1), kColumnsPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t e = 0; e < dw.dim(0); ++e) {
       const int64_t count = at[e + 1] - at[e];
-      if (count == 0) continue;
-      matmul_any_rows({.c = expert_of(dw, e).slice(0, begin, end - begin),
+      const View to = expert_of(dw, e).slice(0, begin, end - begin);
+      if (count == 0) {
+        if (!accumulate) fill_zero(to);
+        continue;
+      }
+      matmul_any_rows({.c = to,
                        .a = dy.slice(0, at[e], count).slice(1, begin, end - begin),
                        .b = x.slice(0, at[e], count),
                        .transpose_a = true,
-                       .accumulate = true});
+                       .accumulate = accumulate});
     }
   });
 }
@@ -123,16 +127,19 @@ void native(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets,
     });
 }
 
-void native_dw(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
+void native_dw(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets,
+               bool accumulate) {
   const auto* at = offsets.ptr<int32_t>();
-  for (int64_t e = 0; e < dw.dim(0); ++e)
+  for (int64_t e = 0; e < dw.dim(0); ++e) {
+    if (at[e] == at[e + 1] && !accumulate) fill_zero(expert_of(dw, e));
     in_chunks(at[e], at[e + 1], [&](int64_t begin, int64_t count) {
       matmul(ctx, {.c = expert_of(dw, e),
                    .a = dy.slice(0, begin, count),
                    .b = x.slice(0, begin, count),
                    .transpose_a = true,
-                   .accumulate = true});
+                   .accumulate = accumulate || begin > at[e]});
     });
+  }
 }
 
 }  // namespace
@@ -151,13 +158,15 @@ void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a, Bf16Pat
   if (a.w.dtype() == DType::kBF16 && path == Bf16Path::kNative) {
     const View dy = bf16_copy(ctx, a.dy);
     native(ctx, a.dx, dy, a.w, a.offsets, false);
-    if (a.dw) native_dw(ctx, a.dw, dy, bf16_copy(ctx, a.x), a.offsets);
+    if (a.dw) native_dw(ctx, a.dw, dy, bf16_copy(ctx, a.x), a.offsets, a.accumulate_dw);
     return;
   }
   const bool round = a.w.dtype() == DType::kBF16;
   const ConstView dy = round ? ConstView(rounded_copy(ctx, a.dy)) : a.dy;
   grouped(ctx, a.dx, dy, a.w, a.offsets, false);
-  if (a.dw) grouped_dw(a.dw, dy, round ? ConstView(rounded_copy(ctx, a.x)) : a.x, a.offsets);
+  if (a.dw)
+    grouped_dw(a.dw, dy, round ? ConstView(rounded_copy(ctx, a.x)) : a.x, a.offsets,
+               a.accumulate_dw);
 }
 
 void run(Context& ctx, const ExpertLinearForward& a) {

@@ -90,7 +90,10 @@ void linear_forward(Context& ctx, const LinearForward& a, Bf16Path path) {
 }
 
 void linear_backward(Context& ctx, const LinearBackward& a, Bf16Path path) {
-  if (a.dy.dim(0) == 0) return;
+  if (a.dy.dim(0) == 0) {
+    if (a.dw && !a.accumulate_dw) fill_zero(a.dw);
+    return;
+  }
   if (a.dbias) add_dbias(a.dbias, a.dy);
   const Arena::Mark mark(ctx.scratch());
   const bool widened = is_bf16(a.w) && path == Bf16Path::kWidened;
@@ -104,7 +107,11 @@ void linear_backward(Context& ctx, const LinearBackward& a, Bf16Path path) {
   else if (a.dx)
     matmul(ctx, {.c = a.dx, .a = dy, .b = a.w, .accumulate = a.accumulate_dx});
   if (a.dw)
-    matmul(ctx, {.c = a.dw, .a = dy, .b = operand(a.x), .transpose_a = true, .accumulate = true});
+    matmul(ctx, {.c = a.dw,
+                 .a = dy,
+                 .b = operand(a.x),
+                 .transpose_a = true,
+                 .accumulate = a.accumulate_dw});
 }
 
 void run(Context& ctx, const LinearForward& a) {

@@ -71,6 +71,7 @@ struct WeightProduct {
   const int32_t* offsets;
   int64_t dw_expert, dw_pitch, dy_pitch, x_pitch, n, k;
   unsigned tiles_n, tiles_k;
+  bool accumulate;
 };
 
 template <class Plan>
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   const int64_t k = int64_t{blockIdx.x % p.tiles_k} * Shape::kN;
   const int64_t first = p.offsets[expert];
   const int64_t rows = p.offsets[expert + 1] - first;
-  if (rows == 0) return;
+  if (rows == 0 && p.accumulate) return;
   const TileOperand<T> a{p.dy + first * p.dy_pitch + n, p.dy_pitch, p.n - n};
   const TileOperand<T> b{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
   typename Plan::Sums sums;
@@ -93,7 +94,9 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   const auto height = static_cast<int>(min(p.n - n, int64_t{Shape::kM}));
   const auto width = static_cast<int>(min(p.k - k, int64_t{Shape::kN}));
   sums.each(reinterpret_cast<float*>(memory), [&](int r, int c, float sum) {
-    if (r < height && c < width) dw[r * p.dw_pitch + c] += sum;
+    if (r >= height || c >= width) return;
+    float* to = dw + r * p.dw_pitch + c;
+    *to = p.accumulate ? *to + sum : sum;
   });
 }
 
@@ -144,7 +147,8 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
 }
 
 template <class T, class Shape>
-void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
+void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets,
+                    bool accumulate) {
   constexpr int kVector = 16 / sizeof(T);
   const WeightProduct<T> p{.dw = dw.ptr<float>(),
                            .dy = elements<T>(dy),
@@ -157,7 +161,8 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
                            .n = dw.dim(1),
                            .k = dw.dim(2),
                            .tiles_n = tiles_of(dw.dim(1), Shape::kM),
-                           .tiles_k = tiles_of(dw.dim(2), Shape::kN)};
+                           .tiles_k = tiles_of(dw.dim(2), Shape::kN),
+                           .accumulate = accumulate};
   const auto experts = static_cast<unsigned>(dw.dim(0));
   const Grid grid{experts * p.tiles_n * p.tiles_k, Shape::kThreads};
   if (whole_vectors({dy, x}))
@@ -175,18 +180,21 @@ void run(Context& ctx, const ExpertLinearForward& a) {
 }
 
 void run(Context& ctx, const ExpertLinearBackward& a) {
-  if (a.x.dim(0) == 0) return;
+  if (a.x.dim(0) == 0) {
+    if (a.dw && !a.accumulate_dw) fill_zero(ctx, a.dw);
+    return;
+  }
   const Arena::Mark mark(ctx.scratch());
   const ConstView dy = like_weight(ctx, a.dy, a.w);
   rows_product<Along::kSide>(ctx, a.dx, dy, a.w, a.offsets);
   if (!a.dw) return;
   const ConstView x = like_weight(ctx, a.x, a.w);
   if (a.w.dtype() == DType::kF32)
-    weight_product<float, FloatTile>(ctx, a.dw, dy, x, a.offsets);
+    weight_product<float, FloatTile>(ctx, a.dw, dy, x, a.offsets, a.accumulate_dw);
   else if (warpgroups_can(ctx, {dy, x, a.dw}))
-    weights_on_warpgroups(ctx, a.dw, dy, x, a.offsets);
+    weights_on_warpgroups(ctx, a.dw, dy, x, a.offsets, a.accumulate_dw);
   else
-    weight_product<__nv_bfloat16, ManyRows>(ctx, a.dw, dy, x, a.offsets);
+    weight_product<__nv_bfloat16, ManyRows>(ctx, a.dw, dy, x, a.offsets, a.accumulate_dw);
 }
 
 }  // namespace nestling::cuda

@@ -64,18 +64,19 @@ struct WeightSums {
   unsigned tiles_n, tiles_k;
 };
 
+template <bool kAdds>
 __global__ void __launch_bounds__(Tile::kThreads, 2) weights_kernel(WeightSums p) {
   const unsigned expert = blockIdx.x / (p.tiles_n * p.tiles_k);
   const int64_t n = int64_t{blockIdx.x / p.tiles_k % p.tiles_n} * Tile::kM;
   const int64_t k = int64_t{blockIdx.x % p.tiles_k} * Tile::kN;
   const int64_t first = p.offsets[expert];
   const int64_t rows = p.offsets[expert + 1] - first;
-  if (rows == 0) return;
+  if (kAdds && rows == 0) return;
   const Operand dy{p.dy + first * p.dy_pitch + n, p.dy_pitch, p.n - n};
   const Operand x{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
   float sums[64] = {};
   sum_products<Along::kSide, Along::kSide>(sums, dy, x, rows, dynamic_shared<unsigned char>());
-  store_sums<true>(
+  store_sums<kAdds>(
       own_rows(p.dw + expert * p.dw_expert + n * p.dw_pitch + k, p.dw_pitch, p.n - n, p.k - k),
       sums);
 }
@@ -118,7 +119,8 @@ void rows_on_warpgroups(Context& ctx, View out, ConstView a, ConstView w, ConstV
     launch_rows(ctx, bf16_of(out), out, a, w, offsets, sum_along_w);
 }
 
-void weights_on_warpgroups(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets) {
+void weights_on_warpgroups(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets,
+                           bool accumulate) {
   const WeightSums p{.dw = dw.ptr<float>(),
                      .dy = bf16_of(dy),
                      .x = bf16_of(x),
@@ -132,8 +134,8 @@ void weights_on_warpgroups(Context& ctx, View dw, ConstView dy, ConstView x, Con
                      .tiles_n = tiles_of(dw.dim(1), Tile::kM),
                      .tiles_k = tiles_of(dw.dim(2), Tile::kN)};
   const auto experts = static_cast<unsigned>(dw.dim(0));
-  launch(ctx, {experts * p.tiles_n * p.tiles_k, Tile::kThreads, Tile::kSharedBytes}, weights_kernel,
-         p);
+  launch(ctx, {experts * p.tiles_n * p.tiles_k, Tile::kThreads, Tile::kSharedBytes},
+         accumulate ? weights_kernel<true> : weights_kernel<false>, p);
 }
 
 }  // namespace nestling::cuda

@@ -86,7 +86,10 @@ void run(Context& ctx, const LinearForward& a) {
 }
 
 void run(Context& ctx, const LinearBackward& a) {
-  if (a.dy.size() == 0) return;
+  if (a.dy.size() == 0) {
+    if (a.dw && !a.accumulate_dw) fill_zero(ctx, a.dw);
+    return;
+  }
   const Arena::Mark mark(ctx.scratch());
   if (a.dbias) add_column_sums(ctx, a.dbias, a.dy);
   if (!a.dx && !a.dw) return;
@@ -96,7 +99,7 @@ void run(Context& ctx, const LinearBackward& a) {
                      .a = dy,
                      .b = like_weight(ctx, a.x, a.w),
                      .transpose_a = true,
-                     .accumulate = true});
+                     .accumulate = a.accumulate_dw});
   if (a.dx) run(ctx, Product{.d = a.dx, .a = dy, .b = a.w, .accumulate = a.accumulate_dx});
 }
 

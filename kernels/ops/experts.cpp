@@ -136,7 +136,8 @@ void expert_linear_backward(Context& ctx, const ExpertLinearBackward& a) {
   check_activations(ctx, kOp, {a.dx, a.dy});
   check_f32(kOp, {a.dw});
   const double one = 2.0 * static_cast<double>(a.dy.size()) * static_cast<double>(a.w.dim(2));
-  const double bytes = total_bytes({a.dy, a.w, a.dx}) + (a.dw ? total_bytes({a.x, a.dw, a.dw}) : 0);
+  const double bytes = total_bytes({a.dy, a.w, a.dx}) + (a.dw ? total_bytes({a.x, a.dw}) : 0) +
+                       (a.dw && a.accumulate_dw ? total_bytes({a.dw}) : 0);
   check_device(ctx, kOp, {a.dx, a.dw});
   ctx.count(kOp, a.dw ? 2 * one : one, bytes);
   dispatch(ctx, a, cpu::run, cuda::run);

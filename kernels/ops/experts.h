@@ -60,9 +60,11 @@ struct ExpertLinearForward {
 };
 struct ExpertLinearBackward {
   View dx;       // [R, K] overwritten
-  View dw = {};  // [E, N, K] accumulated
+  View dw = {};  // [E, N, K] accumulated, unless told otherwise
   ConstView dy;  // [R, N]
   ConstView x, w, offsets;
+  bool accumulate_dw =
+      true;  // false: overwritten, whatever it held; zero where an expert has no rows
 };
 
 void expert_sort(Context& ctx, const ExpertSort& a);

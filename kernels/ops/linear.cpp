@@ -84,7 +84,7 @@ void linear_backward(Context& ctx, const LinearBackward& a) {
   }
   if (a.dw) {
     products += 1;
-    moved += bytes({a.x, a.dw, a.dw});  // read and written
+    moved += bytes({a.x, a.dw}) + (a.accumulate_dw ? bytes({a.dw}) : 0);
   }
   ctx.count(kOp, products * flops(a.dy, a.w), moved);
   dispatch(ctx, a, cpu::run, cuda::run);

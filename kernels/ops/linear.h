@@ -29,12 +29,13 @@ struct LinearForward {
 
 struct LinearBackward {
   View dx = {};     // [T, K] overwritten, unless accumulate_dx; leave out where not needed
-  View dw = {};     // [N, K] accumulated; leave out for a frozen weight
+  View dw = {};     // [N, K] accumulated, unless told otherwise; leave out for a frozen weight
   View dbias = {};  // [N]    accumulated
   ConstView dy;     // [T, N]
   ConstView x;      // [T, K] saved by forward
   ConstView w;      // [N, K]
   bool accumulate_dx = false;
+  bool accumulate_dw = true;  // false: overwritten, whatever it held
 };
 
 void linear_forward(Context& ctx, const LinearForward& a);

@@ -99,6 +99,7 @@ void head_loss(Context& ctx, const HeadLoss& a) {
   const int64_t tokens = a.x.dim(0);
   const int64_t vocabulary = a.w.dim(0);
   const int64_t chunk = std::min(a.chunk, tokens);
+  if (tokens == 0 && a.dw && !a.accumulate_dw) fill_zero(ctx, a.dw);
   const bool teach = a.kl || a.kl_weight != 0;
   const View all_logits = alloc_logits(ctx, chunk, vocabulary);
   const bool multiply = teach && !a.teacher_logits;
@@ -132,7 +133,8 @@ void head_loss(Context& ctx, const HeadLoss& a) {
                             .dw = a.dw,
                             .dy = half ? half_of(all_logits, n, vocabulary) : logits,
                             .x = x,
-                            .w = a.w});
+                            .w = a.w,
+                            .accumulate_dw = a.accumulate_dw || begin > 0});
   }
 }
 

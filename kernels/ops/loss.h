@@ -33,7 +33,7 @@ struct HeadLoss {
   View kl = {};                   // [T] overwritten; needs the teacher
   View correct = {};              // [T] i32 overwritten: 1 where the arg max is the target
   View dx = {};                   // [T, D] overwritten: gradient of the weighted loss
-  View dw = {};                   // [V, D] accumulated; needs dx
+  View dw = {};                   // [V, D] accumulated, unless told otherwise; needs dx
   ConstView x;                    // [T, D] output of the final norm
   ConstView w;                    // [V, D]
   ConstView targets = {};         // [T] i32
@@ -46,7 +46,8 @@ struct HeadLoss {
   float temperature = 1.0f;
   float logit_scale = 1.0f;
   float teacher_logit_scale = 1.0f;
-  int64_t chunk = 256;  // tokens whose logits exist at once
+  int64_t chunk = 256;        // tokens whose logits exist at once
+  bool accumulate_dw = true;  // false: overwritten, whatever it held
 };
 
 // The chunk that suits a device. Every chunk reads and writes dw once: where products are fast, few and large

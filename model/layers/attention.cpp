@@ -81,7 +81,8 @@ void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w
                         .dw = merge_cols(g.o),
                         .dy = mixer_output_backward(run, a.mixed, dh),
                         .x = merge_cols(masked(ctx, a.y, heads, a.y.dim(2))),
-                        .w = merge_cols(w.o)});
+                        .w = merge_cols(w.o),
+                        .accumulate_dw = !run.fresh});
   masked_backward(ctx, d.y, a.y, heads, run.layer_mask_grads().query_heads, a.y.dim(2));
   attention_backward(ctx, {.dq = d.q,
                            .dk = d.k,
@@ -100,7 +101,8 @@ void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w
                           .dy = merge_cols(dy),
                           .x = a.norm.normed,
                           .w = merge_rows(weight),
-                          .accumulate_dx = accumulate});
+                          .accumulate_dx = accumulate,
+                          .accumulate_dw = !run.fresh});
   };
   project_backward(d.q, w.q, g.q, false);
   project_backward(d.k, w.k, g.k, true);

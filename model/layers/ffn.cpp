@@ -24,14 +24,21 @@ void ffn_products_backward(LayerRun& run, const FfnWeights<ConstView>& w, const 
   const Arena::Mark mark(run.arena);
   const Arena::Mark scratch(run.ctx.scratch());
   const View dact = run.arena.alloc(run.activations, {a.act.dim(0), a.act.dim(1)});
-  linear_backward(
-      run.ctx,
-      {.dx = dact, .dw = g.down, .dy = dy, .x = masked(run.ctx, a.act, w.mask), .w = w.down});
+  linear_backward(run.ctx, {.dx = dact,
+                            .dw = g.down,
+                            .dy = dy,
+                            .x = masked(run.ctx, a.act, w.mask),
+                            .w = w.down,
+                            .accumulate_dw = !run.fresh});
   masked_backward(run.ctx, dact, a.act, w.mask, g.mask);
   squared_relu_backward(run.ctx, {.dx = dact, .dy = dact, .x = a.up});
-  linear_backward(
-      run.ctx,
-      {.dx = dx, .dw = g.up, .dy = dact, .x = x, .w = w.up, .accumulate_dx = accumulate_dx});
+  linear_backward(run.ctx, {.dx = dx,
+                            .dw = g.up,
+                            .dy = dact,
+                            .x = x,
+                            .w = w.up,
+                            .accumulate_dx = accumulate_dx,
+                            .accumulate_dw = !run.fresh});
 }
 
 FfnActs ffn_forward(LayerRun& run, const FfnParams<ConstView>& w, ConstView input, View output) {

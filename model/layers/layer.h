@@ -15,7 +15,8 @@
 //               the residual stream.
 // Gradients     backward takes dh, the gradient of the output, and turns it in place into the
 //               gradient of the input. Parameter gradients accumulate; an absent gradient view is a
-//               frozen parameter.
+//               frozen parameter. With run.fresh those that products make (ParameterSpec) are written
+//               instead, whatever they held: the first backward of a step saves their zeros.
 // Caches        with a cache, forward also leaves there the state after the last token of every
 //               segment (segment b is sequence b), from which step goes on.
 #pragma once
@@ -34,6 +35,7 @@ struct LayerRun {
   Segments segments;
   bool save = true;                            // keep what backward needs
   bool recompute = false;                      // of it every layer's input only (model/model.h)
+  bool fresh = false;                          // products write their gradients; whole weights only
   DType activations = DType::kF32;             // between the operators of a mixer; or bf16
   const ModelMasks* masks = nullptr;           // mask mode
   const ModelMaskGrads* mask_grads = nullptr;  // backward accumulates here

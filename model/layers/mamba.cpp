@@ -179,7 +179,8 @@ void project_out_backward(LayerRun& run, const MambaParams<ConstView>& w,
                             .dw = dw.merged(),
                             .dy = dy,
                             .x = merge_cols(ConstView(a.gated)),
-                            .w = merge_or_gather(run.ctx, w.out, 1)});
+                            .w = merge_or_gather(run.ctx, w.out, 1),
+                            .accumulate_dw = !run.fresh});
   dw.store();
 }
 
@@ -194,7 +195,8 @@ void project_backward(LayerRun& run, const MambaParams<ConstView>& w, const Mamb
                           .dy = dy,
                           .x = a.norm.normed,
                           .w = merge_or_gather(ctx, weight),
-                          .accumulate_dx = accumulate});
+                          .accumulate_dx = accumulate,
+                          .accumulate_dw = !run.fresh});
     dw.store();
   };
   one(merge_cols(ConstView(d.z)), w.z, g.z, false);
@@ -206,7 +208,8 @@ void project_backward(LayerRun& run, const MambaParams<ConstView>& w, const Mamb
                         .dy = d.dt,
                         .x = a.norm.normed,
                         .w = w.dt,
-                        .accumulate_dx = true});
+                        .accumulate_dx = true,
+                        .accumulate_dw = !run.fresh});
 }
 
 }  // namespace

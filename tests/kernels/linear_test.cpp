@@ -88,6 +88,15 @@ TEST_P(LinearF32, MatchesTheReference) {
                std::sqrt(static_cast<double>(s.t)) * kEps32 *
                    (norm(dy) + 3.0 * std::sqrt(static_cast<double>(s.n))));
 
+  // Told to overwrite, the gradient forgets what it held.
+  for (auto& g : want.dw.v) g -= 2.0;
+  dw.fill(NAN);
+  linear_backward(
+      ctx,
+      {.dw = dw.view(), .dy = gdy.view(), .x = gx.view(), .w = gw.view(), .accumulate_dw = false});
+  ctx.synchronize();
+  expect_close("dw =", dw.read(), want.dw, kEps32, product_bound(dy, x, s.t));
+
   // The second time both accumulate: twice the sum.
   linear_forward(
       ctx,
@@ -148,6 +157,11 @@ TEST_P(LinearBf16, MatchesTheReferenceOnRoundedOperands) {
   expect_close("y", half ? y16.read() : y32.read(), want_y, round, product_bound(x, w, s.k));
   expect_close("dx", half ? dx16.read() : dx32.read(), want.dx, round, product_bound(dy, w, s.n));
   expect_close("dw", dw.read(), want.dw, kEps32, product_bound(dy, x, s.t));
+  for (auto& g : want.dw.v) g -= 2.0;
+  dw.fill(NAN);
+  cpu::linear_backward(
+      ctx, {.dw = dw.view(), .dy = gdy, .x = gx, .w = w16.view(), .accumulate_dw = false}, path);
+  expect_close("dw =", dw.read(), want.dw, kEps32, product_bound(dy, x, s.t));
   for (auto* g : {&y16, &dx16, &w16}) g->expect_guards_intact("bf16");
   for (auto* g : {&y32, &dx32, &dw}) g->expect_guards_intact("f32");
 }
@@ -278,6 +292,9 @@ TEST(LinearContract, NoTokensIsNoWork) {
   linear_forward(ctx, {.y = y, .x = x, .w = w});
   linear_backward(ctx, {.dx = x, .dw = dw, .dy = y, .x = x, .w = w});
   for (int64_t i = 0; i < dw.size(); ++i) EXPECT_EQ(dw.ptr<float>()[i], 0.0f);
+  dw.ptr<float>()[5] = 7.0f;
+  linear_backward(ctx, {.dw = dw, .dy = y, .x = x, .w = w, .accumulate_dw = false});
+  EXPECT_EQ(dw.ptr<float>()[5], 0.0f);
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ struct Outputs {
   int64_t scratch;
 };
 
-Outputs run_loss(Device device, const Case& c, const Problem& p) {
+Outputs run_loss(Device device, const Case& c, const Problem& p, bool accumulate = true) {
   Context ctx(device);
   ctx.scratch().set_poison(true);
   const bool teach = c.teacher_width > 0;
@@ -99,7 +99,7 @@ Outputs run_loss(Device device, const Case& c, const Problem& p) {
   Guarded kl(device, 1, c.tokens), dx(device, c.tokens, c.width);
   Guarded dw(device, c.vocabulary, c.width);
   GuardedInts targets(device, p.targets), counts(device, p.counts), correct(device, 1, c.tokens);
-  dw.fill(2.0f);  // gradients of parameters accumulate
+  dw.fill(accumulate ? 2.0f : NAN);
   head_loss(ctx, {.nll = nll.row(),
                   .kl = teach ? kl.row() : View(),
                   .correct = correct.row(),
@@ -116,7 +116,8 @@ Outputs run_loss(Device device, const Case& c, const Problem& p) {
                   .temperature = static_cast<float>(c.rule.temperature),
                   .logit_scale = static_cast<float>(c.rule.logit_scale),
                   .teacher_logit_scale = static_cast<float>(c.rule.teacher_logit_scale),
-                  .chunk = c.chunk});
+                  .chunk = c.chunk,
+                  .accumulate_dw = accumulate});
   ctx.synchronize();
   for (auto* g : {&nll, &kl, &dx, &dw}) g->expect_guards_intact("output");
   correct.expect_guards_intact("correct");
@@ -173,6 +174,8 @@ TEST_P(Loss, MatchesTheReference) {
   expect_close("dx", got.dx, reference::head_dx(want.dlogits, p.w), 0.0,
                product_error(p.w, c.vocabulary));
   auto dw = reference::head_dw(want.dlogits, p.x);
+  expect_close("dw =", run_loss(device, c, p, false).dw, dw, 2 * kEps32,
+               product_error(p.x, c.tokens));
   for (auto& v : dw.v) v += 2.0;
   expect_close("dw", got.dw, dw, 2 * kEps32, product_error(p.x, c.tokens));
   const auto logits = reference::head_logits(p.x, p.w);

@@ -58,6 +58,7 @@ inline Tensor random_ids(int64_t count, int64_t vocab, uint64_t seed) {
 }
 
 inline constexpr int64_t kBatchTokens = 21;  // in two segments
+inline constexpr int64_t kLossChunk = 8;     // of the loss: several
 
 struct BatchLoss {
   double loss = 0;                // mean over the tokens
@@ -69,7 +70,8 @@ struct BatchLoss {
 // mask_grads. Without g forward only.
 inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
                             const ModelParams<View>* g = nullptr, const ModelMasks* masks = nullptr,
-                            const ModelMaskGrads* mask_grads = nullptr, bool recompute = false) {
+                            const ModelMaskGrads* mask_grads = nullptr, bool recompute = false,
+                            bool fresh = false) {
   constexpr int64_t kTokens = kBatchTokens;
   Tensor ids = random_ids(kTokens, config.vocab, 5);
   Tensor targets = random_ids(kTokens, config.vocab, 6);
@@ -83,6 +85,7 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
                .config = config,
                .segments = Segments(offsets),
                .recompute = recompute,
+               .fresh = fresh,
                .masks = masks,
                .mask_grads = mask_grads};
   const ModelActs acts = model_forward(run, w, ids.view());
@@ -94,7 +97,9 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
                   .x = acts.final_norm.normed,
                   .w = w.head,
                   .targets = targets.view(),
-                  .ce_weight = 1.0f / kTokens});
+                  .ce_weight = 1.0f / kTokens,
+                  .chunk = kLossChunk,
+                  .accumulate_dw = !fresh});
   BatchLoss result;
   for (int64_t t = 0; t < kTokens; ++t) result.loss += nll.ptr<float>()[t] / kTokens;
   for (const LayerActs& layer : acts.layers)
@@ -123,7 +128,11 @@ inline double inference_loss(const ModelConfig& config, const ModelParams<ConstV
                .masks = masks};
   const ModelActs acts = model_forward(run, w, ids.view());
   const View nll = arena.alloc(DType::kF32, {kBatchTokens});
-  head_loss(ctx, {.nll = nll, .x = acts.final_norm.normed, .w = w.head, .targets = targets.view()});
+  head_loss(ctx, {.nll = nll,
+                  .x = acts.final_norm.normed,
+                  .w = w.head,
+                  .targets = targets.view(),
+                  .chunk = kLossChunk});
   double loss = 0;
   for (int64_t t = 0; t < kBatchTokens; ++t) loss += nll.ptr<float>()[t] / kBatchTokens;
   return loss;
