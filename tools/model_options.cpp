@@ -1,6 +1,7 @@
 #include "tools/model_options.h"
 
 #include "kernels/core/parallel.h"
+#include "tools/bench/step_setting.h"
 
 namespace nestling {
 
@@ -22,12 +23,8 @@ void ModelOptions::add_to(CLI::App& command) {
 }
 
 Precision ModelOptions::precision() const {
-  const bool can = compute == "bf16" && on == "cuda";
-  NESTLING_CHECK_INPUT(can || activations != "bf16",
-                       "--activations bf16 needs --compute bf16 and --device cuda, not ", compute,
-                       " and ", on);
-  const bool low = activations.empty() ? can : activations == "bf16";
-  return {compute == "bf16" ? DType::kBF16 : DType::kF32, low ? DType::kBF16 : DType::kF32};
+  const PrecisionConfig p = bench::precision_on(on, compute, activations, "--activations");
+  return {p.compute_type(), p.activations_type()};
 }
 
 void ModelOptions::apply() const {

@@ -48,7 +48,7 @@ Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams
                  .activations = o.activations};
     const ModelActs acts = model_forward(run, w, device_view(ctx, arena, batch.tokens));
     importance.add(acts, w, run.segments);
-    ctx.synchronize();  // the batch's tokens are read, and what is reported is done
+    ctx.synchronize();  // faults show here, and what is reported is done
     if (o.progress) o.progress(done, o.samples);
   });
   importance.all_reduce(comm);

@@ -369,6 +369,7 @@ double DistillStep::finish(double share) {
 
 DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
                                const std::vector<double>& sampling, const DistillMoment& at) {
+  NESTLING_CHECK(!micro_batches.empty(), "a step of no micro-batches");
   std::vector<double> counted(1, 0.0);
   for (const Batch& b : micro_batches) counted[0] += static_cast<double>(b.tokens.size());
   comm_.all_reduce(ctx_, host_view(ctx_, counted), Reduce::kSum);

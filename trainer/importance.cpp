@@ -150,6 +150,7 @@ void Importance::add_layer(int64_t layer, const MoeActs& a) {
 
 void Importance::all_reduce(Comm& comm) {
   comm.all_reduce(ctx_, sums_.view(), Reduce::kSum);
+  ctx_.synchronize();  // where faults and deadlines show
   std::vector<int64_t> tokens = {tokens_};
   comm.all_reduce(ctx_, host_view(tokens), Reduce::kSum);
   tokens_ = tokens[0];

@@ -6,6 +6,7 @@
 
 #include "kernels/reference/scan.h"
 #include "tests/support/device.h"
+#include "tests/support/place.h"
 #include "tests/support/totals.h"
 #include "tests/support/window.h"
 
@@ -27,10 +28,6 @@ const Case kCases[] = {{{2, 5, 3, 2}, {0, 1, 6}, 1},
                        {{20, 64, 9, 1}, {0, 19}, 0},
                        {{8, 16, 16, 2}, {0, 33}, 8}};
 
-struct Place {
-  Device device;
-  DType dtype;
-};
 class StateScores : public ::testing::TestWithParam<Place> {};
 
 struct Operands {
@@ -124,14 +121,7 @@ TEST(StateScore, ScoreOfAnotherShapeIsRefused) {
                Error);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, StateScores,
-                         ::testing::Values(Place{Device::kCpu, DType::kF32},
-                                           Place{Device::kCuda, DType::kF32},
-                                           Place{Device::kCuda, DType::kBF16}),
-                         [](const auto& test) {
-                           return str(device_name(test.param.device), "_",
-                                      dtype_name(test.param.dtype));
-                         });
+INSTANTIATE_TEST_SUITE_P(All, StateScores, kPlaces, place_name);
 
 }  // namespace
 }  // namespace nestling

@@ -7,6 +7,7 @@
 #include "kernels/core/parallel.h"
 #include "tests/support/device.h"
 #include "tests/support/ints.h"
+#include "tests/support/place.h"
 #include "tests/support/totals.h"
 #include "tests/support/window.h"
 
@@ -14,11 +15,6 @@ namespace nestling {
 namespace {
 
 using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
-
-struct Place {
-  Device device;
-  DType dtype;
-};
 
 class UnitSums : public ::testing::TestWithParam<Place> {
  protected:
@@ -192,14 +188,7 @@ TEST_P(UnitSums, RepeatToTheBit) {
   EXPECT_EQ(got[0], got[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, UnitSums,
-                         ::testing::Values(Place{Device::kCpu, DType::kF32},
-                                           Place{Device::kCuda, DType::kF32},
-                                           Place{Device::kCuda, DType::kBF16}),
-                         [](const auto& test) {
-                           return str(device_name(test.param.device), "_",
-                                      dtype_name(test.param.dtype));
-                         });
+INSTANTIATE_TEST_SUITE_P(All, UnitSums, kPlaces, place_name);
 
 }  // namespace
 }  // namespace nestling

@@ -106,7 +106,8 @@ done
 cmp "$work/choices_cuda" "$work/choices_cpu"
 same_losses elastic_cuda elastic_cpu
 "$alone" verify "$work/elastic_cuda/elastic/elastic.h5"
-# The same in bf16, activations too, from importance to evaluation. Its losses are near, not these.
+# The same in bf16, activations too, from importance to evaluation: losses to 1e-3 (3e-5 were seen), where a step changes
+# them by 2e-3 to 2e-2.
 if [ "$ranks" = 1 ]; then
   sed '/^evaluation/c evaluation: {problems: 0, text: [{path: "reasoning:addition:1:500-510"}], seq_len: 32, tokens: 64}' \
     "$work/elastic.yaml" >"$work/half.yaml"
@@ -115,7 +116,7 @@ if [ "$ranks" = 1 ]; then
   losses elastic_half >"$work/a"
   losses elastic_cpu >"$work/b"
   paste "$work/a" "$work/b" | awk '
-    { d = $1 - $2; if (d < 0) d = -d; if (d > 0.05 * $2) { print "bf16: loss " $1 " for " $2; bad = 1 } }
+    { d = $1 - $2; if (d < 0) d = -d; if (d > 0.001 * $2) { print "bf16: loss " $1 " for " $2; bad = 1 } }
     END { exit bad || NR != 4 }'
   "$alone" verify "$work/elastic_half/elastic/elastic.h5"
 fi

@@ -1,4 +1,5 @@
-// step_setting.h - what the benchmarks of whole steps (train, elastic, layers) share.
+// step_setting.h - what the benchmarks of whole steps (train, elastic, layers) share, and of precision every command
+// on a model.
 #pragma once
 #include <string>
 
