@@ -21,8 +21,8 @@ namespace nestling {
 
 // bf16 activations are of devices, and beside bf16 products.
 struct Precision {
-  Precision(DType of_products,
-            DType of_activations = DType::kF32)  // NOLINT(google-explicit-constructor)
+  // NOLINTNEXTLINE(google-explicit-constructor): products alone are a precision, with f32 between them
+  Precision(DType of_products, DType of_activations = DType::kF32)
       : compute(of_products), activations(of_activations) {}
   DType compute;
   DType activations;  // between the operators of a layer, and of cached keys and values

@@ -265,7 +265,7 @@ int bench_importance(const BenchImportanceOptions& o) {
   const std::vector<Batch> calibration = take(o.calibration, o.samples);
   const Calibrated c = calibrate(ctx, model, calibration, o.depth_samples);
   std::printf("%s: %lld calibration tokens, %lld of them for the search of layers\n",
-              model.name().c_str(), static_cast<long long>(o.samples * o.seq_len),
+              model.name().c_str(), static_cast<long long>(o.samples) * o.seq_len,
               static_cast<long long>(o.depth_samples * o.seq_len));
   Json tables = Json::array();
   for (const std::string& text : o.held_out) {
@@ -277,7 +277,7 @@ int bench_importance(const BenchImportanceOptions& o) {
     for (size_t i = 0; i < c.names.size(); ++i)
       study.add(c.alternatives[i], c.names[i].first, c.names[i].second);
     std::printf("\n%s: %lld tokens, loss of the parent %.4f, %lld random orders\n\n", text.c_str(),
-                static_cast<long long>(o.evaluated * o.seq_len), parent,
+                static_cast<long long>(o.evaluated) * o.seq_len, parent,
                 static_cast<long long>(o.orders));
     print(study.rows(), model.config());
     std::fflush(stdout);
