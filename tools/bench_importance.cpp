@@ -266,7 +266,7 @@ int bench_importance(const BenchImportanceOptions& o) {
   const Calibrated c = calibrate(ctx, model, calibration, o.depth_samples);
   std::printf("%s: %lld calibration tokens, %lld of them for the search of layers\n",
               model.name().c_str(), static_cast<long long>(o.samples) * o.seq_len,
-              static_cast<long long>(o.depth_samples * o.seq_len));
+              static_cast<long long>(o.depth_samples) * o.seq_len);
   Json tables = Json::array();
   for (const std::string& text : o.held_out) {
     const std::vector<Batch> held_out = take({text}, o.evaluated);
