@@ -2,11 +2,13 @@
 # launch/gpu-check.sh [--only STEP,...] [--out DIR] [--seconds N] [--sanitizer] [--tiny] - in the folder that
 # launch/bundle.sh makes: every test of the CUDA backend and every benchmark on this machine's GPU, one results folder.
 #
-# STEP          machine, tests, skips, ops, train, layers-8k, layers-49k, layers-128e, elastic, peers; sanitizer.
+# STEP          machine, tests, skips, ops, train, layers-8k, layers-49k, layers-128e, elastic, peers; sanitizer, profile.
 # --out         the results (default results): summary.txt, and a step's output and JSON. It must not exist.
 # --seconds     for all of it (default 520). A step that no time is left for is LEFT OUT, one that takes longer than
 #               its limit or than what is left is ended and TIMED OUT.
 # --sanitizer   compute-sanitizer's memcheck and racecheck on the tests of kernels too, which take many times longer.
+# profile       only when it is named: Nsight Compute on the first launch of every kernel of a step of pretraining
+#               and one of distillation: what bounds it, and what its warps wait for. Clocks are left as they are.
 # --tiny        benchmarks at sizes for tests, to see that all runs.
 # Tests run side by side, benchmarks alone. PyTorch's peers run where python3 has torch.
 # Exit 1: a step or a test FAILED, TIMED OUT or was LEFT OUT. What is SKIPPED says why, and is no pass.
@@ -26,7 +28,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-steps=' machine tests skips ops train layers-8k layers-49k layers-128e elastic peers sanitizer '
+steps=' machine tests skips ops train layers-8k layers-49k layers-128e elastic peers sanitizer profile '
 for step in ${only//,/ }; do
   [[ $steps == *" $step "* ]] || { echo "gpu-check: no step is named $step; there are$steps" >&2; exit 2; }
 done
@@ -166,6 +168,17 @@ if [ $sanitizer = 1 ] || [[ $only == *,sanitizer,* ]]; then
     side_by_side sanitizer "$seconds" < <(sanitizer_lines)
   else
     say sanitizer SKIPPED "no compute-sanitizer"
+  fi
+fi
+if [[ $only == *,profile,* ]]; then
+  if command -v ncu >/dev/null; then
+    profiled=(--config configs/parents/nano3-5l-32e --tokens 8192 --only pretrain,slice/50%)
+    if [ ${#tiny[@]} -gt 0 ]; then profiled=(--tiny --only pretrain); fi
+    run profile "$seconds" ncu --csv --page details --section SpeedOfLight --section Occupancy --section WarpStateStats \
+      --kernel-name-base demangled --kernel-id :::1 --clock-control none --log-file "$out/profile.csv" \
+      bin/nestling bench layers --device cuda --json --steps 1 "${profiled[@]}"
+  else
+    say profile SKIPPED "no ncu"
   fi
 fi
 

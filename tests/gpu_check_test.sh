@@ -55,6 +55,27 @@ grep -q "passed under $root" "$work/good/tests/fake_passing.txt" || fail "not st
 check good --only tests
 [ $code = 2 ] || fail "a results folder that exists: $code, needs 2"
 
+# A profiler that writes its log and runs what it is given, and none.
+mkdir "$work/tools"
+cat >"$work/tools/ncu" <<'SH'
+#!/bin/sh
+while [ "$1" != bin/nestling ]; do
+  [ "$1" != --log-file ] || echo '"Kernel Name"' >"$2"
+  shift
+done
+exec "$@"
+SH
+chmod +x "$work/tools/ncu"
+PATH=$work/tools:$PATH check profiled --only profile
+[ $code = 0 ] && [ -s "$work/profiled/profile.csv" ] || { cat "$work/said" >&2; fail "a profile: $code, and its log"; }
+has profiled '^profile +ok'
+if ! command -v ncu >/dev/null; then
+  check unprofiled --only profile
+  has unprofiled '^profile +SKIPPED +no ncu'
+fi
+check unasked --only train
+! grep -q '^profile' "$work/unasked/summary.txt" || fail "a profile that nobody asked for"
+
 printf 'fake/failing bin/failing\nfake/passing bin/passing\n' >"$root/tests/tests.txt"
 check failing --only tests,skips
 [ $code = 1 ] || fail "a test that fails: $code, needs 1"

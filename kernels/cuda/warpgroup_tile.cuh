@@ -4,7 +4,8 @@
 // Steps         of 64 of the sum. Three of them lie in shared memory: one is multiplied while the next two are
 //               copied, straight from global memory.
 // Operands      a [M, S] or [S, M], b [N, S] or [S, N]; rows start at multiples of 16 bytes and are whole pieces of
-//               16 bytes. What lies outside counts as zero, and is not read.
+//               16 bytes. What lies outside counts as zero, and is not read; a warpgroup of which all 64 rows lie
+//               there multiplies nothing.
 // Determinism   each sum has one owner and the order of S.
 #pragma once
 #include "kernels/cuda/tile_product.cuh"
@@ -90,6 +91,7 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
   // In a register that all lanes share, as descriptors are.
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   const int half = group * detail::kPanelBytes;
+  const bool has_rows = group * 64 < a.side;  // else the tensor cores are the other warpgroup's
   for (int step = 0; step + 1 < Tile::kSteps; ++step) copy_step(step);
   for (int step = 0; step < steps; ++step) {
     wait_for_copies<Tile::kSteps - 2>();
@@ -98,12 +100,14 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
     const unsigned char* at = shared + step % Tile::kSteps * Tile::kStepBytes;
     const uint64_t left = shared_operand(at + half, detail::kPanelBytes);
     const uint64_t right = shared_operand(at + Tile::kOperandBytes, detail::kPanelBytes);
-    begin_products();
+    if (has_rows) {
+      begin_products();
 #pragma unroll
-    for (int k = 0; k < Tile::kSum / 16; ++k)
-      multiply<kA == Along::kSide, kB == Along::kSide>(sums, advance(left, k * kNextA),
-                                                       advance(right, k * kNextB));
-    close_products();
+      for (int k = 0; k < Tile::kSum / 16; ++k)
+        multiply<kA == Along::kSide, kB == Along::kSide>(sums, advance(left, k * kNextA),
+                                                         advance(right, k * kNextB));
+      close_products();
+    }
     wait_for_products<1>();  // of the step before: its place may be copied over
     __syncthreads();
     copy_step(step + Tile::kSteps - 1);
