@@ -3,6 +3,7 @@
 # trains, killed while the elastic run does, it ends with all it promises, and what was done is not done again. And
 # what it plans for a device of a given speed. Exit 77: no device, or no python3.
 set -eu
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"  # Open MPI leaks at exit, in modules that are gone by then
 program=$(realpath "$1")
 source_dir=$(cd "$2" && pwd)
 device=${3:-cuda}

@@ -82,7 +82,7 @@ TEST_F(ElasticModelFile, ABudgetBetweenSizesIsAViewToo) {
   EXPECT_FALSE(alone.trained());
   EXPECT_EQ(alone.cost().total, whole.cost().total);
   EXPECT_EQ(greedy(alone), greedy(whole));
-  const Size& half = testing::tiny_reasoner_model().sizes[2];
+  const Size half = testing::tiny_reasoner_model().sizes[2];
   EXPECT_GT(alone.cost().active, parameter_cost(whole.config(), half.widths).active);
   whole.select("50%");
   EXPECT_TRUE(whole.trained());

@@ -5,6 +5,7 @@
 #include "kernels/core/host_view.h"
 #include "tests/support/device.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/tiny_model.h"
 #include "tests/support/training_batch.h"
 #include "trainer/distill_step.h"
 #include "trainer/train_step.h"
@@ -18,21 +19,8 @@ using testing::sequences;
 
 // Where activations are rounded, every token takes every expert: near a tie it would choose another.
 ModelConfig model(const char* pattern = "ME*-E", bool all_experts = false) {
-  ModelConfig c;
+  ModelConfig c = testing::tiny_config(kVocab);
   c.pattern = pattern;
-  c.vocab = kVocab;
-  c.hidden = 32;
-  c.query_heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 8;
-  c.mamba_heads = 4;
-  c.mamba_head_dim = 8;
-  c.state = 8;
-  c.groups = 2;
-  c.conv_kernel = 4;
-  c.chunk = 8;
-  c.ffn = 48;
-  c.experts = 6;
   c.top_k = all_experts ? c.experts : 2;
   c.expert_ffn = 32;
   c.shared_ffn = 32;

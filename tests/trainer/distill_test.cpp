@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/ranks.h"
+#include "tests/support/tiny_model.h"
 #include "tests/support/training_batch.h"
 #include "trainer/distill_step.h"
 
@@ -16,21 +17,8 @@ using testing::sequences;
 using testing::world;
 
 ModelConfig parent() {
-  ModelConfig c;
+  ModelConfig c = testing::tiny_config(kVocab);
   c.pattern = "ME*E";
-  c.vocab = kVocab;
-  c.hidden = 32;
-  c.query_heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 8;
-  c.mamba_heads = 4;
-  c.mamba_head_dim = 8;
-  c.state = 8;
-  c.groups = 2;
-  c.conv_kernel = 4;
-  c.chunk = 8;
-  c.experts = 6;
-  c.top_k = 2;
   c.expert_ffn = 32;
   c.shared_ffn = 32;
   c.validate("parent");
