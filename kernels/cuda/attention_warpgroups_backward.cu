@@ -361,11 +361,13 @@ void backward(Context& ctx, Backward b, const Segments& segments) {
 }
 
 // As many equal parts as make kBlocks blocks, where there are query heads enough; of the shapes alone, so that a
-// sum is the same on every card.
-int parts_of(const AttentionBackward& a) {
+// sum is the same on every card. A rehearsal takes the fewest tiles that its tokens can lie in: fewer tiles, more parts,
+// more scratch.
+int parts_of(const Context& ctx, const AttentionBackward& a) {
   int64_t tiles = 0;
   for (int64_t s = 0; s < a.segments.count(); ++s)
     tiles += (a.segments.length(s) + kRows - 1) / kRows;
+  if (ctx.device() == Device::kNull) tiles = (a.segments.tokens() + kRows - 1) / kRows;
   const int64_t slots = a.q.dim(1) / a.k.dim(1);
   int64_t parts = 1;
   while (parts < slots && (parts * a.k.dim(1) * tiles < kBlocks || slots % parts != 0)) ++parts;
@@ -375,7 +377,7 @@ int parts_of(const AttentionBackward& a) {
 }  // namespace
 
 void backward_on_warpgroups(Context& ctx, const AttentionBackward& a) {
-  const int parts = parts_of(a);
+  const int parts = parts_of(ctx, a);
   const Backward b{.dq = head_rows<Half>(a.dq),
                    .dk = head_rows<Half>(a.dk),
                    .dv = head_rows<Half>(a.dv),

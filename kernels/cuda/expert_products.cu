@@ -10,7 +10,7 @@
 // Warpgroups    do the products of bf16 on Hopper, where every row starts at a multiple of 16 bytes:
 //               expert_warpgroups.cu.
 // Few rows      below kFewRows an expert on average, tiles of 16 rows and a long step: the weights are
-//               what is waited for. The sums are the same.
+//               what is waited for.
 #include <algorithm>
 
 #include "kernels/cuda/expert_tiles.cuh"
