@@ -106,6 +106,11 @@ void check_view(const char* name, ConstView v) {
                  ": FP8 products need rows that start at multiples of 16 bytes and are whole 16 "
                  "bytes long");
 }
+// cuBLASLt counts elements of y, of either type: "M must be divisible by 16" is what its log says of other N.
+void check_columns(ConstView w) {
+  NESTLING_CHECK(w.dim(0) % 16 == 0, "fp8_linear: w ", w.describe(),
+                 ": FP8 products need N in multiples of 16");
+}
 
 }  // namespace
 
@@ -119,6 +124,7 @@ void run(Context& ctx, const Fp8Quantize& a) {
 void run(Context& ctx, const Fp8Linear& a) {
   check_card(ctx);
   check_view("w", a.w);
+  check_columns(a.w);
   check_view("y", a.y);
   if (a.y.size() == 0) return;
   const Arena::Mark mark(ctx.scratch());

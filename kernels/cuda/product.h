@@ -5,8 +5,9 @@
 // Dtypes        a and b both f32 (products in f32, never TF32), both bf16, both f8_e4m3 or both u8: codes of E2M1,
 //               two a byte, whose extents are in bytes; d f32 or, but from f32 operands, bf16. Sums are f32;
 //               of FP8 see kernels/ops/fp8_linear.h.
-// FP8           from compute capability 8.9 on, b alone transposed, and all rows whole pieces of 16 bytes.
-// FP4           the same from compute capability 10.0 on, with scales of blocks of 16 codes as cuBLASLt lays them
+// FP8           from compute capability 8.9 on, b alone transposed, all rows whole pieces of 16 bytes and N a multiple
+//               of 16.
+// FP4           from compute capability 10.0 on, b alone transposed, all rows whole pieces of 16 bytes, with scales of blocks of 16 codes as cuBLASLt lays them
 //               out: kernels/cuda/nvfp4_linear.cu.
 // Alignment     whatever the views have; the choice of algorithm knows it. Multiples of 16 bytes
 //               run at full speed; a shape for which cuBLASLt has no algorithm throws.

@@ -16,10 +16,9 @@
 //               off, so that it adds partial sums in f32 every so many terms.
 // Elasticity    K and N come from the views, as in linear.h: w.prefix(0, n).prefix(1, k) is the smaller
 //               model. The scales are those of the parent, and its codes do not change.
-// Alignment     CPU: any. CUDA: w begins at a multiple of 16 bytes and K and its row pitch are multiples of
-//               16; y begins at a multiple of 16 bytes, and its rows and pitch are whole 16 bytes (N in
-//               multiples of 4 in f32, of 8 in bf16): cuBLASLt's FP8 products need it. Other views are
-//               refused by name, never copied. x, and both operands of fp8_quantize: any; fastest where rows
+// Alignment     CPU: any. CUDA: w begins at a multiple of 16 bytes and K, N and its row pitch are multiples of
+//               16; y begins at a multiple of 16 bytes, and so do its rows: cuBLASLt's FP8 products need it. Other
+//               views are refused by name, never copied. x, and both operands of fp8_quantize: any; fastest where rows
 //               start at multiples of 16 bytes.
 // Devices       CUDA: compute capability 8.9 or newer, others are refused; fp8_quantize runs on all.
 // Determinism   Same inputs, shapes, threads and device: same bits.

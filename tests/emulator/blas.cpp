@@ -58,11 +58,13 @@ bool scales_fit(const nestling_emulated_product& p, cudaDataType_t type) {
          p.b_scales != nullptr;
 }
 
-// FP8 and FP4 operands are of one type, K-contiguous and aligned; others may be anything.
+// FP8 and FP4 operands are of one type, K-contiguous and aligned, and FP8 products of whole 16 columns (d's rows here);
+// others may be anything.
 bool has_algorithm(const nestling_emulated_product& p, const nestling_emulated_layout& a,
                    const nestling_emulated_layout& b, const nestling_emulated_layout& d) {
   if (a.type != b.type || narrow(d.type) || !scales_fit(p, a.type)) return false;
   if (!narrow(a.type)) return true;
+  if (a.type == CUDA_R_8F_E4M3 && d.rows % 16 != 0) return false;
   return p.a == CUBLAS_OP_T && p.b == CUBLAS_OP_N && p.fast == 0 && whole_vectors(a) &&
          whole_vectors(b) && whole_vectors(d);
 }
