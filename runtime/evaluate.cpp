@@ -89,7 +89,11 @@ class WindowLoss {
     const auto start = Clock::now();
     const View normed = forward(model_, offsets, inputs);
     const View nll = arena_.alloc(DType::kF32, {count});
-    head_loss(ctx_, {.nll = nll, .x = normed, .w = model_.params().head, .targets = wanted});
+    head_loss(ctx_, {.nll = nll,
+                     .x = normed,
+                     .w = model_.params().head,
+                     .targets = wanted,
+                     .chunk = loss_chunk(ctx_.device())});
     ctx_.synchronize();
     seconds_ += seconds_since(start);
     add_to(nll_, nll);
@@ -117,7 +121,8 @@ class WindowLoss {
                      .w = model_.params().head,
                      .kl_tokens = counts,
                      .teacher_x = forward(*parent_, offsets, inputs),
-                     .teacher_w = parent_->params().head});
+                     .teacher_w = parent_->params().head,
+                     .chunk = loss_chunk(ctx_.device())});
     add_to(kl_, kl);
   }
 

@@ -61,7 +61,9 @@ LoadedModel::LoadedModel(const std::filesystem::path& path, Precision precision,
       activations_ == DType::kF32 || (precision.compute == DType::kBF16 && device != Device::kCpu),
       path.string(), ": ", dtype_name(activations_), " activations with ",
       dtype_name(precision.compute), " products on ", device_name(device));
-  if (device != Device::kCpu) weights_ = weights_.on(device, precision.compute);
+  if (device == Device::kCpu) return;
+  weights_ = weights_.on(device, precision.compute);
+  if (precision.compute == DType::kBF16) weights_.drop_masters();
 }
 
 LoadedModel::LoadedModel(const std::filesystem::path& path, Opened o)

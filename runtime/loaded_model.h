@@ -32,7 +32,8 @@ class LoadedModel {
  public:
   // `size` names the one size to open of an elastic file; empty: the whole file, its largest size
   // selected. The tokenizer is optional: token-id models have none.
-  // Weights are read into host memory, and go from there to `device`.
+  // Weights are read into host memory, and go from there to `device`, where those of products in bf16 have no f32
+  // masters: 2 bytes a parameter of them stay.
   LoadedModel(const std::filesystem::path& path, Precision precision, const std::string& size = "",
               Device device = Device::kCpu);
 

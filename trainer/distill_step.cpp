@@ -38,6 +38,11 @@ Weights& started(Weights& student, Weights& teacher, TeacherMasters masters, Con
 
 }  // namespace
 
+TeacherMasters teacher_masters(const RunConfig& config) {
+  return teacher_precision(config) == DType::kBF16 ? TeacherMasters::kDropped
+                                                   : TeacherMasters::kKept;
+}
+
 DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
                          RouterTraining& router, Context& ctx, Comm& comm, TeacherMasters masters)
     : space_(space),

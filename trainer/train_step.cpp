@@ -109,7 +109,8 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                    .correct = correct,
                    .x = acts.final_norm.normed,
                    .w = w.head,
-                   .targets = device_view(ctx_, arena_, batch.targets)});
+                   .targets = device_view(ctx_, arena_, batch.targets),
+                   .chunk = loss_chunk(ctx_.device())});
   const Tensor losses = on_host(nll), hits = on_host(correct);
   LossSum sum{.nll = 0, .targets = static_cast<double>(batch.counted_targets), .correct = 0};
   for (int64_t t = 0; t < tokens.dim(0); ++t) {

@@ -48,7 +48,7 @@ DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& p
   const auto comm = make_null_comm(0, of.ranks);
   Weights teacher(of.space.config, Device::kNull,
                   {.compute = teacher_precision(of.config), .teacher = true});
-  DistillStep step(of.space, of.config, teacher, router, ctx, *comm);
+  DistillStep step(of.space, of.config, teacher, router, ctx, *comm, teacher_masters(of.config));
   const std::vector<Batch> batches = shapes_of(phase.global_batch_tokens / phase.seq_len / of.ranks,
                                                micro_batch_of(of.config, phase), phase.seq_len);
   ctx.reset_work();

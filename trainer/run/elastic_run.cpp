@@ -111,7 +111,7 @@ void ElasticRun::sort() {
   space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
                       order_.depth);
   router_.emplace(*space_, config_);
-  step_.emplace(*space_, config_, teacher_, *router_, ctx_, comm_);
+  step_.emplace(*space_, config_, teacher_, *router_, ctx_, comm_, teacher_masters(config_));
 }
 
 std::vector<NamedState> ElasticRun::state() {
@@ -202,7 +202,8 @@ void ElasticRun::begin() {
         run_.batches(config_.data.train, config_.curriculum[p].seq_len, config_.seed + p));
   validation_.emplace(config_, run_);
   constexpr double kPeakSeconds = 0.05;
-  peak_gflops_ = product_peak(config_.precision.compute == "bf16", kPeakSeconds);
+  if (ctx_.device() == Device::kCpu)
+    peak_gflops_ = product_peak(config_.precision.compute == "bf16", kPeakSeconds);
   if (run_.begin(state())) {
     step_->student().refresh_low(ctx_);
     router_->restored();
@@ -232,6 +233,14 @@ int ElasticRun::distill(int64_t last_step) {
   return 0;
 }
 
+// On the host, read anew: a teacher in bf16 has no masters any more.
+Weights ElasticRun::sorted_parent() const {
+  Weights parent(model_, Device::kCpu, {});
+  import_weights(config_.parent, model_, parent);
+  apply_order(model_, order_, parent);
+  return parent;
+}
+
 void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == curriculum_.steps(), "an elastic file before its run is over");
   if (run_.writes()) {
@@ -242,7 +251,7 @@ void ElasticRun::write_elastic_files() {
                                                .scores = *scores_,
                                                .router = *router_,
                                                .at = run_.at});
-    write_elastic(run_.dir() / "before.h5", model, teacher_, type);
+    write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
   }
@@ -250,6 +259,8 @@ void ElasticRun::write_elastic_files() {
 }
 
 void ElasticRun::evaluate() {
+  step_.reset();  // its memory is wanted for the models
+  teacher_ = teacher_.extents();
   evaluate_run(config_, run_.dir(), comm_);
   if (run_.writes()) write_report(run_.dir());
   comm_.barrier();

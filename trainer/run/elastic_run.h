@@ -36,7 +36,7 @@ class ElasticRun {
   int distill(int64_t last_step = std::numeric_limits<int64_t>::max());
   // The curriculum must be over.
   void write_elastic_files();
-  void evaluate();  // and the report
+  void evaluate();  // and the report; training is over, and gives its memory back
 
   // Of distillation, once it has begun.
   std::vector<NamedState> state();
@@ -48,6 +48,7 @@ class ElasticRun {
 
  private:
   void sort();
+  Weights sorted_parent() const;
   void begin();
   void one_step();
   void validate();
@@ -67,7 +68,7 @@ class ElasticRun {
   std::optional<DistillStep> step_;
   std::optional<Validation> validation_;
   std::vector<Batches> phases_;  // training text of every phase
-  double peak_gflops_ = 0;
+  double peak_gflops_ = 0;       // of this CPU; 0 on a device
   std::optional<int64_t> frozen_after_;
 };
 

@@ -32,11 +32,11 @@ LogRecord step_record(const RunConfig& config, const ElasticSpace& space,
                                {"lr", lr},
                                {"tokens_per_second", cost.tokens / cost.seconds},
                                {"gflops", gflops},
-                               {"share_of_peak", gflops / cost.peak_gflops},
                                {"memory_bytes", peak_resident_bytes()},
                                {"sliced", router.frozen() ? 1.0 : 0.0},
                                {"skipped", static_cast<double>(at.skipped)}},
                    .event = {}};
+  if (cost.peak_gflops > 0) record.scalars["share_of_peak"] = gflops / cost.peak_gflops;
   if (!router.frozen()) {
     record.scalars["router_lr"] = config.router.lr;
     record.scalars["router_temperature"] = router.plain(0, at.tokens).tau;

@@ -16,7 +16,7 @@ struct StepCost {
   double seconds = 0;
   double flops = 0;        // of this rank
   double tokens = 0;       // unique, of all ranks
-  double peak_gflops = 0;  // of this rank
+  double peak_gflops = 0;  // of this rank; 0: not known, and no share is logged
 };
 
 LogRecord step_record(const RunConfig& config, const ElasticSpace& space,
