@@ -2,15 +2,18 @@
 # launch/gpu-check.sh [--only STEP,...] [--out DIR] [--seconds N] [--sanitizer] [--tiny] - in the folder that
 # launch/bundle.sh makes: every test of the CUDA backend and every benchmark on this machine's GPU, one results folder.
 #
-# STEP          machine, tests, skips, ops, train, layers-8k, layers-49k, layers-128e, elastic, peers; sanitizer, profile.
+# STEP          machine, tests, skips, ops, train, layers-8k, layers-49k, layers-128e, elastic, peers; and what runs only
+#               when it is named: sanitizer, profile, peers-more, peers-masters, peers-49k, peers-128e.
 # --out         the results (default results): summary.txt, and a step's output and JSON. It must not exist.
 # --seconds     for all of it (default 520). A step that no time is left for is LEFT OUT, one that takes longer than
 #               its limit or than what is left is ended and TIMED OUT.
 # --sanitizer   compute-sanitizer's memcheck and racecheck on the tests of kernels too, which take many times longer.
-# profile       only when it is named: Nsight Compute on the first launch of every kernel of a step of pretraining
-#               and one of distillation: what bounds it, and what its warps wait for. Clocks are left as they are.
 # --tiny        benchmarks at sizes for tests, to see that all runs.
-# Tests run side by side, benchmarks alone. PyTorch's peers run where python3 has torch.
+# profile       Nsight Compute on the first launch of every kernel of a step of pretraining and one of distillation: what
+#               bounds it, and what its warps wait for. Clocks are left as they are.
+# peers         PyTorch, where python3 has it: the fair peer and compiled transformers at the sizes of layers-*;
+#               peers-more: what compiles longest or may be absent; peers-masters: transformers on float32 masters.
+# Tests run side by side, benchmarks alone.
 # Exit 1: a step or a test FAILED, TIMED OUT or was LEFT OUT. What is SKIPPED says why, and is no pass.
 set -uo pipefail
 
@@ -28,7 +31,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-steps=' machine tests skips ops train layers-8k layers-49k layers-128e elastic peers sanitizer profile '
+steps=' machine tests skips ops train layers-8k layers-49k layers-128e elastic peers peers-more peers-masters peers-49k peers-128e sanitizer profile '
 for step in ${only//,/ }; do
   [[ $steps == *" $step "* ]] || { echo "gpu-check: no step is named $step; there are$steps" >&2; exit 2; }
 done
@@ -144,7 +147,7 @@ layers() {  # NAME LIMIT FOLDER ARGS...
 }
 run ops 90 bin/nestling bench ops --device cuda --check-floors --json "${tiny[@]}"
 layers layers-8k 60 nano3-5l-32e --tokens 8192
-layers layers-49k 60 nano3-5l-32e --tokens 49152 --micro-batch 1
+layers layers-49k 60 nano3-5l-32e --tokens 49152 --micro-batch 1 --steps 3 --only pretrain,mask/full,slice/full,slice/50%
 layers layers-128e 60 nano3-5l-128e --tokens 8192 --only pretrain,mask/full,slice/full,slice/50%
 if [ ${#tiny[@]} -gt 0 ]; then
   run train 60 bin/nestling bench train --device cuda --json --tiny
@@ -154,23 +157,35 @@ fi
 if [ ${#tiny[@]} -gt 0 ]; then
   say elastic SKIPPED "its parent is none for --tiny; device_bench_test has a small one"
 else
-  run elastic 60 bin/nestling bench elastic configs/runs/quickstart.yaml --device cuda --json
+  run elastic 60 bin/nestling bench elastic configs/runs/quickstart.yaml --device cuda --compute bf16 --batch 128 --json
 fi
-if [ -z "$only" ] || [[ $only == *,peers,* ]]; then
+# peers NAME LIMIT EXPERTS ARGS...: PyTorch's steps, at the sizes of layers-*.
+peers() {
+  local name=$1 limit=$2 experts=$3
+  shift 3
   if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
-    run peers 170 python3 bench/peers/torch_nano.py --config configs/parents/nano3-5l-32e/config.json --budget 150
+    run "$name" "$limit" python3 bench/peers/torch_nano.py --config "configs/parents/nano3-5l-${experts}e/config.json" "$@"
   else
-    say peers SKIPPED "python3 has no torch and transformers that find a GPU"
+    say "$name" SKIPPED "python3 has no torch and transformers that find a GPU"
   fi
+}
+asked() { [[ $only == *,$1,* ]]; }
+compiled=fair/pretrain,transformers_compiled/pretrain
+if [ -z "$only" ] || asked peers; then peers peers 170 32 --budget 150 --variants $compiled,fair/elastic; fi
+if asked peers-more; then
+  peers peers-more "$seconds" 32 --budget 240 --variants kernels/pretrain,transformers_compiled/elastic,transformers/pretrain
 fi
-if [ $sanitizer = 1 ] || [[ $only == *,sanitizer,* ]]; then
+if asked peers-masters; then peers peers-masters "$seconds" 32 --budget 120 --variants transformers_compiled/pretrain --masters; fi
+if asked peers-49k; then peers peers-49k "$seconds" 32 --budget 200 --tokens 49152 --variants $compiled; fi
+if asked peers-128e; then peers peers-128e "$seconds" 128 --budget 200 --variants $compiled; fi
+if [ $sanitizer = 1 ] || asked sanitizer; then
   if command -v compute-sanitizer >/dev/null; then
     side_by_side sanitizer "$seconds" < <(sanitizer_lines)
   else
     say sanitizer SKIPPED "no compute-sanitizer"
   fi
 fi
-if [[ $only == *,profile,* ]]; then
+if asked profile; then
   if command -v ncu >/dev/null; then
     profiled=(--config configs/parents/nano3-5l-32e --tokens 8192 --only pretrain,slice/50%)
     if [ ${#tiny[@]} -gt 0 ]; then profiled=(--tiny --only pretrain); fi

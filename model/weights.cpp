@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/core/parallel.h"
@@ -125,18 +126,33 @@ ModelParams<View> Weights::grads() {
   return bind_parameters<View>(config_, [&](int64_t i) { return grad(i); });
 }
 
-void Weights::initialize(uint64_t seed) {
+namespace {
+
+// Repeats the first `period` values of a tensor through all of it.
+void repeat(View all, int64_t period) {
+  for (int64_t done = period; done < all.size();) {
+    const int64_t n = std::min(done, all.size() - done);
+    copy(all.slice(0, done, n), all.prefix(0, n));
+    done += n;
+  }
+}
+
+}  // namespace
+
+void Weights::initialize(uint64_t seed, int64_t distinct) {
   NESTLING_CHECK(device_ != Device::kNull, "the null device holds no weights to initialise");
   for (int64_t i = 0; i < count(); ++i) {
     const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
-    Tensor host(Device::kCpu, DType::kF32, {spec.size()});
-    parallel_for(spec.size(), kDrawnAtOnce, [&](int64_t begin, int64_t end) {
+    Tensor host(Device::kCpu, DType::kF32, {std::min(spec.size(), distinct)});
+    parallel_for(host.size(), kDrawnAtOnce, [&](int64_t begin, int64_t end) {
       Rng rng(seed, static_cast<uint64_t>(i));
       rng.seek(static_cast<uint64_t>(begin) * draws(spec.init));
       for (int64_t k = begin; k < end; ++k)
         host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
     });
-    copy(master(i).reshape({spec.size()}), host.view());
+    const View all = master(i).reshape({spec.size()});
+    copy(all.prefix(0, host.size()), host.view());
+    repeat(all, host.size());
   }
   Context ctx(device_);
   refresh_low(ctx);

@@ -10,6 +10,7 @@
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
+#include <limits>
 #include <vector>
 
 #include "kernels/core/context.h"
@@ -41,7 +42,9 @@ class Weights {
   ModelParams<ConstView> params();
   ModelParams<View> grads();
 
-  void initialize(uint64_t seed);  // fresh weights by each spec's Init; refreshes the low copies
+  // Fresh weights by each spec's Init; refreshes the low copies. Of a tensor, `distinct` values are drawn (on the
+  // host), and repeat: benchmarks of billions of parameters need no more.
+  void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
   void refresh_low(Context& ctx);
   void zero_gradients();
   void zero_gradients_beside_products();                 // for a backward with LayerRun::fresh

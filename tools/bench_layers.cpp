@@ -70,6 +70,7 @@ RunConfig elastic_config(const BenchLayersOptions& o, const PrecisionConfig& pre
                      {.name = kSizes[1], .target = {{"active_params", kSizes[1]}}},
                      {.name = kSizes[2], .target = {{"active_params", kSizes[2]}}}};
   c.router.dead_zone = 0.1;
+  c.router.schedule_tokens = int64_t{1} << 50;  // masks as soft as where a run begins
   c.distill.sizes_per_micro_batch = std::ssize(c.elastic.sizes);  // what runs is what has a weight
   c.parallel.recompute = o.recompute;
   c.precision = precision;
@@ -122,7 +123,7 @@ class Pretraining final : public Trainer {
  public:
   Pretraining(const Setting& s, Context& ctx)
       : comm_(comm_on(ctx)), step_(s.model, s.pretrain, ctx, *comm_) {
-    if (ctx.device() != Device::kNull) step_.weights().initialize(1);
+    if (ctx.device() != Device::kNull) step_.weights().initialize(1, bench::kDistinctWeights);
   }
   Outcome step(const std::vector<Batch>& batches, int64_t i) override {
     const StepResult r = step_.run(batches, kRate, i + 1);
@@ -142,8 +143,7 @@ class Distillation final : public Trainer {
         router_(s.space, s.elastic),
         comm_(comm_on(ctx)),
         step_(s.space, s.elastic, initialized(teacher_), router_, ctx, *comm_,
-              teacher_precision(s.elastic) == DType::kBF16 ? TeacherMasters::kDropped
-                                                           : TeacherMasters::kKept) {}
+              teacher_masters(s.elastic)) {}
 
   void choose(size_t size) { size_ = size; }
   void freeze() { router_.freeze_evenly(); }
@@ -159,7 +159,7 @@ class Distillation final : public Trainer {
 
  private:
   static Weights& initialized(Weights& w) {
-    if (w.device() != Device::kNull) w.initialize(1);
+    if (w.device() != Device::kNull) w.initialize(1, bench::kDistinctWeights);
     return w;
   }
   Weights teacher_;
@@ -255,20 +255,24 @@ OrderedJson estimate(const Setting& s, int64_t free_bytes) {
   return all;
 }
 
-std::vector<LayersVariant> measure_all(const Setting& s, Context& ctx) {
-  std::vector<LayersVariant> done;
+// Each is printed when it is done: what comes after may run out of time or memory.
+OrderedJson measure_all(const Setting& s, Context& ctx, const Ceilings& ceilings, std::FILE* to) {
+  OrderedJson done = OrderedJson::array();
   for_each_variant(s, ctx, [&](LayersVariant v, Trainer& trainer) {
     measure(s, trainer, ctx, v);
-    done.push_back(std::move(v));
+    add_variant(done, s.model, s.o.tokens, s.o.seq_len, ceilings, v);
+    std::fprintf(to, "%s", variant_text(done.back()).c_str());
+    std::fflush(to);
   });
   return done;
 }
 
 Ceilings measured_ceilings(const Setting& s, Context& ctx, OrderedJson& out) {
-  const Peaks peaks =
-      ctx.device() == Device::kCuda ? bench::measure_device_peaks(ctx, s.o.tiny) : measure_peaks();
-  out["peaks"] = bench::peaks_block(ctx.device(), peaks);
   const bool low = s.o.compute == "bf16";
+  const Peaks peaks = ctx.device() == Device::kCuda
+                          ? bench::measure_device_peaks(ctx, s.o.tiny, !low)
+                          : measure_peaks();
+  out["peaks"] = bench::peaks_block(ctx.device(), peaks);
   Ceilings c{.measured = 1e9 * (low ? peaks.bf16_gflops : peaks.f32_gflops)};
   if (low && ctx.device() == Device::kCuda)
     c.published = 1e9 * bench::published_peaks(cuda::device_info().name).bf16_gflops;
@@ -292,23 +296,17 @@ OrderedJson heading(const Setting& s) {
           {"gate", "the model's own; loads of experts are not forced to be equal"}};
 }
 
-void print_heading(const OrderedJson& out) {
-  std::printf("%s: %s, %.4g parameters (%.4g active), random weights; %lld tokens a step\n",
-              out["config"].get<std::string>().c_str(), out["pattern"].get<std::string>().c_str(),
-              out["parameters"].get<double>(), out["parameters_active"].get<double>(),
-              static_cast<long long>(out["tokens"].get<int64_t>()));
-  std::printf("%-12s %10s %10s %10s  counted on the null device\n", "estimate", "GiB", "TFLOP",
-              "GB");
+void print_heading(const OrderedJson& out, std::FILE* to) {
+  std::fprintf(to, "%s: %s, %.4g parameters (%.4g active), random weights; %lld tokens a step\n",
+               out["config"].get<std::string>().c_str(), out["pattern"].get<std::string>().c_str(),
+               out["parameters"].get<double>(), out["parameters_active"].get<double>(),
+               static_cast<long long>(out["tokens"].get<int64_t>()));
+  std::fprintf(to, "%-12s %10s %10s %10s  counted on the null device\n", "estimate", "GiB", "TFLOP",
+               "GB");
   for (const auto& [name, e] : out["estimate"].items())
-    std::printf("%-12s %10.2f %10.2f %10.1f\n", name.c_str(),
-                e["memory"]["sum"].get<double>() / (1 << 30),
-                e["counted_flops"].get<double>() / 1e12, e["counted_bytes"].get<double>() / 1e9);
-}
-
-void print_timed(const OrderedJson& out) {
-  std::printf("device %s\nceilings %s\n", out["device"].dump().c_str(),
-              out["peaks"].dump().c_str());
-  for (const OrderedJson& v : out["variants"]) std::printf("%s", variant_text(v).c_str());
+    std::fprintf(to, "%-12s %10.2f %10.2f %10.1f\n", name.c_str(),
+                 e["memory"]["sum"].get<double>() / (1 << 30),
+                 e["counted_flops"].get<double>() / 1e12, e["counted_bytes"].get<double>() / 1e9);
 }
 
 }  // namespace
@@ -316,24 +314,23 @@ void print_timed(const OrderedJson& out) {
 int bench_layers(const BenchLayersOptions& options) {
   if (options.threads > 0) set_thread_count(options.threads);
   const Setting s = setting_of(options);
+  std::FILE* to = s.o.json ? stderr : stdout;
   OrderedJson out = heading(s);
   if (s.o.dry_run) {
     out["estimate"] = estimate(s, 0);
+    print_heading(out, to);
   } else {
     Context ctx(parse_device(s.o.device));
     const bool cuda = ctx.device() == Device::kCuda;
     out["estimate"] = estimate(s, cuda ? cuda::device_memory().free_bytes : 0);
+    print_heading(out, to);
     const Ceilings ceilings = measured_ceilings(s, ctx, out);
-    out["variants"] =
-        variants_json(s.model, s.o.tokens, s.o.seq_len, ceilings, measure_all(s, ctx));
+    std::fprintf(to, "ceilings %s\n", out["peaks"].dump().c_str());
+    out["variants"] = measure_all(s, ctx, ceilings, to);
     out["device"] = bench::device_block(ctx.device());  // now, while it is warm
+    std::fprintf(to, "\ndevice %s\n", out["device"].dump().c_str());
   }
-  if (s.o.json) {
-    std::printf("%s\n", out.dump().c_str());
-    return 0;
-  }
-  print_heading(out);
-  if (!s.o.dry_run) print_timed(out);
+  if (s.o.json) std::printf("%s\n", out.dump().c_str());
   return 0;
 }
 

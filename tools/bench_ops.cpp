@@ -88,7 +88,7 @@ bench::Scale scale_of(const BenchOpsOptions& options, Device device) {
 Bench bench_of(const BenchOpsOptions& options, Context& ctx) {
   constexpr double kLongestOnCard = 0.3;
   const bool card = ctx.device() == Device::kCuda;
-  const Peaks peaks = card ? bench::measure_device_peaks(ctx, options.tiny) : measure_peaks();
+  const Peaks peaks = card ? bench::measure_device_peaks(ctx, options.tiny, true) : measure_peaks();
   const double longest = options.tiny ? 0.0 : card ? kLongestOnCard : kLongestMeasurement;
   return {ctx, scale_of(options, ctx.device()), peaks, longest};
 }

@@ -80,7 +80,7 @@ int bench_train(const BenchTrainOptions& options) {
   if (o.weights) {
     import_weights(o.config, model, step.weights());
   } else {
-    step.weights().initialize(1);
+    step.weights().initialize(1, bench::kDistinctWeights);
   }
   const Timed t = timed_steps(o, step, model.vocab, ctx);
   const double median = bench::median(t.seconds);

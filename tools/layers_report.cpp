@@ -160,19 +160,29 @@ OrderedJson projection_json(const ModelConfig& model, const LayersVariant& v, do
   return out;
 }
 
-// Of slices: what they take of the widest one's FLOPs and time.
-void add_shares(OrderedJson& all) {
-  const OrderedJson* full = nullptr;
-  for (const OrderedJson& v : all)
-    if (v["name"] == "slice/full") full = &v;
+// A step without what goes through all parameters.
+double seconds_by_width(const TimedStep& step) {
+  double seconds = step.seconds;
+  for (const auto& [name, cost] : step.parts)
+    if (!inner(name) && through_all_parameters(name)) seconds -= cost.seconds;
+  return seconds;
+}
+
+// Of a slice: what it takes of the widest one's FLOPs and time.
+void add_shares(const OrderedJson& all, OrderedJson& v) {
+  if (!v["name"].get<std::string>().starts_with("slice/")) return;
+  const OrderedJson* full = v["name"] == "slice/full" ? &v : nullptr;
+  for (const OrderedJson& other : all)
+    if (other["name"] == "slice/full") full = &other;
   if (full == nullptr) return;
-  const double flops = (*full)["counted_flops"], seconds = (*full)["step_seconds"]["median"];
-  for (OrderedJson& v : all) {
-    if (!v["name"].get<std::string>().starts_with("slice/")) continue;
-    v["flop_share"] = v["counted_flops"].get<double>() / flops;
-    v["time_share"] = v["step_seconds"]["median"].get<double>() / seconds;
-    v["time_over_flop_share"] = v["time_share"].get<double>() / v["flop_share"].get<double>();
-  }
+  const auto share = [&](const char* of) {
+    return v[of]["median"].get<double>() / (*full)[of]["median"].get<double>();
+  };
+  const double flops = v["counted_flops"].get<double>() / (*full)["counted_flops"].get<double>();
+  v["flop_share"] = flops;
+  v["time_share"] = share("step_seconds");
+  v["time_over_flop_share"] = share("step_seconds") / flops;
+  v["time_over_flop_share_by_width"] = share("seconds_by_width") / flops;
 }
 
 std::string line(const char* format, auto... values) {
@@ -221,33 +231,30 @@ OrderedJson pools_json(const std::vector<MemoryPool>& pools) {
   return out;
 }
 
-OrderedJson variants_json(const ModelConfig& model, int64_t tokens, int64_t seq_len,
-                          const Ceilings& ceilings, const std::vector<LayersVariant>& variants) {
-  OrderedJson all = OrderedJson::array();
+void add_variant(OrderedJson& all, const ModelConfig& model, int64_t tokens, int64_t seq_len,
+                 const Ceilings& ceilings, const LayersVariant& v) {
   const auto count = static_cast<double>(tokens);
-  for (const LayersVariant& v : variants) {
-    const Spread s = spread_of(v.steps, [](const TimedStep& step) { return step.seconds; });
-    const double flops = model_flops(model, v.widths, v.teacher, count, seq_len);
-    std::vector<double> seconds;
-    for (const TimedStep& step : v.steps) seconds.push_back(step.seconds);
-    OrderedJson out = {{"name", v.name},
-                       {"widths", widths_text(model, v.widths)},
-                       {"parameters", parameter_cost(model, v.widths).total},
-                       {"step_seconds", seconds_json(s)},
-                       {"steps", seconds}};
-    out.update(rates_json(flops, count, s.median, ceilings));
-    out.update({{"counted_flops", v.steps.front().work.flops},
-                {"counted_bytes", v.steps.front().work.bytes},
-                {"loss", v.steps.back().loss},
-                {"expert_imbalance",
-                 seconds_json(spread_of(v.steps, [](const TimedStep& t) { return t.imbalance; }))},
-                {"memory", pools_json(v.pools)},
-                {"parts", parts_json(v.steps)},
-                {"projected", projection_json(model, v, count, seq_len, ceilings)}});
-    all.push_back(std::move(out));
-  }
-  add_shares(all);
-  return all;
+  const Spread s = spread_of(v.steps, [](const TimedStep& step) { return step.seconds; });
+  const double flops = model_flops(model, v.widths, v.teacher, count, seq_len);
+  std::vector<double> seconds;
+  for (const TimedStep& step : v.steps) seconds.push_back(step.seconds);
+  OrderedJson out = {{"name", v.name},
+                     {"widths", widths_text(model, v.widths)},
+                     {"parameters", parameter_cost(model, v.widths).total},
+                     {"step_seconds", seconds_json(s)},
+                     {"seconds_by_width", seconds_json(spread_of(v.steps, seconds_by_width))},
+                     {"steps", seconds}};
+  out.update(rates_json(flops, count, s.median, ceilings));
+  out.update({{"counted_flops", v.steps.front().work.flops},
+              {"counted_bytes", v.steps.front().work.bytes},
+              {"loss", v.steps.back().loss},
+              {"expert_imbalance",
+               seconds_json(spread_of(v.steps, [](const TimedStep& t) { return t.imbalance; }))},
+              {"memory", pools_json(v.pools)},
+              {"parts", parts_json(v.steps)},
+              {"projected", projection_json(model, v, count, seq_len, ceilings)}});
+  add_shares(all, out);
+  all.push_back(std::move(out));
 }
 
 std::string variant_text(const OrderedJson& v) {
@@ -262,9 +269,11 @@ std::string variant_text(const OrderedJson& v) {
                v["expert_imbalance"]["median"].get<double>(),
                v["memory"]["sum"].get<double>() / (1 << 30));
   if (v.contains("flop_share"))
-    text += line("  of slice/full: FLOPs %.3f, time %.3f, time / FLOPs %.3f\n",
-                 v["flop_share"].get<double>(), v["time_share"].get<double>(),
-                 v["time_over_flop_share"].get<double>());
+    text += line(
+        "  of slice/full: FLOPs %.3f, time %.3f, time / FLOPs %.3f (%.3f without what goes through "
+        "all parameters)\n",
+        v["flop_share"].get<double>(), v["time_share"].get<double>(),
+        v["time_over_flop_share"].get<double>(), v["time_over_flop_share_by_width"].get<double>());
   text += parts_text(v);
   const OrderedJson& p = v["projected"];
   if (p.is_null()) return text;

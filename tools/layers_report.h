@@ -9,6 +9,8 @@
 //               parameters by their number, the rest as it is. The error bar is the least and the most
 //               of the steps. One device is taken to hold it all: nothing is communicated. Of models
 //               with all three layer types only.
+// Slices        time over the share of FLOPs, both of slice/full: of the step, and without the optimizer, the norm and
+//               the zeroing of gradients, which go through all parameters whatever the size.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -43,9 +45,9 @@ struct Ceilings {
 };
 
 nlohmann::ordered_json pools_json(const std::vector<MemoryPool>& pools);
-nlohmann::ordered_json variants_json(const ModelConfig& model, int64_t tokens, int64_t seq_len,
-                                     const Ceilings& ceilings,
-                                     const std::vector<LayersVariant>& variants);
+// Appends a variant to those measured before it. A slice after slice/full is held against that.
+void add_variant(nlohmann::ordered_json& all, const ModelConfig& model, int64_t tokens,
+                 int64_t seq_len, const Ceilings& ceilings, const LayersVariant& variant);
 std::string variant_text(const nlohmann::ordered_json& variant);  // one of them
 
 }  // namespace nestling

@@ -32,6 +32,20 @@ TEST(Weights, FreshOnesAreTheDrawsOfOneWalkWhateverTheThreads) {
   }
 }
 
+TEST(Weights, OfATensorAsManyDrawsAsAreAskedForRepeat) {
+  constexpr int64_t kDistinct = 101;
+  Weights few(testing::tiny_config(1000), Device::kCpu, {});
+  Weights all(testing::tiny_config(1000), Device::kCpu, {});
+  few.initialize(7, kDistinct);
+  all.initialize(7);
+  for (int64_t i = 0; i < few.count(); ++i) {
+    const int64_t size = few.master(i).size();
+    for (int64_t k = 0; k < size; ++k)
+      ASSERT_EQ(few.master(i).ptr<float>()[k], all.master(i).ptr<float>()[k % kDistinct])
+          << few.specs()[static_cast<size_t>(i)].name << " " << k;
+  }
+}
+
 TEST(Weights, WithoutMastersTheLayersReadTheSame) {
   Weights whole(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});
   Weights frozen(testing::tiny_config(1000), Device::kCpu, {.compute = DType::kBF16});

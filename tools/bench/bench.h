@@ -81,6 +81,10 @@ class Bench {
   // Everywhere f32; and bf16, on the CPU of the weights alone.
   std::vector<Types> types() const;
   std::vector<DType> activations() const;
+  // Of products with one side of a few hundred: on a card, moving the other two is what takes longest.
+  BoundBy narrow_product() const {
+    return device() == Device::kCpu ? BoundBy::kProduct : BoundBy::kProductOrMemory;
+  }
   // Divisors of a width: whole, and but on the CPU's scale half, as a prefix of the whole.
   std::vector<int64_t> parts() const;
 

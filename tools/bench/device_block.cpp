@@ -49,6 +49,8 @@ OrderedJson peaks_block(Device device, const Peaks& p) {
   OrderedJson out = {{"f32_gflops", p.f32_gflops},   {"bf16_gflops", p.bf16_gflops},
                      {"tf32_gflops", p.tf32_gflops}, {"copy_gbytes_s", p.copy_gbytes_s},
                      {"copy_mib", p.memory_mib},     {"published", nullptr}};
+  for (const char* name : {"f32_gflops", "tf32_gflops"})
+    if (out[name] == 0.0) out[name] = nullptr;  // not measured
   const PublishedPeaks published = published_peaks(cuda::device_info().name);
   if (published.bf16_gflops > 0)
     out["published"] = {{"f32_gflops", published.f32_gflops},

@@ -46,15 +46,15 @@ double copy_gbytes_s(Context& ctx, int64_t bytes) {
 
 }  // namespace
 
-Peaks measure_device_peaks(Context& ctx, bool tiny) {
+Peaks measure_device_peaks(Context& ctx, bool tiny, bool f32) {
   const std::span<const Shape> shapes =
       tiny ? std::span<const Shape>(kTiny) : std::span<const Shape>(kLarge);
   const int64_t bytes = int64_t{1} << (tiny ? 16 : 30);
   using Math = cuda::ProductMath;
-  return {.f32_gflops = product_gflops(ctx, shapes, DType::kF32, Math::kAsOperands),
+  return {.f32_gflops = f32 ? product_gflops(ctx, shapes, DType::kF32, Math::kAsOperands) : 0,
           .bf16_gflops = product_gflops(ctx, shapes, DType::kBF16, Math::kAsOperands),
           .bf16_native = true,
-          .tf32_gflops = product_gflops(ctx, shapes, DType::kF32, Math::kTf32),
+          .tf32_gflops = f32 ? product_gflops(ctx, shapes, DType::kF32, Math::kTf32) : 0,
           .copy_gbytes_s = copy_gbytes_s(ctx, bytes),
           .memory_mib = static_cast<double>(bytes) / (1 << 20)};
 }

@@ -11,7 +11,8 @@ namespace nestling::bench {
 //               and 16384 x 8192 x 8192, random operands; f32 never in TF32, whose rate stands apart.
 // Copy          1 GiB from device memory to device memory by the driver, bytes read plus bytes written.
 // Tiny          64^3 and 64 KiB, to see that it works.
-Peaks measure_device_peaks(Context& ctx, bool tiny);
+// f32           its ceiling and that of TF32 too, which take seconds; else they are 0.
+Peaks measure_device_peaks(Context& ctx, bool tiny, bool f32);
 
 // Of dense products, GFLOP/s, from NVIDIA's data sheets; 0 for a card that is not in the table.
 struct PublishedPeaks {

@@ -29,7 +29,7 @@ void training(Bench& b, const Shape& whole, const Types& types, int64_t part) {
   const View dw = parent_dw.view().prefix(0, s.n).prefix(1, s.k);
   Case c{.name = "linear_forward",
          .shape = str(s.t, "x", part_of(whole.k, part), "x", part_of(whole.n, part)),
-         .bound = BoundBy::kProduct,
+         .bound = b.narrow_product(),
          .floor = floor_of(b, whole, types.weight),
          .dtype = types.name()};
   b.measure(c, [&](Context& ctx) { linear_forward(ctx, {.y = y, .x = x, .w = w}); });
@@ -73,7 +73,7 @@ void fp8(Bench& b, const Shape& whole, int64_t part) {
   const ConstView w = parent.view().prefix(0, s.n).prefix(1, s.k);
   const Case c{.name = "linear_fp8",
                .shape = str(s.t, "x", part_of(whole.k, part), "x", part_of(whole.n, part)),
-               .bound = BoundBy::kProduct,
+               .bound = b.narrow_product(),
                .dtype = dtype_name(DType::kF8E4M3),
                .on_some_cards = true};
   b.measure(c, [&](Context& ctx) {

@@ -75,7 +75,7 @@ void measure(Bench& b, const Shape& s, DType act) {
   Operands o(b, s, scan_chunks(segments, chunk), act);
   Case c{.name = "scan_forward",
          .shape = str(s.tokens, "x", s.heads, "(", s.groups, ")x", s.channels, " state ", s.state),
-         .bound = b.device() == Device::kCpu ? BoundBy::kProduct : BoundBy::kProductOrMemory,
+         .bound = b.narrow_product(),
          .dtype = dtype_name(act)};
   b.measure(c, [&](Context& ctx) { o.forward(ctx, segments, chunk); });
   c.name = "scan_backward";

@@ -1,6 +1,7 @@
 // step_setting.h - what the benchmarks of whole steps (train, elastic, layers) share, and of precision every command
 // on a model.
 #pragma once
+#include <cstdint>
 #include <string>
 
 #include "model/config.h"
@@ -10,6 +11,9 @@ namespace nestling::bench {
 
 // Nemotron 3 Nano's layer types at widths for a test: --tiny.
 ModelConfig tiny_model();
+
+// Distinct values of a tensor of random weights: a prime, so that rows of a power of two differ.
+inline constexpr int64_t kDistinctWeights = 1'048'573;
 
 // Empty `activations`: bf16 on CUDA with bf16 products, else fp32. Throws kInput, naming `command`, as
 // check_precision does.

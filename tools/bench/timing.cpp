@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device_info.h"
+#include "kernels/ops/adamw.h"
 
 namespace nestling::bench {
 
@@ -37,13 +38,16 @@ double Stopwatch::seconds() const {
   return std::chrono::duration<double>(stopped_ - started_).count();
 }
 
-CacheFlush::CacheFlush(const Context& ctx) {
-  if (ctx.device() == Device::kCuda)
-    memory_ = Tensor(Device::kCuda, DType::kU8, {4 * cuda::device_info().l2_bytes});
+CacheFlush::CacheFlush(Context& ctx) : ctx_(ctx) {
+  if (ctx.device() != Device::kCuda) return;
+  memory_ = Tensor(Device::kCuda, DType::kF32, {cuda::device_info().l2_bytes});
+  norm_ = Tensor(Device::kCuda, DType::kF64, {1});
 }
 
 void CacheFlush::operator()() {
-  if (memory_) fill_zero(memory_);
+  if (!memory_) return;
+  const ConstView read[] = {memory_.view()};
+  global_norm(ctx_, {.norm = norm_, .grads = read});
 }
 
 double median_seconds(Context& ctx, CacheFlush& flush, const std::function<void()>& call,

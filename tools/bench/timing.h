@@ -32,15 +32,17 @@ class Stopwatch {
   Clock::time_point started_, stopped_;
 };
 
-// Before every call of a CUDA context's, so that no operand is found in the L2 cache: four times its size is
-// overwritten. On the CPU nothing: best_seconds (kernels/core/peaks.h) measures there.
+// Before every call of a CUDA context's, so that no operand is found in the L2 cache: four times its size is read. (Were
+// it written, the call would wait for what it displaces to go to memory.) On the CPU nothing: best_seconds
+// (kernels/core/peaks.h) measures there.
 class CacheFlush {
  public:
-  explicit CacheFlush(const Context& ctx);
+  explicit CacheFlush(Context& ctx);
   void operator()();
 
  private:
-  Tensor memory_;
+  Context& ctx_;
+  Tensor memory_, norm_;
 };
 
 // Of one call on CUDA: the median of at least five, of as many as `longest` seconds hold, of at most fifty;
