@@ -133,7 +133,7 @@ run machine 30 bash -c machine
 side_by_side tests 240 <tests/tests.txt
 if [ -d "$out/tests" ]; then
   # shellcheck disable=SC2046  # a list of words
-  run skips 30 launch/check_skips.sh "$out/tests" tests/expected_skips.txt $(launch/device_conditions.sh "$(sed -n 's/^preset=\([a-z]*\).*/\1/p' build.txt)")
+  run skips 30 launch/check_skips.sh "$out/tests" tests/expected_skips.txt $(launch/device_conditions.sh "$(sed -n 's/^preset=\([a-z]*\).*/\1/p' build.txt)" bin/nestling)
 fi
 
 layers() {  # NAME LIMIT FOLDER ARGS...
