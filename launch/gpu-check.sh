@@ -114,7 +114,11 @@ machine() {
   uname -sr
   lscpu | grep -E '^(Model name|CPU\(s\))' || true
   echo "LD_LIBRARY_PATH of CUDA: ${LD_LIBRARY_PATH:-none}" | sed "s#$here#.#g"
-  if command -v nvidia-smi >/dev/null; then nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,MEMORY && nvidia-smi -L | sed 's/ (UUID.*//'; fi
+  bin/nestling bench device
+  if command -v nvidia-smi >/dev/null; then
+    { nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,MEMORY && nvidia-smi -L | sed 's/ (UUID.*//'; } ||
+      echo "nvidia-smi failed: this machine's clocks, power and temperatures are not known"
+  fi
 }
 # The commands of compute-sanitizer: what a kernel reads and writes, then races in shared memory.
 sanitizer_lines() {
