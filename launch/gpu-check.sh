@@ -117,7 +117,11 @@ machine() {
   uname -sr
   lscpu | grep -E '^(Model name|CPU\(s\))' || true
   echo "LD_LIBRARY_PATH of CUDA: ${LD_LIBRARY_PATH:-none}" | sed "s#$here#.#g"
-  if command -v nvidia-smi >/dev/null; then nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,MEMORY && nvidia-smi -L | sed 's/ (UUID.*//'; fi
+  bin/nestling bench device
+  if command -v nvidia-smi >/dev/null; then
+    { nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,MEMORY && nvidia-smi -L | sed 's/ (UUID.*//'; } ||
+      echo "nvidia-smi failed: this machine's clocks, power and temperatures are not known"
+  fi
 }
 # The commands of compute-sanitizer: what a kernel reads and writes, then races in shared memory.
 sanitizer_lines() {
@@ -136,7 +140,7 @@ run machine 30 bash -c machine
 side_by_side tests 240 <tests/tests.txt
 if [ -d "$out/tests" ]; then
   # shellcheck disable=SC2046  # a list of words
-  run skips 30 launch/check_skips.sh "$out/tests" tests/expected_skips.txt $(launch/device_conditions.sh "$(sed -n 's/^preset=\([a-z]*\).*/\1/p' build.txt)")
+  run skips 30 launch/check_skips.sh "$out/tests" tests/expected_skips.txt $(launch/device_conditions.sh "$(sed -n 's/^preset=\([a-z]*\).*/\1/p' build.txt)" bin/nestling)
 fi
 
 layers() {  # NAME LIMIT FOLDER ARGS...

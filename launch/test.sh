@@ -60,7 +60,7 @@ tests() {
 has_gpu() { compgen -G '/dev/nvidia[0-9]*' >/dev/null; }
 # What is so here: the conditions of tests/expected_skips.txt. $1 is the preset.
 conditions() {
-  launch/device_conditions.sh "$1"
+  launch/device_conditions.sh "$1" "build/$1/nestling"
   if ! command -v chromium chromium-browser google-chrome >/dev/null; then echo no-browser; fi
   if [ "${slow_ran-}" = 1 ]; then echo slow; fi
 }
@@ -97,7 +97,7 @@ fi
 if step emulated-build build emulated device_tests; then
   step emulated-tests tests emulated -L device -j "$(nproc)"
   # shellcheck disable=SC2046  # a list of words
-  step emulated-skips launch/check_skips.sh build/emulated/test_results tests/expected_skips.txt $(launch/device_conditions.sh emulated)
+  step emulated-skips launch/check_skips.sh build/emulated/test_results tests/expected_skips.txt $(launch/device_conditions.sh emulated build/emulated/nestling)
 fi
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   if has_gpu; then

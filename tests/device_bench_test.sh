@@ -41,6 +41,10 @@ measured=$((measured + $(count ops 'FP8 products need 8.9')))  # an older card h
 [ "$all" -ge 60 ] && [ "$((all - 1))" = "$measured" ] ||  # the device has a name too
   { tr '{' '\n' <"$work/ops.json" | grep '"refused":"' >&2; fail "$all names, $measured measured operators"; }
 
+"$program" bench device >"$work/device.json"
+has device '"unusable":null' '"no_nccl":' '"compute_capability":'
+[ "$(sed -n 's/.*"devices":\([0-9]*\).*/\1/p' "$work/device.json")" -ge 1 ] || fail "no device is counted"
+
 bench train train --tiny --compute bf16 --steps 1
 has train '"activations":"bf16"' '"asked_per_step":{' '"launches":' '"tokens_per_second":' '"step_seconds":[' '"memory":{' '"masters":' '"first_loss":'
 

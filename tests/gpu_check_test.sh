@@ -52,6 +52,13 @@ has good '^skips +ok'
 has good '^train +ok'
 grep -q "passed under $root" "$work/good/tests/fake_passing.txt" || fail "not started by launch/start.sh"
 
+# nvidia-smi that fails, as it does where NVML and the driver are of different versions.
+mkdir "$work/broken"
+printf '#!/bin/sh\necho "Failed to initialize NVML: Driver/library version mismatch"\nexit 18\n' >"$work/broken/nvidia-smi"
+chmod +x "$work/broken/nvidia-smi"
+PATH=$work/broken:$PATH check machine --only machine
+[ $code = 0 ] && grep -q '^nvidia-smi failed' "$work/machine/machine.txt" || { cat "$work/said" >&2; fail "without nvidia-smi: $code"; }
+
 check good --only tests
 [ $code = 2 ] || fail "a results folder that exists: $code, needs 2"
 

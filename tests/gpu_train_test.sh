@@ -50,7 +50,7 @@ YAML
 # In a subshell, which becomes the script.
 train() {  # ARGS...
   PROGRAM=$program EVAL="--device $device --max-new-tokens 2" PROBLEMS=4 TEXT_TOKENS=32 ALSO='' \
-    exec "$source_dir/launch/gpu-train.sh" --out "$work/out" --tokens 512,1280 "$@" "$work/parent.yaml" "$work/run.yaml"
+    exec "$source_dir/launch/gpu-train.sh" --out "$work/out" --tokens "$tokens" "$@" "$work/parent.yaml" "$work/run.yaml"
 }
 # until_lines FILE N PID: the log has so many.
 until_lines() {
@@ -58,15 +58,14 @@ until_lines() {
   until [ -e "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]; do
     kill -0 "$3" 2>/dev/null || return 0
     tries=$((tries + 1))
-    [ $tries -lt 6000 ] || fail "$1 has no $2 lines"
-    sleep 0.02
+    [ $tries -lt 24000 ] || fail "$1 has no $2 lines"
+    sleep 0.005
   done
 }
 # The processes of the program that work on this folder.
 ours() {
-  for process in /proc/[0-9]*; do
-    [ "$(readlink "$process/exe" 2>/dev/null)" = "$program" ] || continue
-    if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "$work/"; then echo "${process#/proc/}"; fi
+  grep -laF "$work/" /proc/[0-9]*/cmdline 2>/dev/null | while IFS=/ read -r _ _ process _; do
+    if [ "$(readlink "/proc/$process/exe" 2>/dev/null)" = "$program" ]; then echo "$process"; fi
   done
 }
 ended() {  # PID CODE WHAT
@@ -76,22 +75,32 @@ ended() {  # PID CODE WHAT
 }
 says() { grep -q "$1" "$work/out/summary.txt" || fail "no '$1' in summary.txt"; }
 
-(train) >"$work/said" 2>&1 &
-pid=$!
-until_lines "$work/out/runs/parent/log.jsonl" 2 $pid
-kill -TERM $pid 2>/dev/null || true
-code=0
-wait $pid || code=$?
-if grep -qE 'no usable CUDA device|built without CUDA' "$work/out/parent.txt"; then exit 77; fi
-[ $code = 75 ] || fail "told to stop, it ended with $code, needs 75"
-says '^parent *STOPPED'
+# Tells it to stop while the parent trains, and kills its program while the elastic run does, both of so many times the
+# steps. False: one of them was over by then.
+stop_twice() {  # TIMES
+  rm -rf "$work/out"
+  tokens=$((512 * $1)),$((1280 * $1))
+  (train) >"$work/said" 2>&1 &
+  pid=$!
+  until_lines "$work/out/runs/parent/log.jsonl" 2 $pid
+  kill -TERM $pid 2>/dev/null || true
+  code=0
+  wait $pid || code=$?
+  if grep -qE 'no usable CUDA device|built without CUDA' "$work/out/parent.txt"; then exit 77; fi
+  [ $code = 0 ] || [ $code = 75 ] || fail "told to stop, it ended with $code, needs 75"
+  grep -q '^parent *STOPPED' "$work/out/summary.txt" || return 1
 
-(train) >"$work/said" 2>&1 &
-pid=$!
-until_lines "$work/out/runs/elastic/log.jsonl" 5 $pid
-for one in $(ours); do kill -KILL "$one" 2>/dev/null || true; done
-ended $pid 75 "its program killed"
-says '^parent *ok'
+  (train) >"$work/said" 2>&1 &
+  pid=$!
+  until_lines "$work/out/runs/elastic/log.jsonl" $((5 * $1)) $pid
+  for one in $(ours); do kill -KILL "$one" 2>/dev/null || true; done
+  code=0
+  wait $pid || code=$?
+  [ $code = 0 ] || [ $code = 75 ] || fail "its program killed, it ended with $code, needs 75"
+  says '^parent *ok'
+  [ ! -e "$work/out/runs/elastic/elastic.h5" ]
+}
+stop_twice 1 || stop_twice 8 || stop_twice 64 || fail "it is over before it can be stopped"
 says '^sizes *STOPPED'
 (cd "$work/out/runs/parent" && find . -type f -exec cksum {} +) >"$work/before"
 

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "tools/bench_device.h"
 #include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
 #include "tools/bench_layers.h"
@@ -98,6 +99,11 @@ void add_memory(CLI::App& bench, int& exit_code) {
   command->callback([o, &exit_code] { exit_code = bench_memory(*o); });
 }
 
+void add_device(CLI::App& bench, int& exit_code) {
+  auto* device = bench.add_subcommand("device", "What CUDA devices are here, as one JSON object");
+  device->callback([&exit_code] { exit_code = bench_device(); });
+}
+
 void add_elastic(CLI::App& bench, int& exit_code) {
   auto* elastic = bench.add_subcommand("elastic", "What a step of elastic distillation costs");
   auto o = std::make_shared<BenchElasticOptions>();
@@ -162,6 +168,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   add_layers(*bench, exit_code);
   add_importance(*bench, exit_code);
   add_memory(*bench, exit_code);
+  add_device(*bench, exit_code);
 }
 
 }  // namespace nestling

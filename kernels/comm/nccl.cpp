@@ -12,6 +12,7 @@
 #include "kernels/comm/piece.h"
 #include "kernels/core/host_view.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/device_info.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/rank_reduce.h"
 
@@ -332,8 +333,7 @@ Place place_of(Comm& base) {
 // Empty: `place` has a device of its own.
 std::string no_devices_reason(const Place& place) {
   if (std::string reason = cuda::unavailable_reason(); !reason.empty()) return reason;
-  int devices = 0;
-  NESTLING_CUDA(cudaGetDeviceCount(&devices));
+  const int devices = cuda::device_count();
   if (place.ranks <= devices) return "";
   return str(place.ranks, " ranks on this machine for ", devices,
              devices == 1 ? " CUDA device" : " CUDA devices", ": every rank needs its own");
@@ -343,6 +343,15 @@ std::string no_devices_reason(const Place& place) {
 
 std::string no_devices_reason(Comm& base) {
   return no_devices_reason(place_of(base));
+}
+
+std::string no_nccl_reason() {
+  try {
+    static_cast<void>(nccl_library());
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
 }
 
 std::unique_ptr<Comm> make_nccl_comm(Comm& base, double timeout_seconds) {

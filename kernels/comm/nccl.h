@@ -33,6 +33,9 @@ std::unique_ptr<Comm> make_nccl_comm(Comm& base, double timeout_seconds = kCommT
 // Why these ranks cannot have one: no device, or too few; empty: they can. All ranks call it.
 std::string no_devices_reason(Comm& base);
 
+// Why libnccl.so.2 cannot be used here; empty: it is loaded.
+std::string no_nccl_reason();
+
 // What a program that computes on `device` communicates by: the base itself, where it can.
 class DeviceComm {
  public:

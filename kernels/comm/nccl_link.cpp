@@ -113,6 +113,7 @@ void NcclLink::settle(ncclResult_t code, const Call& call, const char* function)
 
 void NcclLink::group(Context& ctx, const Call& call, const std::function<void()>& calls) {
   const Watchdog::Guard guard(watchdog_, call);  // the first with a peer connects to it
+  const std::scoped_lock lock(mutex_);
   cudaStream_t compute = ctx.cuda().stream;
   NESTLING_CUDA(cudaEventRecord(before_, compute));
   NESTLING_CUDA(cudaStreamWaitEvent(stream_, before_, 0));
@@ -123,7 +124,6 @@ void NcclLink::group(Context& ctx, const Call& call, const std::function<void()>
 }
 
 cudaEvent_t NcclLink::depart(const Call& call) {
-  const std::scoped_lock lock(mutex_);
   static_cast<void>(retire());
   cudaEvent_t ended = nullptr;
   if (idle_.empty()) {
@@ -152,8 +152,9 @@ cudaError_t NcclLink::retire() {
 }
 
 std::optional<Watched::UnderWay> NcclLink::oldest() noexcept {
-  const std::scoped_lock lock(mutex_);
-  static_cast<void>(cudaSetDevice(device_));  // else this thread would open another one
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return std::nullopt;  // a call is being made, under a guard
+  static_cast<void>(cudaSetDevice(device_));   // else this thread would open another one
   const cudaError_t cuda = retire();
   if (flights_.empty()) return std::nullopt;
   UnderWay under_way{flights_.front().call, flights_.front().since, ""};

@@ -1,4 +1,9 @@
 // nccl_link.h - one NCCL communicator, its stream, and what is under way on it. For nccl.cpp alone.
+//
+// Threads       NCCL allows one thread at a time inside a communicator, in ncclCommGetAsyncError too, which in
+//               newer ones ends a group and frees it. Who makes calls holds a mutex until they have settled
+//               and are recorded; the watchdog looks, and asks CUDA, only when it is free. While it is not, a
+//               guard is on: a call that hangs, in NCCL or at a full queue of the driver, meets its deadline.
 #pragma once
 #include <deque>
 #include <functional>
@@ -49,7 +54,9 @@ class NcclLink final : public Watched {
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t before_ = nullptr;
-  std::mutex mutex_;  // of what the watchdog's thread sees
+  // Of the communicator and of what follows, from watch() to forget(): before and after, the watchdog
+  // knows of neither.
+  std::mutex mutex_;
   std::deque<Flight> flights_;
   std::vector<cudaEvent_t> idle_;
 };

@@ -75,6 +75,9 @@ void synchronize(StreamState&) {
 void upload(Context&, View, ConstView) {
   absent();
 }
+int device_count() {
+  return 0;
+}
 DeviceInfo device_info() {
   absent();
 }
@@ -270,6 +273,9 @@ std::unique_ptr<Comm> make_nccl_comm(Comm&, double) {
   cuda::absent();
 }
 std::string no_devices_reason(Comm&) {
+  return cuda::unavailable_reason();
+}
+std::string no_nccl_reason() {
   return cuda::unavailable_reason();
 }
 

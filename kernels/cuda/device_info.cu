@@ -18,6 +18,12 @@ std::string cuda_version(int version) {
 
 }  // namespace
 
+int device_count() {
+  int devices = 0;
+  if (unavailable_reason().empty()) NESTLING_CUDA(cudaGetDeviceCount(&devices));
+  return devices;
+}
+
 DeviceInfo device_info() {
   const std::string reason = unavailable_reason();
   NESTLING_CHECK_INPUT(reason.empty(), "device cuda: ", reason);

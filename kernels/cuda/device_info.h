@@ -1,4 +1,5 @@
-// device_info.h - what the CUDA runtime says of the device in use. Built without CUDA, every call throws.
+// device_info.h - what the CUDA runtime says of the device in use. Built without CUDA, every call but
+// device_count throws.
 //
 // Clocks        the highest the card may run at, not those it runs at; these, and the power limit, only
 //               NVIDIA's management library tells (tools/bench/card_state.h).
@@ -7,6 +8,8 @@
 #include <string>
 
 namespace nestling::cuda {
+
+int device_count();  // those CUDA can use here; 0 where it says why not (memory.h)
 
 struct DeviceInfo {
   std::string name;

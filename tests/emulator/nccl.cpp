@@ -1,8 +1,13 @@
 // nccl.cpp - NCCL of the emulator: ranks are processes of one MPI world, and MPI carries the bytes.
+//
+// NESTLING_EMULATOR_NCCL = "stall 3", "error 3", "slow 3", "connect", or several with commas between: the third group
+// of this process never ends on the device, breaks, or takes a second to settle; nobody connects.
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <mpi.h>
@@ -16,6 +21,8 @@ struct nestling_emulated_nccl {
   int rank = 0;
   int size = 1;
   std::atomic<ncclResult_t> state = ncclSuccess;
+  std::atomic<std::chrono::steady_clock::time_point> settles{};
+  std::atomic<std::thread::id> inside{};  // from its call until that has settled: no other may ask
 };
 
 namespace {
@@ -52,10 +59,10 @@ struct Id {
 constexpr int kTag = 1 << 12;
 constexpr int64_t kMessageBytes = int64_t{1} << 30;  // MPI counts are ints
 
-// "stall 3" is of the third group of this process, which it counts.
 bool fault_is(const std::string& kind, int number) {
   const char* text = std::getenv("NESTLING_EMULATOR_NCCL");
-  return text != nullptr && text == kind + (number > 0 ? " " + std::to_string(number) : "");
+  const std::string fault = kind + (number > 0 ? " " + std::to_string(number) : "");
+  return text != nullptr && ("," + std::string(text) + ",").find("," + fault + ",") != fault.npos;
 }
 
 // Meets the others of `id` at its root and opens the way among them.
@@ -152,6 +159,7 @@ ncclResult_t enqueue(ncclComm_t comm, cudaStream_t stream, const Operation& o) {
   if (group.depth == 0) return ncclInvalidUsage;  // here everything is grouped
   if (!group.operations.empty() && (group.comm != comm || group.stream != stream))
     return ncclInvalidUsage;
+  comm->inside = std::this_thread::get_id();
   group.comm = comm;
   group.stream = stream;
   group.operations.push_back(o);
@@ -185,6 +193,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   *comm = new nestling_emulated_nccl;
   (*comm)->rank = rank;
   (*comm)->size = ranks;
+  (*comm)->inside = std::this_thread::get_id();
   if (fault_is("connect", 0)) {
     (*comm)->state = ncclInProgress;
     return ncclInProgress;
@@ -193,6 +202,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   return config->blocking != 0 ? ncclSuccess : ncclInProgress;
 }
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+  comm->inside = std::this_thread::get_id();
   if (comm->ranks != MPI_COMM_NULL) MPI_Barrier(comm->ranks);
   return ncclInProgress;
 }
@@ -206,7 +216,12 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   return ncclSuccess;
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
-  *state = comm->state;
+  const std::thread::id inside = comm->inside;
+  if (inside != std::thread::id() && inside != std::this_thread::get_id())
+    fail("two threads inside one communicator of NCCL");
+  const bool settled = std::chrono::steady_clock::now() >= comm->settles.load();
+  *state = settled ? comm->state.load() : ncclInProgress;
+  if (*state != ncclInProgress) comm->inside = std::thread::id();
   return ncclSuccess;
 }
 const char* ncclGetErrorString(ncclResult_t code) {
@@ -234,6 +249,9 @@ ncclResult_t ncclGroupStart() {
 ncclResult_t ncclGroupEnd() {
   if (group.depth == 0) return ncclInvalidUsage;
   if (--group.depth > 0 || group.operations.empty()) return ncclSuccess;
+  static int groups = 0;
+  if (fault_is("slow", ++groups))
+    group.comm->settles = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   const std::vector<Operation> operations = std::move(group.operations);
   group.operations.clear();
   hold_work(group.stream, [comm = group.comm, operations] { return carry_out(*comm, operations); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <deque>
 #include <mutex>
 #include <unistd.h>
@@ -63,6 +64,13 @@ void wait_for_ever() {
   while (true) pause();
 }
 
+// NESTLING_EMULATOR_QUEUE: whether there is no room for what comes now on a stream that stalled.
+bool queue_is_full() {
+  static int given = 0;
+  const char* text = std::getenv("NESTLING_EMULATOR_QUEUE");
+  return text != nullptr && ++given >= std::atoi(text);
+}
+
 }  // namespace
 
 namespace nestling::emulator {
@@ -117,6 +125,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::scoped_lock lock(mutex);
   nestling_emulated_stream& s = of(stream);
+  if (s.stalled && queue_is_full()) wait_for_ever();
   // One more than there is: what a stalled stream is given next is never done.
   *event = {.stream = &s,
             .held = s.done + s.held.size() + (s.stalled ? 1 : 0),

@@ -6,6 +6,8 @@
 //               for the last work enqueued might read what is not written yet: that ends the process.
 // Stalls        held work may stall its stream for good: what waits for that stream stalls too, work
 //               on it is left out, its events stay not ready, and a host that waits, waits for ever.
+//               NESTLING_EMULATOR_QUEUE = N: so does the recording of the N-th event on streams that stalled,
+//               their queues being full, and with it all that asks for events.
 // Threads       one enqueues; events may be asked by another.
 #pragma once
 #include <cstdint>

@@ -39,7 +39,9 @@ Comm& world(Device device) {
 }
 
 std::string why_not(Device device) {
-  return device == Device::kCuda ? no_devices_reason(world()) : "";
+  if (device != Device::kCuda) return "";
+  const std::string reason = no_devices_reason(world());
+  return reason.empty() ? no_nccl_reason() : reason;
 }
 
 }  // namespace nestling::testing

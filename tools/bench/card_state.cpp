@@ -39,33 +39,41 @@ class Management {
     return function != nullptr && function(args...) == kSuccess;
   }
 
+  // What the function writes behind its other arguments, in units of `unit`.
+  template <class... Args>
+  std::optional<double> figure(double unit, const char* name, Args... args) const {
+    unsigned value = 0;
+    if (!call(name, args..., &value)) return {};
+    return value * unit;
+  }
+
  private:
   std::unique_ptr<void, CloseLibrary> library_;
   bool started_ = false;
 };
+
+// Older drivers know the reasons by the older name alone.
+std::optional<uint64_t> slowed_by(const Management& m, Card card) {
+  unsigned long long reasons = 0;
+  for (const char* name :
+       {"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"})
+    if (m.call(name, card, &reasons)) return reasons;
+  return {};
+}
 
 }  // namespace
 
 std::optional<CardState> card_state(const std::string& pci_address) {
   const Management m;
   Card card = nullptr;
-  unsigned sm = 0, memory = 0, limit = 0, power = 0, temperature = 0;
-  unsigned long long slowed = 0;
-  const bool known = m.started() &&
-                     m.call("nvmlDeviceGetHandleByPciBusId_v2", pci_address.c_str(), &card) &&
-                     m.call("nvmlDeviceGetClockInfo", card, kSmClock, &sm) &&
-                     m.call("nvmlDeviceGetClockInfo", card, kMemoryClock, &memory) &&
-                     m.call("nvmlDeviceGetEnforcedPowerLimit", card, &limit) &&
-                     m.call("nvmlDeviceGetPowerUsage", card, &power) &&
-                     m.call("nvmlDeviceGetTemperature", card, kCoreTemperature, &temperature) &&
-                     m.call("nvmlDeviceGetCurrentClocksThrottleReasons", card, &slowed);
-  if (!known) return {};
-  return CardState{.sm_clock_mhz = static_cast<double>(sm),
-                   .memory_clock_mhz = static_cast<double>(memory),
-                   .power_limit_w = limit * 1e-3,
-                   .power_w = power * 1e-3,
-                   .temperature_c = static_cast<double>(temperature),
-                   .slowed_by = slowed};
+  if (!m.started() || !m.call("nvmlDeviceGetHandleByPciBusId_v2", pci_address.c_str(), &card))
+    return {};
+  return CardState{.sm_clock_mhz = m.figure(1, "nvmlDeviceGetClockInfo", card, kSmClock),
+                   .memory_clock_mhz = m.figure(1, "nvmlDeviceGetClockInfo", card, kMemoryClock),
+                   .power_limit_w = m.figure(1e-3, "nvmlDeviceGetEnforcedPowerLimit", card),
+                   .power_w = m.figure(1e-3, "nvmlDeviceGetPowerUsage", card),
+                   .temperature_c = m.figure(1, "nvmlDeviceGetTemperature", card, kCoreTemperature),
+                   .slowed_by = slowed_by(m, card)};
 }
 
 }  // namespace nestling::bench

@@ -12,15 +12,30 @@ namespace nestling::bench {
 
 using OrderedJson = nlohmann::ordered_json;
 
+namespace {
+
+template <class T>
+OrderedJson or_null(const std::optional<T>& figure) {
+  return figure ? OrderedJson(*figure) : OrderedJson();
+}
+
+OrderedJson found_block(const std::string& pci_address) {
+  const std::optional<CardState> s = card_state(pci_address);
+  if (!s) return nullptr;
+  return {{"sm_clock_mhz", or_null(s->sm_clock_mhz)},
+          {"memory_clock_mhz", or_null(s->memory_clock_mhz)},
+          {"power_limit_w", or_null(s->power_limit_w)},
+          {"power_w", or_null(s->power_w)},
+          {"temperature_c", or_null(s->temperature_c)},
+          {"slowed_by", or_null(s->slowed_by)}};
+}
+
+}  // namespace
+
 OrderedJson device_block(Device device) {
   if (device != Device::kCuda)
     return {{"kind", "cpu"}, {"cpu_isa", cpu_isa_name(cpu_isa())}, {"threads", thread_count()}};
   const cuda::DeviceInfo d = cuda::device_info();
-  OrderedJson found = nullptr;
-  if (const auto s = card_state(d.pci_address))
-    found = {{"sm_clock_mhz", s->sm_clock_mhz},   {"memory_clock_mhz", s->memory_clock_mhz},
-             {"power_limit_w", s->power_limit_w}, {"power_w", s->power_w},
-             {"temperature_c", s->temperature_c}, {"slowed_by", s->slowed_by}};
   return {{"kind", "cuda"},
           {"name", d.name},
           {"compute_capability", str(d.capability_major, ".", d.capability_minor)},
@@ -33,7 +48,7 @@ OrderedJson device_block(Device device) {
           {"driver_cuda", d.driver},
           {"runtime_cuda", d.runtime},
           {"cublas", d.cublas},
-          {"found", found}};
+          {"found", found_block(d.pci_address)}};
 }
 
 OrderedJson peaks_block(Device device, const Peaks& p) {
