@@ -51,10 +51,14 @@ void launch(Context& ctx, const Grid& grid, void (*kernel)(Params...), const Arg
   tally(asked.launches);
   const auto bytes = static_cast<size_t>(grid.shared_bytes);
   constexpr size_t kWithoutAsking = 40 << 10;  // 8 KB are left to static memory
-  if (bytes > kWithoutAsking)
-    NESTLING_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(bytes)));
+  if (bytes > kWithoutAsking) {
+    const auto set = [&](cudaFuncAttribute what, int value) {
+      NESTLING_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), what, value));
+    };
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    // As many blocks a multiprocessor as there is shared memory for: such kernels have no use for the L1 cache.
+    set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
   config.blockDim = dim3(grid.threads);

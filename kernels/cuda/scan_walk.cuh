@@ -21,10 +21,22 @@ inline __device__ Rows rows_of(const Chunk& tile) {
   return {tile.begin, static_cast<int>(tile.length)};
 }
 
+// copy_tile of rows that do not start at multiples of 16 bytes, element by element. Out of line: few views need it, and
+// loops are to fit the cache that instructions have.
+template <int kColumns, int kBlock>
+__device__ __attribute__((noinline)) void copy_elements(bf16_t* tile, const bf16_t* from,
+                                                        int64_t pitch, int rows, int64_t cols) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTile * kColumns; i += kBlock) {
+    const int r = i / kColumns, c = i % kColumns;
+    store(tile + r * (kColumns + 8) + c, r < rows && c < cols ? load(from + r * pitch + c) : 0.0f);
+  }
+}
+
 // Starts the copies of [64, kColumns] by kBlock threads; zero outside rows x cols.
 template <int kColumns, int kBlock>
 __device__ void copy_tile(bf16_t* tile, const bf16_t* from, int64_t pitch, int rows, int64_t cols,
                           bool vector) {
+  if (!vector) return copy_elements<kColumns, kBlock>(tile, from, pitch, rows, cols);
   constexpr int kPieces = kColumns / 8;  // of 16 bytes
   constexpr int kTilePitch = kColumns + 8;
   constexpr int kRowsAtOnce = kBlock / kPieces;
@@ -36,12 +48,7 @@ __device__ void copy_tile(bf16_t* tile, const bf16_t* from, int64_t pitch, int r
 #pragma unroll 4
   for (int r = first; r < kTile; r += kRowsAtOnce) {
     const int here = r < rows ? there : 0;
-    if (vector) {
-      copy_async(to, here > 0 ? at : from, 2 * here);
-    } else {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) store(to + j, j < here ? load(at + j) : 0.0f);
-    }
+    copy_async(to, here > 0 ? at : from, 2 * here);
     to += kRowsAtOnce * kTilePitch;
     at += kRowsAtOnce * pitch;
   }

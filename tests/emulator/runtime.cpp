@@ -365,7 +365,9 @@ cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size
   if (dst_pitch > kMostPitch || src_pitch > kMostPitch) return cudaErrorInvalidValue;
   return copy_rows({dst, dst_pitch}, {src, src_pitch}, width, rows, kind, stream);
 }
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)
+    return value >= -1 && value <= 100 ? cudaSuccess : cudaErrorInvalidValue;
   if (value > 227 << 10) return cudaErrorInvalidValue;
   allow_shared_memory(kernel, value);
   return cudaSuccess;
