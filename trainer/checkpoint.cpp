@@ -170,12 +170,14 @@ std::optional<CheckpointMeta> load_one(const fs::path& checkpoint,
   return manifest.meta;
 }
 
-// Removes what is older than the `keep` newest checkpoints that verify.
-void prune(const std::vector<fs::path>& oldest_first, int64_t keep) {
+// Removes what is older than the `keep` newest checkpoints that verify. `verified` has just been read back.
+void prune(const std::vector<fs::path>& oldest_first, int64_t keep, const fs::path& verified) {
   int64_t whole = 0;
   size_t oldest_kept = oldest_first.size();
-  while (whole < keep && oldest_kept > 0)
-    if (CheckpointStore::verify(oldest_first[--oldest_kept]).empty()) ++whole;
+  while (whole < keep && oldest_kept > 0) {
+    const fs::path& path = oldest_first[--oldest_kept];
+    if (path == verified || CheckpointStore::verify(path).empty()) ++whole;
+  }
   for (size_t i = 0; whole >= keep && i < oldest_kept; ++i) {
     // Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
     const fs::path& path = oldest_first[i];
@@ -236,7 +238,7 @@ void CheckpointStore::save(const CheckpointMeta& meta, const std::vector<NamedSt
   AtomicFile latest(directory_ / kLatest);
   latest.write(std::string_view(latest_line(name)));
   latest.commit();
-  prune(list(), keep_);
+  prune(list(), keep_, directory_ / name);
 }
 
 std::optional<CheckpointMeta> CheckpointStore::load(const std::vector<NamedState>& tensors,
