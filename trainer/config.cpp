@@ -15,7 +15,6 @@ void check_together(const PretrainConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.data.validation.empty() || c.data.validation_tokens >= c.seq_len, name,
                        ": data.validation_tokens ", c.data.validation_tokens,
                        " is less than one sequence of seq_len ", c.seq_len);
-  check_precision(c.precision, c.device, name);
   NESTLING_CHECK_INPUT(c.init.empty() || c.model.pattern.empty(), name, ": both init ('", c.init,
                        "') and model.pattern ('", c.model.pattern,
                        "') are given; a run goes on from one or begins the other");
@@ -27,8 +26,11 @@ void check_together(const PretrainConfig& c, const std::string& name) {
 
 }  // namespace
 
-void check_precision(const PrecisionConfig& precision, const std::string& device,
-                     const std::string& file) {
+void settle_precision(PrecisionConfig& precision, const std::string& device,
+                      const std::string& file) {
+  if (precision.activations.empty())
+    precision.activations =
+        device == "cuda" && precision.compute_type() == DType::kBF16 ? "bf16" : "fp32";
   if (precision.activations_type() == DType::kF32) return;
   NESTLING_CHECK_INPUT(precision.compute_type() == DType::kBF16, file,
                        ": precision.activations bf16 needs precision.compute bf16, not ",
@@ -43,6 +45,7 @@ PretrainConfig read_pretrain_config(const std::filesystem::path& file,
   YamlNode root = read_yaml(file);
   for (const std::string& assignment : overrides) apply_override(root, assignment);
   auto config = read_fields<PretrainConfig>(root, file.string());
+  settle_precision(config.precision, config.device, file.string());
   check_together(config, file.string());
   return config;
 }

@@ -57,16 +57,17 @@ struct MoeConfig {
 };
 
 struct PrecisionConfig {
-  std::string compute = "bf16";      // of the products: bf16 or fp32
-  std::string activations = "fp32";  // between the operators of a layer: bf16 or fp32
-  std::string master = "fp32";       // of the weights that the optimizer steps
+  std::string compute = "bf16";  // of the products: bf16 or fp32
+  std::string activations = {};  // between the operators of a layer: bf16 or fp32; empty: settled
+  std::string master = "fp32";   // of the weights that the optimizer steps
 
   DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
   DType activations_type() const { return activations == "bf16" ? DType::kBF16 : DType::kF32; }
 };
-// Throws kInput: bf16 activations without bf16 products, or on a device that keeps them in f32.
-void check_precision(const PrecisionConfig& precision, const std::string& device,
-                     const std::string& file);
+// Activations that nobody chose are bf16 on CUDA beside bf16 products, else fp32. Throws kInput: bf16 activations
+// without bf16 products, or on a device that keeps them in f32.
+void settle_precision(PrecisionConfig& precision, const std::string& device,
+                      const std::string& file);
 
 struct CheckpointConfig {
   int64_t every_tokens = 0;  // 0: only at the end and on SIGTERM

@@ -110,11 +110,11 @@ template <class V, FieldsOf<PrecisionConfig> C>
 void visit_fields(V& v, C& c) {
   v.field("compute", c.compute, "precision of the matrix products; sums are fp32",
           TextRule{.one_of = {"bf16", "fp32"}});
-  v.field(
-      "activations", c.activations,
-      "precision of what the operators of a layer hand to each other; bf16 needs device cuda and "
-      "compute bf16; the residual stream is fp32",
-      TextRule{.one_of = {"bf16", "fp32"}});
+  v.field("activations", c.activations,
+          "precision of what the operators of a layer hand to each other; empty: bf16 where it can "
+          "be, on "
+          "device cuda with compute bf16, else fp32; the residual stream is fp32",
+          TextRule{.one_of = {"", "bf16", "fp32"}});
   v.field("master", c.master, "precision of the weights that the optimizer steps",
           TextRule{.one_of = {"fp32"}});
 }

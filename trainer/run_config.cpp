@@ -18,7 +18,6 @@ void check_phase(const PhaseConfig& phase, const RunConfig& c, const std::string
 
 // What several fields must agree on; single fields were checked by their rules.
 void check_together(const RunConfig& c, const std::string& name) {
-  check_precision(c.precision, c.device, name);
   for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
   for (size_t i = 0; i < c.elastic.sizes.size(); ++i) {
     const SizeConfig& size = c.elastic.sizes[i];
@@ -61,6 +60,7 @@ RunConfig read_run_config(const std::filesystem::path& file,
   YamlNode root = read_yaml(file);
   for (const std::string& assignment : overrides) apply_override(root, assignment);
   auto config = read_fields<RunConfig>(root, file.string());
+  settle_precision(config.precision, config.device, file.string());
   check_together(config, file.string());
   return config;
 }

@@ -162,6 +162,18 @@ TEST_F(ConfigTest, LowActivationsNeedLowProductsAndADevice) {
   EXPECT_EQ(c.precision.activations_type(), DType::kBF16);
 }
 
+TEST_F(ConfigTest, ActivationsThatNobodyChoseAreBf16WhereTheyCanBe) {
+  dir_.write("any.yaml", kSmall);
+  const auto settled = [&](const std::vector<std::string>& overrides) {
+    return read_pretrain_config(dir_.path() / "any.yaml", overrides).precision.activations;
+  };
+  EXPECT_EQ(settled({"precision.compute=bf16", "device=cuda"}), "bf16");
+  EXPECT_EQ(settled({"precision.compute=bf16"}), "fp32");
+  EXPECT_EQ(settled({"precision.compute=fp32", "device=cuda"}), "fp32");
+  EXPECT_EQ(settled({"precision.compute=bf16", "device=cuda", "precision.activations=fp32"}),
+            "fp32");
+}
+
 TEST_F(ConfigTest, IncludeLiesBelow) {
   std::filesystem::create_directories(dir_.path() / "base");
   dir_.write("base/all.yaml", kSmall);

@@ -28,9 +28,7 @@ ModelConfig tiny_model() {
 PrecisionConfig precision_on(const std::string& device, const std::string& compute,
                              const std::string& activations, const std::string& command) {
   PrecisionConfig p{.compute = compute, .activations = activations};
-  if (p.activations.empty())
-    p.activations = device == "cuda" && p.compute_type() == DType::kBF16 ? "bf16" : "fp32";
-  check_precision(p, device, command);
+  settle_precision(p, device, command);
   return p;
 }
 

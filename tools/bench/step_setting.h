@@ -15,8 +15,7 @@ ModelConfig tiny_model();
 // Distinct values of a tensor of random weights: a prime, so that rows of a power of two differ.
 inline constexpr int64_t kDistinctWeights = 1'048'573;
 
-// Empty `activations`: bf16 on CUDA with bf16 products, else fp32. Throws kInput, naming `command`, as
-// check_precision does.
+// As a config's is settled (settle_precision), which throws kInput, naming `command`.
 PrecisionConfig precision_on(const std::string& device, const std::string& compute,
                              const std::string& activations, const std::string& command);
 
