@@ -36,11 +36,13 @@ void add_to(double& total, ConstView x) {
 // Windows of documents end to end, and where documents begin in them; every rank scores its own.
 class WindowLoss {
  public:
-  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, int64_t seq_len, LoadedModel* parent)
+  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, int64_t seq_len, LoadedModel* parent,
+             const std::function<void()>& between)
       : ctx_(ctx),
         comm_(comm),
         model_(model),
         parent_(parent),
+        between_(between),
         seq_len_(seq_len),
         arena_(ctx.device()) {}
 
@@ -77,6 +79,7 @@ class WindowLoss {
     }
     offsets.push_back(static_cast<int32_t>(count));
     if (windows_++ % comm_.size() == comm_.rank()) score(offsets, targets, count);
+    if (between_ && windows_ % comm_.size() == 0) between_();
     pending_.erase(pending_.begin(), pending_.begin() + count);
     starts_ = std::move(later);
   }
@@ -130,6 +133,7 @@ class WindowLoss {
   Comm& comm_;
   LoadedModel& model_;
   LoadedModel* parent_;
+  const std::function<void()>& between_;
   int64_t seq_len_;
   Arena arena_;
   std::vector<int32_t> pending_;
@@ -168,8 +172,7 @@ std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
   options.stop_tokens = {*stop};
   const auto batch = static_cast<size_t>(o.batch);
   std::vector<int64_t> answered(2 * asked.size());
-  for (size_t at = batch * static_cast<size_t>(comm.rank()); at < asked.size();
-       at += batch * static_cast<size_t>(comm.size())) {
+  const auto complete = [&](size_t at) {
     const size_t end = std::min(asked.size(), at + batch);
     std::vector<std::vector<int32_t>> prompts;
     for (size_t i = at; i < end; ++i) prompts.push_back(asked[i].prompt);
@@ -179,6 +182,11 @@ std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
       answered[2 * i] = reasoning::score(asked[i].problem, model.tokenizer().decode(tokens));
       answered[2 * i + 1] = std::ssize(tokens);
     }
+  };
+  for (size_t first = 0; first < asked.size(); first += batch * static_cast<size_t>(comm.size())) {
+    const size_t mine = first + batch * static_cast<size_t>(comm.rank());
+    if (mine < asked.size()) complete(mine);
+    if (o.between) o.between();
   }
   comm.all_reduce(ctx, host_view(answered), Reduce::kSum);
   return answered;
@@ -187,13 +195,14 @@ std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
 }  // namespace
 
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent) {
+                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent,
+                       const std::function<void()>& between) {
   NESTLING_CHECK_INPUT(parent == nullptr || parent->config().vocab == model.config().vocab,
                        "parent ", parent->name(), " has a vocabulary of ", parent->config().vocab,
                        ", ", model.name(), " one of ", model.config().vocab);
   const auto source = open_text(text_spec);
   const int32_t end = closing_token(model);
-  WindowLoss windows(ctx, comm, model, seq_len, parent);
+  WindowLoss windows(ctx, comm, model, seq_len, parent, between);
   std::string text;
   int64_t seen = 0;
   while (seen < max_tokens && source->next(text)) {

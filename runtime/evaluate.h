@@ -8,9 +8,12 @@
 //               Wilson's 95% interval; two models on the same problems are compared by pairs.
 // Ranks         windows and batches of problems are dealt to the ranks of `comm` in turn; every rank
 //               returns the result of all. Seconds are those of the slowest rank.
+// Stopping      `between`, where given, is called by every rank at the same places, between batches; what
+//               it throws ends the measurement.
 // Determinism   outcomes, tokens and counts do not depend on how many ranks there are; sums over
 //               ranks add in another order, in double.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,7 +31,8 @@ struct TextLoss {
 };
 // parent: of the same vocabulary, or null.
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent = nullptr);
+                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent = nullptr,
+                       const std::function<void()>& between = {});
 
 struct TaskAccuracy {
   std::string task;
@@ -45,6 +49,7 @@ struct ReasoningOptions {
   int64_t batch = 128;
   int64_t max_new_tokens = 256;
   uint64_t seed = 1;
+  std::function<void()> between = {};
 };
 // One entry a task, then "reasoning" for all together.
 std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, Comm& comm, LoadedModel& model,

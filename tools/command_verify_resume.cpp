@@ -6,6 +6,7 @@
 #include "kernels/comm/mpi_world.h"
 #include "tools/commands.h"
 #include "trainer/run/verify_resume.h"
+#include "trainer/stop_signal.h"
 
 namespace nestling {
 
@@ -65,7 +66,9 @@ void add_verify_resume_command(CLI::App& app, int& exit_code) {
                       "Steps before the resume, and after it (default: half of the curriculum)");
   command->add_flag("--json", o->json, "Print one JSON object");
   command->callback([o, &exit_code] {
-    exit_code = run_on_ranks([&](Comm& comm) { return verify_on_ranks(*o, comm); });
+    exit_code = run_on_ranks([&](Comm& comm) {
+      return unless_interrupted(comm, [&] { return verify_on_ranks(*o, comm); });
+    });
   });
 }
 

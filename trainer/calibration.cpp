@@ -50,6 +50,7 @@ Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams
     importance.add(acts, w, run.segments);
     ctx.synchronize();  // faults show here, and what is reported is done
     if (o.progress) o.progress(done, o.samples);
+    if (o.between) o.between();
   });
   importance.all_reduce(comm);
   Scores scores = importance.scores(o.head_channels);
@@ -57,7 +58,7 @@ Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams
     std::vector<Batch> batches;
     each_batch(load, o.depth_samples, step,
                [&](Batch batch, int64_t) { batches.push_back(std::move(batch)); });
-    scores.depth = search_depth(ctx, config, w, batches, o.activations, comm);
+    scores.depth = search_depth(ctx, config, w, batches, o.activations, comm, o.between);
   }
   return scores;
 }

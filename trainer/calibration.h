@@ -24,6 +24,7 @@ struct CalibrationOptions {
   int64_t head_channels = 0;        // Mamba channels heads are ranked by (importance.h); 0: all
   DType activations = DType::kF32;  // of the forward that they are taken from
   std::function<void(int64_t done, int64_t of)> progress = {};  // in sequences
+  std::function<void()> between = {};  // batches: every rank calls it at the same places; may throw
 };
 
 // load(position, count): of sequences [position, position + count) of the calibration text this

@@ -17,13 +17,15 @@ namespace {
 class DepthSearch {
  public:
   DepthSearch(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
-              std::span<const Batch> batches, DType activations, Comm& comm)
+              std::span<const Batch> batches, DType activations, Comm& comm,
+              const std::function<void()>& between)
       : ctx_(ctx),
         config_(config),
         w_(w),
         batches_(batches),
         activations_(activations),
         comm_(comm),
+        between_(between),
         arena_(ctx.device()),
         widths_(full_widths(config)),
         gram_(ctx.device(), DType::kF32, {config.hidden, config.hidden}) {
@@ -109,6 +111,7 @@ class DepthSearch {
       widths_.layers[l].kept = 0;
       for (size_t b = 0; b < batches_.size(); ++b) errors[l] += error(b);
       widths_.layers[l].kept = 1;
+      if (between_) between_();
     }
     return errors;
   }
@@ -128,6 +131,7 @@ class DepthSearch {
   std::span<const Batch> batches_;
   DType activations_;
   Comm& comm_;
+  const std::function<void()>& between_;
   Arena arena_;
   Widths widths_;               // which layers are still there
   Tensor gram_;                 // [D, D]
@@ -138,8 +142,9 @@ class DepthSearch {
 
 std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
-                                 DType activations, Comm& comm) {
-  return DepthSearch(ctx, config, w, batches, activations, comm).run();
+                                 DType activations, Comm& comm,
+                                 const std::function<void()>& between) {
+  return DepthSearch(ctx, config, w, batches, activations, comm, between).run();
 }
 
 }  // namespace nestling

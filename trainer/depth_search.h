@@ -13,6 +13,7 @@
 // Ranks         each holds its share of the batches; every rank finds the same order.
 // Memory        final hidden states of the parent [tokens, D], and G [D, D].
 #pragma once
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -22,9 +23,11 @@
 
 namespace nestling {
 
-// One score a layer, larger = more important: Scores::depth.
+// One score a layer, larger = more important: Scores::depth. Every rank calls `between`, which may throw, at
+// the same places.
 std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
-                                 DType activations, Comm& comm);
+                                 DType activations, Comm& comm,
+                                 const std::function<void()>& between = {});
 
 }  // namespace nestling

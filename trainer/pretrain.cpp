@@ -36,7 +36,7 @@ RunSettings settings_of(const PretrainConfig& c) {
 class Pretraining {
  public:
   Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange change);
-  int run();
+  void run();
 
  private:
   ModelConfig architecture() const;
@@ -169,23 +169,21 @@ void Pretraining::export_model() {
   run_.say(str("model written to ", out.string()));
 }
 
-int Pretraining::run() {
+void Pretraining::run() {
   start();
   while (run_.at.tokens < config_.tokens) {
     one_step();
     if (run_.at.step % config_.log.validate_every_steps == 0) validate();
     if (run_.interrupted(ctx_)) {
       run_.save(step_.state());
-      run_.say(
+      throw Interrupted(
           str("saved at step ", run_.at.step, " on a signal; the same command goes on from there"));
-      return kInterrupted;
     }
     run_.save_if_due(step_.state());
   }
   validate();
   if (!run_.saved()) run_.save(step_.state());
   export_model();
-  return 0;
 }
 
 }  // namespace
@@ -198,8 +196,10 @@ int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
   if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
   DeviceComm ranks(comm, parse_device(config.device));
-  Pretraining run(config, ranks.comm(), change);
-  return run.run();
+  return unless_interrupted(comm, [&] {
+    Pretraining(config, ranks.comm(), change).run();
+    return 0;
+  });
 }
 
 }  // namespace nestling

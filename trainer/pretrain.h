@@ -6,15 +6,15 @@
 // Resume        if checkpoints are there the run goes on from the newest whole one, bit for bit on the
 //               same layout. A config that differs is refused, naming the lines, unless `changed` is
 //               said: then the differences are named, logged, and the run goes on under the new one.
-// Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
+// Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is
+//               tokenised they end that, and it is tokenised again.
 // Ranks         data parallel over `comm`; rank 0 writes.
 #pragma once
 #include "kernels/comm/comm.h"
 #include "trainer/config.h"
+#include "trainer/stop_signal.h"
 
 namespace nestling {
-
-inline constexpr int kInterrupted = 75;  // exit code: saved on a signal, run again to go on
 
 enum class ConfigChange : uint8_t { kRefused, kAllowed };
 

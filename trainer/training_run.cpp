@@ -1,13 +1,10 @@
 #include "trainer/training_run.h"
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <sstream>
 
 #include "data/atomic_file.h"
-#include "kernels/core/host_view.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/versions.h"
@@ -16,11 +13,6 @@
 namespace nestling {
 
 namespace {
-
-std::atomic<int> caught_signal{0};
-void on_signal(int number) {
-  caught_signal.store(number);
-}
 
 // The layout under which a resumed run is bit-equal.
 std::map<std::string, std::string> layout_of(const Comm& comm) {
@@ -70,7 +62,9 @@ TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
       dir_(std::filesystem::path(settings_.output) / settings_.name),
       tokenizer_(settings_.tokenizer),
       checkpoints_(dir_ / "checkpoints", settings_.checkpoint.keep),
-      log_(dir_, settings_.tensorboard, comm.rank() == 0) {}
+      log_(dir_, settings_.tensorboard, comm.rank() == 0) {
+  catch_stop_signals();
+}
 
 void TrainingRun::say(const std::string& line) const {
   if (writes()) std::fprintf(stderr, "%s\n", line.c_str());
@@ -132,8 +126,6 @@ bool TrainingRun::begin(const std::vector<NamedState>& state) {
     file.write(std::string_view(settings_.config));
     file.commit();
   }
-  std::signal(SIGTERM, on_signal);
-  std::signal(SIGINT, on_signal);
   std::vector<std::string> said;
   const auto meta = checkpoints_.load(state, said);
   for (const std::string& line : said) say(line);
@@ -165,13 +157,6 @@ void TrainingRun::save(const std::vector<NamedState>& state) {
 void TrainingRun::save_if_due(const std::vector<NamedState>& state) {
   const int64_t every = settings_.checkpoint.every_tokens;
   if (every > 0 && at.tokens - saved_at_ >= every) save(state);
-}
-
-// One rank's signal stops all: the ranks must agree before the next collective.
-bool TrainingRun::interrupted(Context& ctx) {
-  std::vector<double> stop = {static_cast<double>(caught_signal.load() != 0)};
-  comm_.all_reduce(ctx, host_view(stop), Reduce::kMax);
-  return stop[0] > 0;
 }
 
 }  // namespace nestling

@@ -2,6 +2,7 @@
 // were made with, its batches, its log, the signals that end it.
 //
 // Writes        dir()/config.yaml (effective), log.jsonl, TensorBoard events, checkpoints/, shards/.
+// Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
 // Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
 #pragma once
 #include <string>
@@ -13,6 +14,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/log.h"
 #include "trainer/pretrain.h"
+#include "trainer/stop_signal.h"
 #include "trainer/training_text.h"
 
 namespace nestling {
@@ -41,7 +43,7 @@ class TrainingRun {
   void tell_memory(const Context& ctx);
   RunLog& log() { return log_; }
 
-  // Tokenises what is not in the cache yet.
+  // Tokenises what is not in the cache yet; Interrupted where told to stop.
   Batches batches(const std::vector<SourceConfig>& sources, int64_t seq_len, uint64_t seed);
   // This rank's micro-batches of `sequences` sequences from `position` on; micro-batch i of all ranks is
   // one run of consecutive sequences.
@@ -54,8 +56,8 @@ class TrainingRun {
   // Saves if the checkpoint interval has passed.
   void save_if_due(const std::vector<NamedState>& state);
   bool saved() const { return saved_at_ == at.tokens; }
-  // True when any rank was told to stop; the run should save and return kInterrupted.
-  bool interrupted(Context& ctx);
+  // True when any rank was told to stop; the run should save and end with kInterrupted.
+  bool interrupted(Context& ctx) { return any_told_to_stop(ctx, comm_); }
 
   TrainingCounters at;  // saved and restored with the state
 

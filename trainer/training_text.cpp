@@ -5,12 +5,16 @@
 
 #include "data/text_source.h"
 #include "data/tokenise.h"
+#include "trainer/stop_signal.h"
 
 namespace nestling {
 
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kStopped =
+    "stopped on a signal while text was prepared; the same command goes on with that";
 
 bool is_shard(const fs::path& prefix) {
   return fs::exists(prefix.string() + ".idx");
@@ -61,12 +65,42 @@ std::string cache_name(const std::string& spec, const TextPreparation& p) {
   return name;
 }
 
+// A source that ends with Interrupted when this rank is told to stop.
+class StoppableText : public TextSource {
+ public:
+  explicit StoppableText(std::unique_ptr<TextSource> text) : text_(std::move(text)) {}
+  bool next(std::string& text) override { return text_->next(text); }
+  std::function<std::string()> take() override {
+    if (told_to_stop()) throw Interrupted(kStopped);
+    return text_->take();
+  }
+
+ private:
+  std::unique_ptr<TextSource> text_;
+};
+
+// What was tokenised, in a line; empty where a signal came first.
+std::string tokenise(const std::string& source, const TextPreparation& p, const fs::path& prefix) {
+  fs::create_directories(p.cache);
+  StoppableText text(open_text(source, {.seed = p.seed}));
+  try {
+    const ShardCounts counts = write_shard(
+        text, [&](std::string_view t) { return p.tokenizer.encode(t, false); }, p.end_of_text,
+        p.vocabulary, prefix);
+    return str("tokenised ", source, ": ", counts.documents, " documents, ", counts.tokens,
+               " tokens");
+  } catch (const Interrupted&) {  // thrown again where all ranks meet
+    return "";
+  }
+}
+
 }  // namespace
 
 std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources,
                                         const TextPreparation& p, Comm& comm,
                                         std::vector<std::string>& said) {
   std::vector<SourceSpec> out;
+  Context host(Device::kCpu);
   for (const SourceConfig& source : sources) {
     SourceSpec spec{.shards = {}, .weight = source.weight};
     if (is_shard(source.path)) {
@@ -74,15 +108,10 @@ std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources
     } else if (spec.shards = shards_in(source.path); spec.shards.empty()) {
       const fs::path prefix = p.cache / cache_name(source.path, p);
       if (comm.rank() == 0 && !is_shard(prefix)) {
-        fs::create_directories(p.cache);
-        const auto text = open_text(source.path, {.seed = p.seed});
-        const ShardCounts counts = write_shard(
-            *text, [&](std::string_view t) { return p.tokenizer.encode(t, false); }, p.end_of_text,
-            p.vocabulary, prefix);
-        said.push_back(str("tokenised ", source.path, ": ", counts.documents, " documents, ",
-                           counts.tokens, " tokens"));
+        if (std::string line = tokenise(source.path, p, prefix); !line.empty())
+          said.push_back(std::move(line));
       }
-      comm.barrier();
+      stop_if_told(host, comm, kStopped);  // no rank goes on before rank 0 is here
       spec.shards = {prefix};
     }
     out.push_back(std::move(spec));

@@ -3,6 +3,8 @@
 // A source is a shard prefix, a folder of shards, or a text spec (data/text_source.h), which is
 // tokenised once into `cache` and found again by the digest of spec, files and tokenizer.
 // Ranks         rank 0 tokenises, the others wait.
+// Signals       end it on every rank (Interrupted, trainer/stop_signal.h); a source that was not tokenised
+//               to its end leaves nothing.
 #pragma once
 #include <filesystem>
 #include <vector>

@@ -96,7 +96,13 @@ void ElasticRun::measure_importance() {
        .depth_samples = config_.elastic.choices.layers.empty()
                             ? 0
                             : std::min(c.samples, kDepthSequences * comm_.size()),
-       .activations = teacher_activations(config_)},
+       .activations = teacher_activations(config_),
+       .between =
+           [&] {
+             stop_if_told(ctx_, comm_,
+                          "stopped on a signal while importance was measured; the same command "
+                          "measures it from the start");
+           }},
       comm_);
   run_.say(str("importance measured on ", c.samples * c.seq_len, " tokens in ",
                seconds_since(start), " s"));
@@ -210,7 +216,7 @@ void ElasticRun::begin() {
   }
 }
 
-int ElasticRun::distill(int64_t last_step) {
+void ElasticRun::distill(int64_t last_step) {
   if (!step_) begin();
   const int64_t end = std::min(last_step, curriculum_.steps());
   while (run_.at.step < end) {
@@ -219,9 +225,8 @@ int ElasticRun::distill(int64_t last_step) {
       validate();
     if (run_.interrupted(ctx_)) {
       run_.save(state());
-      run_.say(
+      throw Interrupted(
           str("saved at step ", run_.at.step, " on a signal; the same command goes on from there"));
-      return kInterrupted;
     }
     run_.save_if_due(state());
   }
@@ -230,7 +235,6 @@ int ElasticRun::distill(int64_t last_step) {
     log_choices("the curriculum ended before choices settled; frozen now");
   }
   if (!run_.saved()) run_.save(state());
-  return 0;
 }
 
 // On the host, read anew: a teacher in bf16 has no masters any more.
@@ -261,20 +265,26 @@ void ElasticRun::write_elastic_files() {
 void ElasticRun::evaluate() {
   step_.reset();  // its memory is wanted for the models
   teacher_ = teacher_.extents();
-  evaluate_run(config_, run_.dir(), comm_);
+  evaluate_run(config_, run_.dir(), comm_, [&] {
+    stop_if_told(ctx_, comm_,
+                 "stopped on a signal while sizes were evaluated; the same command evaluates them "
+                 "from the start");
+  });
   if (run_.writes()) write_report(run_.dir());
   comm_.barrier();
 }
 
 int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastStage last) {
   DeviceComm ranks(comm, parse_device(config.device));
-  ElasticRun run(config, ranks.comm(), change);
-  run.measure_importance();
-  if (last == LastStage::kImportance) return 0;
-  if (const int code = run.distill(); code != 0) return code;
-  run.write_elastic_files();
-  if (last == LastStage::kReport) run.evaluate();
-  return 0;
+  return unless_interrupted(comm, [&] {
+    ElasticRun run(config, ranks.comm(), change);
+    run.measure_importance();
+    if (last == LastStage::kImportance) return 0;
+    run.distill();
+    run.write_elastic_files();
+    if (last == LastStage::kReport) run.evaluate();
+    return 0;
+  });
 }
 
 }  // namespace nestling

@@ -7,7 +7,9 @@
 //               checkpoints/, before.h5 (the sorted parent, untrained, with the sizes' widths), elastic.h5,
 //               summary.json, report.html. Nothing anywhere else.
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
-// Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted.
+// Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is tokenised,
+//               importance measured or the sizes evaluated they end that within a batch, with kInterrupted
+//               too, and it is done again.
 // Ranks         data parallel over `comm`; rank 0 writes. Every rank makes the same calls.
 #pragma once
 #include <limits>
@@ -29,11 +31,12 @@ class ElasticRun {
   // Reads the parent. kInput where the config does not fit it, the ranks or the build.
   ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change);
 
+  // The stages; each throws Interrupted (stop_signal.h) when told to stop.
+  //
   // Scores of every unit, from scores.json if they are there.
   void measure_importance();
   // Sorts the parent, then trains from the newest checkpoint to `last_step` or the curriculum's end.
-  // 0, or kInterrupted after a signal.
-  int distill(int64_t last_step = std::numeric_limits<int64_t>::max());
+  void distill(int64_t last_step = std::numeric_limits<int64_t>::max());
   // The curriculum must be over.
   void write_elastic_files();
   void evaluate();  // and the report; training is over, and gives its memory back

@@ -17,21 +17,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const std::vector<SourceConfig>& texts_of(const RunConfig& c) {
+  return c.evaluation.text.empty() ? c.data.validation : c.evaluation.text;
+}
+Precision precision_of(const RunConfig& c) {
+  return {c.precision.compute_type(), c.precision.activations_type()};
+}
+
 class Evaluation {
  public:
-  Evaluation(const RunConfig& config, Comm& comm)
+  Evaluation(const RunConfig& config, Comm& comm, const std::function<void()>& between)
       : config_(config),
         comm_(comm),
+        between_(between),
         ctx_(parse_device(config.device)),
-        parent_(config.parent, precision(), "", ctx_.device()) {}
+        parent_(config.parent, precision_of(config), "", ctx_.device()) {}
 
   // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
     const EvaluationConfig& e = config_.evaluation;
     double nll = 0, kl = 0, tokens = 0, seconds = 0;
-    for (const SourceConfig& text : e.text.empty() ? config_.data.validation : e.text) {
+    for (const SourceConfig& text : texts_of(config_)) {
       const TextLoss loss =
-          evaluate_text(ctx_, comm_, model, text.path, e.seq_len, e.tokens, &parent_);
+          evaluate_text(ctx_, comm_, model, text.path, e.seq_len, e.tokens, &parent_, between_);
       const auto n = static_cast<double>(loss.tokens);
       nll += loss.nll * n;
       kl += loss.kl * n;
@@ -52,7 +60,8 @@ class Evaluation {
       const ReasoningOptions options{.tasks = {asked.begin(), asked.end()},
                                      .problems = e.problems,
                                      .batch = e.batch,
-                                     .seed = config_.seed};
+                                     .seed = config_.seed,
+                                     .between = between_};
       const TaskAccuracy all = evaluate_reasoning(ctx_, comm_, model, options).back();
       result["accuracy"] = all.accuracy.estimate;
       result["ci95"] = {all.accuracy.low, all.accuracy.high};
@@ -63,17 +72,16 @@ class Evaluation {
     return result;
   }
   Json measure(const fs::path& file, const std::string& size) {
-    LoadedModel model(file, precision(), size, ctx_.device());
+    between_();
+    LoadedModel model(file, precision_of(config_), size, ctx_.device());
     return measure(model);
   }
   Json parent() { return measure(parent_); }
 
  private:
-  Precision precision() const {
-    return {config_.precision.compute_type(), config_.precision.activations_type()};
-  }
   const RunConfig& config_;
   Comm& comm_;
+  const std::function<void()>& between_;
   Context ctx_;
   LoadedModel parent_;
   std::optional<TaskAccuracy> parent_accuracy_;
@@ -112,7 +120,8 @@ void print_table(const Json& summary) {
 
 }  // namespace
 
-void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm) {
+void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
+                  const std::function<void()>& between) {
   const fs::path file = dir / "summary.json";
   const bool done = fs::exists(file), writes = comm.rank() == 0;
   comm.barrier();  // before rank 0 may write it
@@ -120,8 +129,9 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm) {
     if (writes) print_table(read_json(file).json());
     return;
   }
+  between();
   const ElasticModel model = read_elastic_header(dir / "elastic.h5").model;
-  Evaluation evaluation(config, comm);
+  Evaluation evaluation(config, comm, between);
   Json summary = {{"parent", evaluation.parent()}, {"sizes", Json::array()}};
   for (const Size& size : model.sizes) {
     const ParameterCost cost = parameter_cost(model.config, size.widths);

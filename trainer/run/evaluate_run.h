@@ -9,14 +9,18 @@
 //               text, accuracy of the held-out reasoning problems (null where none were asked for).
 // Ranks         share the text and the problems (runtime/evaluate.h); rank 0 writes and prints.
 // Done before   a summary.json that is there is printed again, not measured again.
+// Signals       `between` is called by every rank at the same places, between models and batches; what
+//               it throws ends the measurement, of which nothing stays.
 #pragma once
 #include <filesystem>
+#include <functional>
 
 #include "kernels/comm/comm.h"
 #include "trainer/run_config.h"
 
 namespace nestling {
 
-void evaluate_run(const RunConfig& config, const std::filesystem::path& dir, Comm& comm);
+void evaluate_run(const RunConfig& config, const std::filesystem::path& dir, Comm& comm,
+                  const std::function<void()>& between);
 
 }  // namespace nestling

@@ -59,7 +59,6 @@ class Proof {
         const std::function<void(const Check&)>& told)
       : config_(config),
         comm_(comm),
-
         told_(told),
         curriculum_(config),
         whole_config_(renamed(config, "whole")),
@@ -86,14 +85,9 @@ class Proof {
   }
 
  private:
-  static void go_to(ElasticRun& run, int64_t step) {
-    NESTLING_CHECK(run.distill(step) == 0, "verify-resume: stopped by a signal at step ",
-                   run.at().step, ", before its verdict");
-  }
-
   void run_whole() {
     ElasticRun run(whole_config_, comm_, ConfigChange::kRefused);
-    for (const int64_t step : compared_) go_to(run, step);
+    for (const int64_t step : compared_) run.distill(step);
     result_.frozen_after = run.frozen_after();
   }
 
@@ -113,7 +107,7 @@ class Proof {
     std::string resumed;
     for (size_t i = 0; i < stops.size(); ++i) {
       ElasticRun run(cut_config_, comm_, ConfigChange::kRefused);
-      go_to(run, stops[i]);
+      run.distill(stops[i]);
       if (i > 0) resumed += str(resumed.empty() ? "resumed after " : ", ", stops[i - 1]);
       if (!compared_.contains(stops[i])) continue;
       if (!check(run, stops[i], resumed.empty() ? "not resumed yet" : resumed)) {
@@ -204,7 +198,13 @@ ResumeProof verify_resume(const RunConfig& config, Comm& comm, std::optional<int
   NESTLING_CHECK_INPUT(half >= 1 && 2 * half <= all, "verify-resume: ", half, " steps, and ", half,
                        " more after the resume, of a curriculum of ", all);
   DeviceComm ranks(comm, parse_device(config.device));  // one for all of its runs
-  return Proof(config, ranks.comm(), half, told).take();
+  try {
+    return Proof(config, ranks.comm(), half, told).take();
+  } catch (const Interrupted&) {  // what it says of going on is of a run that stays
+    throw Interrupted(
+        "verify-resume: stopped on a signal before its verdict; what it had run is removed, the "
+        "same command begins again");
+  }
 }
 
 }  // namespace nestling

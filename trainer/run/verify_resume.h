@@ -9,7 +9,8 @@
 //               this one is killed. Importance is measured and text tokenised once for both.
 // Time          that of 4N steps and one loading of the parent a resume.
 // Ranks         every rank makes the same calls; the result is the same on all.
-// Errors        N that is no half of the curriculum or less: kInput. A signal: kRuntime, no verdict.
+// Errors        N that is no half of the curriculum or less: kInput. A signal: Interrupted
+//               (trainer/stop_signal.h), no verdict, and nothing is left to go on from.
 #pragma once
 #include <functional>
 #include <optional>

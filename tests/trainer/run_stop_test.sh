@@ -1,0 +1,110 @@
+#!/bin/sh
+# run_stop_test.sh PROGRAM SOURCE_DIR - SIGTERM outside of the training loop: while text is tokenised, importance
+# measured, sizes evaluated, on one rank and on one of two, and in verify-resume. It ends the program soon, with 75
+# and a line that says what is done again; nothing half-written stays, and the same command goes on.
+set -eu
+program=$1
+source_dir=$2
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"  # Open MPI leaks at exit, in modules that are gone by then
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "$*" >&2; cat "$work/out" >&2; exit 1; }
+cd "$work"
+
+cat >parent.yaml <<YAML
+name: parent
+tokenizer: $source_dir/data/tokenizers/tiny-reasoner
+model:
+  {pattern: ME*E, hidden: 32, query_heads: 4, kv_heads: 2, head_dim: 8, mamba_heads: 4, mamba_head_dim: 8,
+   state: 8, groups: 2, conv_kernel: 4, chunk: 16, experts: 6, top_k: 2, expert_ffn: 32, shared_ffn: 32}
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+seq_len: 64
+micro_batch: 4
+global_batch_tokens: 256
+tokens: 256
+precision: {compute: fp32}
+log: {tensorboard: false}
+threads: 1
+YAML
+cat >run.yaml <<YAML
+name: run
+parent: runs/parent/model
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+  calibration: {samples: 4, seq_len: 64}
+elastic:
+  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%], expert_ffn: [100%, 50%]}
+  sizes: [{name: full, target: full}, {name: half, target: {active_params: 55%}}]
+router: {hidden: 16, dead_zone: 0.1, freeze: {at_tokens: 512}}
+curriculum:
+  - {name: short, seq_len: 64, tokens: 1024, global_batch_tokens: 256}
+optimizer: {lr: 1.0e-3, warmup_tokens: 256}
+evaluation: {problems: 0, text: [{path: "reasoning:addition:1:0-1000000:heldout"}], tokens: 256, seq_len: 64}
+precision: {compute: fp32}
+log: {every_steps: 1, tensorboard: false}
+threads: 1
+YAML
+"$program" pretrain parent.yaml >out 2>&1 || fail "the parent was not made"
+
+# Hours of work, of which a test sees a moment.
+text="data.train.0.path=reasoning:addition,sorting:1-2:0-100000000"
+samples=data.calibration.samples=4000000
+tokens=evaluation.tokens=100000000
+
+# The program, or what it is of mpirun's: a rank alone.
+rank_of() {  # PID
+  cat /proc/"$1"/task/*/children 2>/dev/null | tr ' ' '\n' | head -n 1
+}
+# stopped READY SAID TARGET COMMAND...: SIGTERM to the command, or to one rank of it, once the shell finds READY true.
+stopped() {
+  ready=$1 said=$2 target=$3
+  shift 3
+  rm -f out
+  "$@" >out 2>&1 &
+  pid=$!
+  tries=0
+  until eval "$ready"; do
+    kill -0 "$pid" 2>/dev/null || fail "it ended before it was told to: $*"
+    tries=$((tries + 1))
+    [ "$tries" -lt 6000 ] || fail "never came to: $ready"
+    sleep 0.01
+  done
+  sleep 0.1
+  if [ "$target" = rank ]; then kill -TERM "$(rank_of $pid)"; else kill -TERM $pid; fi
+  code=0
+  wait $pid || code=$?
+  [ $code = 75 ] || fail "SIGTERM: exit code $code, expected 75: $*"
+  grep -q "$said" out || fail "not said: $said: $*"
+  [ -z "$(find -L runs -name '*.tmp.*')" ] || fail "left $(find -L runs -name '*.tmp.*')"
+}
+
+stopped 'ls runs/run/shards/*.bin.tmp.* >/dev/null 2>&1' 'while text was prepared; the same command goes on' one \
+  "$program" run run.yaml --set "$text"
+[ -z "$(ls runs/run/shards)" ] || fail "shards of text that was not tokenised to its end"
+stopped 'ls runs/other/shards/*.bin.tmp.* >/dev/null 2>&1' 'while text was prepared; the same command goes on' one \
+  "$program" pretrain parent.yaml --set name=other --set "$text"
+stopped 'grep -qs ^tokenised out' 'while importance was measured; the same command measures it' one \
+  "$program" importance run.yaml --set $samples
+rm -rf runs/run/shards
+stopped 'grep -qs ^tokenised out' 'while importance was measured; the same command measures it' rank \
+  "$source_dir/launch/mpirun.sh" 2 "$program" run run.yaml --set $samples
+[ ! -e runs/run/scores.json ] || fail "scores that were not measured to their end"
+stopped 'grep -qs "^elastic checkpoint written" out' 'while sizes were evaluated; the same command evaluates' one \
+  "$program" run run.yaml --set $tokens
+stopped 'grep -qs "^elastic checkpoint written" out' 'while sizes were evaluated; the same command evaluates' rank \
+  "$source_dir/launch/mpirun.sh" 2 "$program" run run.yaml --set $tokens
+for file in summary.json report.html; do [ ! -e runs/run/$file ] || fail "$file of sizes that were not evaluated"; done
+stopped 'grep -qs "^elastic checkpoint written" out' 'while sizes were evaluated; the same command evaluates' one \
+  "$program" run run.yaml --change-config --set evaluation.problems=20000 --set evaluation.batch=4
+"$program" run run.yaml --change-config >out 2>&1 || fail "the run did not go on"
+[ -e runs/run/summary.json ] || fail "the run that went on was not evaluated"
+echo "SIGTERM in every stage: 75, and what is done again is said"
+
+for set in "$samples" curriculum.0.tokens=100000000; do
+  stopped 'grep -qs ^tokenised out' 'verify-resume: stopped on a signal before its verdict' one \
+    "$program" verify-resume run.yaml --set "$set"
+  if grep -q 'goes on' out; then fail "verify-resume promises what is not there"; fi
+  [ -z "$(ls -d runs/*verify-resume* 2>/dev/null)" ] || fail "verify-resume left $(ls runs)"
+done
+echo "verify-resume: 75, without a promise"
