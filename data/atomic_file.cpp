@@ -45,6 +45,26 @@ void commit_aside(const std::filesystem::path& aside, const std::filesystem::pat
       str("cannot put ", aside.string(), " at ", path.string(), ": ", std::strerror(reason)));
 }
 
+std::string committed_name(const std::string& name) {
+  constexpr std::string_view kAside = ".tmp.";
+  const size_t at = name.rfind(kAside);
+  if (at == std::string::npos) return "";
+  const std::string_view pid = std::string_view(name).substr(at + kAside.size());
+  const bool number = !pid.empty() && pid.find_first_not_of("0123456789") == std::string_view::npos;
+  return number ? name.substr(0, at) : "";
+}
+
+void remove_asides(const std::filesystem::path& folder,
+                   const std::function<bool(const std::string& name)>& is_ours) {
+  if (!std::filesystem::is_directory(folder)) return;
+  std::vector<std::filesystem::path> found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = committed_name(entry.path().filename().string());
+    if (!name.empty() && is_ours(name) && entry.is_regular_file()) found.push_back(entry.path());
+  }
+  for (const auto& path : found) std::filesystem::remove(path);
+}
+
 AtomicFile::AtomicFile(const std::filesystem::path& file)
     : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
   fd_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,6 +22,13 @@ void sync_folder_of(const std::filesystem::path& file);
 // Makes a file that was written aside (by whomever, and closed) the file at `path`: sync, rename, sync
 // the folder. When it throws, what was written aside is gone and what was at `path` stays.
 void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path);
+
+// What "<path>.tmp.<pid>" was to become: the name before .tmp.; empty for a name of another kind.
+std::string committed_name(const std::string& name);
+// Removes what writers that were killed left of files in `folder` whose names `is_ours` knows, and
+// nothing else. No such folder: nothing. No writer of these files may be at work.
+void remove_asides(const std::filesystem::path& folder,
+                   const std::function<bool(const std::string& name)>& is_ours);
 
 class AtomicFile {
  public:

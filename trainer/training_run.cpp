@@ -44,6 +44,13 @@ std::string differences(const std::string& before, const std::string& now) {
   return missing(a, b, "- ") + missing(b, a, "+ ");
 }
 
+// What a run writes aside, in its folder and in shards/; checkpoints/ is the store's.
+bool is_run_file(const std::string& name) {
+  constexpr const char* kFiles[] = {"config.yaml", "scores.json",  "before.h5",
+                                    "elastic.h5",  "summary.json", "report.html"};
+  return std::find(std::begin(kFiles), std::end(kFiles), name) != std::end(kFiles);
+}
+
 }  // namespace
 
 int32_t end_of_text(const Tokenizer& tokenizer, const std::string& directory) {
@@ -64,6 +71,9 @@ TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
       checkpoints_(dir_ / "checkpoints", settings_.checkpoint.keep),
       log_(dir_, settings_.tensorboard, comm.rank() == 0) {
   catch_stop_signals();
+  if (!writes()) return;
+  remove_asides(dir_, is_run_file);
+  remove_asides(dir_ / "shards", is_cached_shard);
 }
 
 void TrainingRun::say(const std::string& line) const {

@@ -1,6 +1,7 @@
 // training_run.h - what every kind of training run shares: its folder, its checkpoints and the config they
 // were made with, its batches, its log, the signals that end it.
 //
+// Leftovers     files that a killed run was writing aside are removed when the next one begins.
 // Writes        dir()/config.yaml (effective), log.jsonl, TensorBoard events, checkpoints/, shards/.
 // Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
 // Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.

@@ -15,6 +15,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kStopped =
     "stopped on a signal while text was prepared; the same command goes on with that";
+constexpr size_t kDigestDigits = 16;  // of a cache entry's name
 
 bool is_shard(const fs::path& prefix) {
   return fs::exists(prefix.string() + ".idx");
@@ -60,7 +61,7 @@ std::string cache_name(const std::string& spec, const TextPreparation& p) {
   } else if (fs::exists(spec)) {
     add_file(digest, spec);
   }
-  char name[17];
+  char name[kDigestDigits + 1];
   std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(digest.value));
   return name;
 }
@@ -95,6 +96,14 @@ std::string tokenise(const std::string& source, const TextPreparation& p, const 
 }
 
 }  // namespace
+
+bool is_cached_shard(const std::string& name) {
+  const fs::path path(name);
+  const std::string stem = path.stem(), extension = path.extension();
+  return stem.size() == kDigestDigits &&
+         stem.find_first_not_of("0123456789abcdef") == std::string::npos &&
+         (extension == ".bin" || extension == ".idx");
+}
 
 std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources,
                                         const TextPreparation& p, Comm& comm,

@@ -24,6 +24,9 @@ struct TextPreparation {
   uint64_t seed;  // of generated text
 };
 
+// Whether a file of this name in `cache` is of a source tokenised there.
+bool is_cached_shard(const std::string& name);
+
 // `said`: one line for every source that was tokenised.
 std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources,
                                         const TextPreparation& preparation, Comm& comm,
