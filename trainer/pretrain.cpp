@@ -173,7 +173,8 @@ void Pretraining::run() {
   start();
   while (run_.at.tokens < config_.tokens) {
     one_step();
-    if (run_.at.step % config_.log.validate_every_steps == 0) validate();
+    if (run_.at.step % config_.log.validate_every_steps == 0 || run_.at.tokens >= config_.tokens)
+      validate();
     if (run_.interrupted(ctx_)) {
       run_.save(step_.state());
       throw Interrupted(
@@ -181,7 +182,6 @@ void Pretraining::run() {
     }
     run_.save_if_due(step_.state());
   }
-  validate();
   if (!run_.saved()) run_.save(step_.state());
   export_model();
 }
