@@ -37,6 +37,7 @@ class Hdf5Dataset {
   const Shape& shape() const { return shape_; }
   const Shape& chunk() const { return chunk_; }  // empty for an empty dataset
   int64_t bytes() const;                         // of all elements
+  const std::vector<uint32_t>& checksums() const { return checksums_; }  // of its chunks
   // Bytes of the chunks that a prefix of these extents touches.
   int64_t prefix_bytes(const Shape& extents) const;
   // Reads the prefix that has the view's extents: a CPU view of the same type, or f32 from bf16.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/crc32c.h"
 #include "model/elastic_header.h"
 #include "model/elastic_layout.h"
 #include "model/huggingface.h"
@@ -96,6 +97,18 @@ void check_group(Hdf5File& in, const std::string& group, ElasticContents& found)
   }
 }
 
+void add_checksums(Hdf5File& in, const std::string& group, uint32_t& crc) {
+  for (const std::string& name : in.names(group)) {
+    const std::string full = group + "/" + name;
+    if (in.is_group(full)) {
+      add_checksums(in, full, crc);
+      continue;
+    }
+    const Hdf5Dataset data = in.dataset(full);
+    crc = crc32c(std::as_bytes(std::span(data.checksums())), crc32c(full, crc));
+  }
+}
+
 }  // namespace
 
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
@@ -132,6 +145,16 @@ ElasticHeader read_elastic_header(const std::filesystem::path& file) {
   h.format_version = kElasticFormatVersion;
   h.precision = read_elastic_precision(in);
   return h;
+}
+
+std::string elastic_digest(const std::filesystem::path& file) {
+  uint32_t crc = 0;
+  for (const Size& size : read_elastic_facts(file).sizes)  // hidden is an attribute
+    crc = crc32c(str(size.name, " ", size.widths.hidden, "\n"), crc);
+  Hdf5File in(file);
+  add_checksums(in, "/elastic/sizes", crc);
+  add_checksums(in, "/weights", crc);
+  return "crc32c:" + crc32c_hex(crc);
 }
 
 ElasticFacts read_elastic_facts(const std::filesystem::path& file) {

@@ -40,6 +40,10 @@ struct ElasticFacts {
 };
 ElasticFacts read_elastic_facts(const std::filesystem::path& file);
 
+// "crc32c:..." of all weights and of the sizes' names and widths, from the checksums that the file holds of
+// its chunks: no chunk of weights is read.
+std::string elastic_digest(const std::filesystem::path& file);
+
 // Weights of one size alone: a model of its own, whose config is the cut one. A size is named, or asked
 // for by its budget: "65%" (model/asked_size.h).
 struct LoadedSize {

@@ -165,6 +165,35 @@ TEST(ElasticFileTiny, LayersLeftOutAndMemoryTargets) {
                {"e.h5", "none", "all, few layers"});
 }
 
+TEST(ElasticFileTiny, DigestIsOfWeightsAndSizes) {
+  const TempDir dir;
+  ElasticModel m;
+  m.config = testing::tiny_config(40);
+  m.sizes = {testing::make_size(m.config, "all", full_widths(m.config)),
+             testing::make_size(m.config, "few", testing::cut_by(m.config, {{Axis::kFfn, 32}}))};
+  m.order = identity_order(m.config);
+  Weights weights(m.config, Device::kCpu, {});
+  weights.initialize(7);
+  const auto digest = [&] {
+    write_elastic(dir.path() / "e.h5", m, weights, StoredType::kF32);
+    return elastic_digest(dir.path() / "e.h5");
+  };
+  const std::string first = digest();
+  EXPECT_EQ(first, digest());
+  m.provenance["config"] = "seed: 43";
+  EXPECT_EQ(first, digest());
+
+  m.sizes[1].name = "less";
+  EXPECT_NE(first, digest());
+  m.sizes[1] =
+      testing::make_size(m.config, "few", testing::cut_by(m.config, {{Axis::kHidden, 32}}));
+  const std::string narrow = digest();
+  EXPECT_NE(first, narrow);
+  auto* last = weights.master(weights.count() - 1).ptr<float>();
+  last[0] = std::nextafter(last[0], 2.0f);
+  EXPECT_NE(narrow, digest());
+}
+
 TEST(ElasticFileTiny, WhatDoesNotFitIsNotWritten) {
   const TempDir dir;
   const fs::path file = dir.path() / "e.h5";

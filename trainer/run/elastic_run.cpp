@@ -258,6 +258,7 @@ void ElasticRun::write_elastic_files() {
     write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
+    drop_stale_summary(config_, run_.dir());
   }
   comm_.barrier();
 }

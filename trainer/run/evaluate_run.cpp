@@ -24,6 +24,27 @@ Precision precision_of(const RunConfig& c) {
   return {c.precision.compute_type(), c.precision.activations_type()};
 }
 
+// What a summary's numbers are of.
+Json origin_of(const RunConfig& c, const fs::path& dir) {
+  Json texts = Json::array();
+  for (const SourceConfig& text : texts_of(c)) texts.push_back(text.path);
+  const auto provenance = read_elastic_header(dir / "elastic.h5").model.provenance;
+  const auto digest = provenance.find(provenance::kParentDigest);
+  return {{"elastic", elastic_digest(dir / "elastic.h5")},
+          {"before", elastic_digest(dir / "before.h5")},
+          {"parent", c.parent},
+          {"parent_digest", digest == provenance.end() ? "" : digest->second},
+          {"text", std::move(texts)},
+          {"tokens", c.evaluation.tokens},
+          {"seq_len", c.evaluation.seq_len},
+          {"problems", c.evaluation.problems},
+          {"batch", c.evaluation.batch},
+          {"seed", c.seed},
+          {"compute", dtype_name(c.precision.compute_type())},
+          {"activations", dtype_name(c.precision.activations_type())},
+          {"device", c.device}};
+}
+
 class Evaluation {
  public:
   Evaluation(const RunConfig& config, Comm& comm, const std::function<void()>& between)
@@ -120,10 +141,30 @@ void print_table(const Json& summary) {
 
 }  // namespace
 
+void drop_stale_summary(const RunConfig& config, const fs::path& dir) {
+  const fs::path file = dir / "summary.json";
+  if (!fs::exists(file)) return;
+  const JsonDocument document = read_json(file);
+  const Json& all = document.json();
+  const Json before = all.is_object() ? all.value("of", Json::object()) : Json::object();
+  const Json now = origin_of(config, dir);
+  std::string differs;
+  for (const auto& [key, value] : now.items())
+    if (!before.is_object() || before.value(key, Json()) != value)
+      differs += (differs.empty() ? "" : ", ") + key;
+  if (differs.empty()) return;
+  std::fprintf(stderr, "%s: is of something else (what differs: %s), removed\n", file.c_str(),
+               differs.c_str());
+  fs::remove(file);
+}
+
 void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
                   const std::function<void()>& between) {
   const fs::path file = dir / "summary.json";
-  const bool done = fs::exists(file), writes = comm.rank() == 0;
+  const bool writes = comm.rank() == 0;
+  if (writes) drop_stale_summary(config, dir);
+  comm.barrier();
+  const bool done = fs::exists(file);
   comm.barrier();  // before rank 0 may write it
   if (done) {
     if (writes) print_table(read_json(file).json());
@@ -146,6 +187,7 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
     summary["sizes"].push_back(std::move(row));
   }
   if (!writes) return;
+  summary["of"] = origin_of(config, dir);
   write_json(file, summary);
   print_table(summary);
 }

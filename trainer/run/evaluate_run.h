@@ -8,7 +8,11 @@
 // Numbers       measured. Perplexity, KL (nats a token) and tokens_per_second are of the evaluation
 //               text, accuracy of the held-out reasoning problems (null where none were asked for).
 // Ranks         share the text and the problems (runtime/evaluate.h); rank 0 writes and prints.
-// Done before   a summary.json that is there is printed again, not measured again.
+// Of what       summary.json's "of": digests of the weights and sizes of elastic.h5 and before.h5, the parent
+//               and its digest, the evaluation's settings (text by its name, not its content), seed,
+//               precision and device.
+// Done before   a summary.json of the same is printed again, not measured again. Of anything else, or of
+//               nothing said: it is removed, and measured anew.
 // Signals       `between` is called by every rank at the same places, between models and batches; what
 //               it throws ends the measurement, of which nothing stays.
 #pragma once
@@ -22,5 +26,9 @@ namespace nestling {
 
 void evaluate_run(const RunConfig& config, const std::filesystem::path& dir, Comm& comm,
                   const std::function<void()>& between);
+
+// Removes a summary.json that is of other files or settings than these, saying so. For rank 0, once elastic.h5
+// has been written: whoever reads the folder finds no numbers of another one.
+void drop_stale_summary(const RunConfig& config, const std::filesystem::path& dir);
 
 }  // namespace nestling

@@ -1,0 +1,110 @@
+#!/bin/sh
+# run_again_test.sh PROGRAM SOURCE_DIR - what a finished run does when it is started again: it validates nothing a
+# second time, evaluates again where its elastic file or the evaluation's settings are others and only there,
+# and removes what a killed run was writing aside, and nothing else.
+set -eu
+program=$1
+source_dir=$2
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"  # Open MPI leaks at exit, in modules that are gone by then
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "$*" >&2; cat "$work/out" >&2; exit 1; }
+cd "$work"
+
+cat >parent.yaml <<YAML
+name: parent
+tokenizer: $source_dir/data/tokenizers/tiny-reasoner
+model:
+  {pattern: ME*E, hidden: 32, query_heads: 4, kv_heads: 2, head_dim: 8, mamba_heads: 4, mamba_head_dim: 8,
+   state: 8, groups: 2, conv_kernel: 4, chunk: 16, experts: 6, top_k: 2, expert_ffn: 32, shared_ffn: 32}
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+  validation: [{path: "reasoning:addition:1:0-20:heldout"}]
+  validation_tokens: 256
+seq_len: 64
+micro_batch: 4
+global_batch_tokens: 256
+tokens: 1024
+precision: {compute: fp32}
+log: {every_steps: 1, validate_every_steps: 2, tensorboard: false}
+threads: 1
+YAML
+cat >run.yaml <<YAML
+name: run
+parent: runs/parent/model
+data:
+  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
+  calibration: {samples: 4, seq_len: 64}
+elastic:
+  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%], expert_ffn: [100%, 50%]}
+  sizes: [{name: full, target: full}, {name: half, target: {active_params: 55%}}]
+router: {hidden: 16, dead_zone: 0.1, freeze: {at_tokens: 512}}
+curriculum:
+  - {name: short, seq_len: 64, tokens: 1024, global_batch_tokens: 256}
+optimizer: {lr: 1.0e-3, warmup_tokens: 256}
+evaluation: {problems: 0, text: [{path: "reasoning:addition:1:0-20:heldout"}], tokens: 256, seq_len: 64}
+precision: {compute: fp32}
+log: {every_steps: 1, tensorboard: false}
+threads: 1
+YAML
+
+validations() {  # COUNT
+  found=$(grep -c '"valid/' runs/parent/log.jsonl || true)
+  [ "$found" = "$1" ] || fail "$found validations in the log of pretraining, needs $1"
+}
+"$program" pretrain parent.yaml >out 2>&1 || fail "pretraining failed"
+validations 2
+"$program" pretrain parent.yaml >out 2>&1 || fail "pretraining that is over failed"
+validations 2
+"$program" pretrain parent.yaml --change-config --set tokens=1280 >out 2>&1 || fail "more pretraining failed"
+validations 3  # step 5 is no multiple of 2
+"$program" pretrain parent.yaml --change-config --set tokens=1280 >out 2>&1 || fail "pretraining that is over failed"
+validations 3
+echo "pretraining validates once a step"
+
+summary=runs/run/summary.json
+# SAYS: what its output must say of the summary, "" for nothing. ARGS: of the run.
+again() {  # SAYS [ARGS...]
+  says=$1
+  shift
+  touch -d 2001-01-01 "$summary"
+  "$program" run run.yaml --change-config "$@" >out 2>&1 || fail "run $* failed"
+  grep -q '^full ' out || fail "run $*: no table"
+  if [ -z "$says" ]; then
+    [ "$(stat -c %Y "$summary")" = "$(date -d 2001-01-01 +%s)" ] || fail "run $*: measured again"
+  else
+    grep -q "summary.json: is of something else (what differs: $says), removed" out || fail "run $*: not said: $says"
+    [ "$(stat -c %Y "$summary")" != "$(date -d 2001-01-01 +%s)" ] || fail "run $*: the old summary is there"
+  fi
+}
+"$program" run run.yaml >out 2>&1 || fail "the run failed"
+cp "$summary" first.json
+again ""
+cmp -s "$summary" first.json || fail "the summary is another"
+again "" --set log.every_steps=2
+again tokens --set evaluation.tokens=128
+again tokens
+again elastic --set curriculum.0.tokens=1536
+grep -q '^step 6 ' out || fail "no more steps were trained"
+again text --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasoning:sorting:1:0-20:heldout"
+again "" --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasoning:sorting:1:0-20:heldout"
+sed -i 's/"of"/"was"/' "$summary"
+again ".*elastic.*" --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasoning:sorting:1:0-20:heldout"
+# Up to the elastic file alone: a report made of the folder shows no numbers of another file.
+"$program" train run.yaml --change-config --set curriculum.0.tokens=2048 >out 2>&1 || fail "train failed"
+[ ! -e "$summary" ] || fail "train left the summary of another elastic file"
+echo "the summary is of the elastic file and the settings"
+
+shard=$(basename "$(ls runs/run/shards/*.bin | head -n 1)")
+gone="config.yaml.tmp.12 scores.json.tmp.345 before.h5.tmp.13027 elastic.h5.tmp.1 summary.json.tmp.2 report.html.tmp.3
+  shards/$shard.tmp.77 shards/${shard%.bin}.idx.tmp.77"
+stay="before.h5.tmp.x before.h5.tmp. before.h5.tmp.12.h5 my.h5.tmp.12 before.h5.old shards/mine.bin.tmp.7 checkpoints/mine.tmp.1"
+for file in $gone $stay; do echo >"runs/run/$file"; done
+mkdir runs/run/elastic.h5.tmp.5
+"$program" run run.yaml --change-config --set curriculum.0.tokens=2048 >out 2>&1 || fail "the run failed"
+for file in $gone; do [ ! -e "runs/run/$file" ] || fail "$file is still there"; done
+for file in $stay elastic.h5.tmp.5; do [ -e "runs/run/$file" ] || fail "$file is gone"; done
+echo >runs/parent/config.yaml.tmp.8
+"$program" pretrain parent.yaml --change-config --set tokens=1280 >out 2>&1 || fail "pretraining that is over failed"
+[ ! -e runs/parent/config.yaml.tmp.8 ] || fail "pretraining left config.yaml.tmp.8"
+echo "what a killed run was writing is removed, the rest stays"
