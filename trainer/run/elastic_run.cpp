@@ -261,7 +261,7 @@ int ElasticRun::distill(int64_t last_step) {
     run_.save_if_due(state());
   }
   if (run_.at.step == curriculum_.steps() && !router_->frozen()) {
-    router_->freeze_now(run_.at.tokens);
+    router_->freeze_now();
     log_choices("the curriculum ended before choices settled; frozen now");
   }
   if (!run_.saved()) run_.save(state());
