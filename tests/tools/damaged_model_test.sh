@@ -1,6 +1,7 @@
 #!/bin/sh
 # damaged_model_test.sh PROGRAM SOURCE_DIR - every command that opens a model says what is wrong with a damaged one, and
-# exits 2. The tests of the readers link less than the program does.
+# exits 2. The tests of the readers link less than the program does. And a prompt is put as the model's own chat template
+# has it, or refused where there is none.
 set -eu
 program=$1
 source_dir=$2
@@ -32,3 +33,13 @@ for model in short typed; do
   refused $model "$text" logits "$work/$model" --token-ids 1,2 --out "$work/out.safetensors"
   refused $model "$text" eval "$work/$model" --data "$source_dir/data/samples/english.txt"
 done
+
+mkdir "$work/bare"
+cp "$parent"/config.json "$parent"/tokenizer.json "$parent"/model.safetensors "$work/bare"
+code=0
+"$program" generate "$work/bare" --prompt hello >"$work/said" 2>&1 || code=$?
+[ "$code" = 2 ] && grep -q "no chat template" "$work/said" || fail "no template: exit code $code, expected 2"
+answer() { "$program" generate "$work/bare" --temperature 0 --max-new-tokens 8 --prompt "$@" 2>"$work/said"; }
+printf 'Q: {{ messages[0].content }}!' >"$work/bare/chat_template.jinja"
+[ "$(answer hello)" = "$(answer 'Q: hello!' --raw)" ] || fail "not the model's own template"
+[ "$(answer hello)" != "$(answer hello --raw)" ] || fail "the template changes nothing"
