@@ -1,5 +1,5 @@
 #!/bin/sh
-# damaged_model_test.sh PROGRAM SOURCE_DIR - every command that opens a model says what is wrong with a damaged one, and
+# open_model_test.sh PROGRAM SOURCE_DIR - every command that opens a model says what is wrong with a damaged one, and
 # exits 2. The tests of the readers link less than the program does. And a prompt is put as the model's own chat template
 # has it, or refused where there is none.
 set -eu
