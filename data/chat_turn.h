@@ -1,5 +1,5 @@
-// chat_turn.h - a user's turn and the opening of the answer, thinking on, as ChatML: what the chat
-// template of Nemotron-H-like models renders of one user message with add_generation_prompt. Pure.
+// chat_turn.h - a user's turn and the opening of the answer, thinking on, as ChatML: how generated problems are written,
+// and what the bundled parent's chat template renders of one user message. Pure.
 #pragma once
 #include <string>
 #include <string_view>

@@ -18,6 +18,18 @@ std::string message(int error) {
   return reinterpret_cast<const char*>(text);
 }
 
+// Whether \p{name} is of a script. To PCRE2 such a name alone is of everything the script is used with, to Oniguruma of
+// the script.
+bool is_script(std::string_view name) {
+  const std::string pattern = str("\\p{sc:", name, "}");
+  int error = 0;
+  PCRE2_SIZE at = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                   PCRE2_UTF, &error, &at, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
+
 // Copies an Oniguruma pattern, giving each construct the form that means the same to PCRE2.
 class Translator {
  public:
@@ -64,7 +76,11 @@ class Translator {
     if (braces && (c == 'p' || c == 'P' || c == 'x')) {
       const size_t close = in_.find('}', at_);
       if (close == std::string_view::npos) fail("an unclosed brace");
-      return copy(close + 1 - at_);
+      std::string_view name = in_.substr(at_ + 3, close - at_ - 3);
+      const bool negated = name.starts_with('^');
+      if (negated) name.remove_prefix(1);
+      if (c == 'x' || !is_script(name)) return copy(close + 1 - at_);
+      return replace(close + 1 - at_, str("\\", c, negated ? "{^sc:" : "{sc:", name, "}"));
     }
     fail(str("\\", c));
   }

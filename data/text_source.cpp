@@ -8,6 +8,7 @@
 #include "data/json.h"
 #include "data/mapped_file.h"
 #include "data/reasoning.h"
+#include "data/utf8.h"
 #include "kernels/core/check.h"
 
 namespace nestling {
@@ -33,6 +34,9 @@ class TextFile : public TextSource {
         end == std::string_view::npos ? std::string_view{} : rest_.substr(end + separator_.size());
     NESTLING_CHECK_INPUT(!text.empty(), file_.path().string(), ": document ", document_,
                          " has no text");
+    const size_t fault = find_invalid_utf8(text);
+    NESTLING_CHECK_INPUT(fault == std::string_view::npos, file_.path().string(), ": document ",
+                         document_, " is not UTF-8 at byte ", fault);
     ++document_;
     return true;
   }

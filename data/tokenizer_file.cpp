@@ -1,14 +1,12 @@
 #include "data/tokenizer_file.h"
 
-#include <limits>
-
 namespace nestling {
 namespace {
 
 int32_t token_id(JsonRef value) {
   const int64_t id = value.integer();
-  if (id < 0 || id > std::numeric_limits<int32_t>::max() / 2)
-    value.fail(str("token id ", id, " is out of range"));
+  constexpr int64_t kMost = int64_t{1} << 24;  // as a model's vocabulary
+  if (id < 0 || id > kMost) value.fail(str("token id ", id, " is out of range"));
   return static_cast<int32_t>(id);
 }
 

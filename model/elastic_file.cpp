@@ -86,6 +86,9 @@ void check_group(Hdf5File& in, const std::string& group, ElasticContents& found)
   for (const std::string& name : in.names(group.empty() ? "/" : group)) {
     const std::string full = group + "/" + name;
     if (in.is_group(full)) {
+      constexpr auto kDeepest = 4;  // a link to a group above it would never end
+      NESTLING_CHECK_INPUT(std::count(full.begin(), full.end(), '/') <= kDeepest, full,
+                           ": groups of an elastic file lie ", kDeepest, " deep at most");
       check_group(in, full, found);
       continue;
     }

@@ -130,25 +130,6 @@ double shortest(float x) {
   return value;
 }
 
-Json layer_names(const ModelConfig& c) {
-  Json names = Json::array();
-  for (int64_t l = 0; l < c.layers(); ++l) switch (c.kind(l)) {
-      case LayerKind::kMamba:
-        names.push_back("mamba");
-        break;
-      case LayerKind::kAttention:
-        names.push_back("attention");
-        break;
-      case LayerKind::kDense:
-        names.push_back("mlp");
-        break;
-      case LayerKind::kMoe:
-        names.push_back("moe");
-        break;
-    }
-  return names;
-}
-
 }  // namespace
 
 ModelConfig read_model_config(const std::filesystem::path& directory) {
@@ -190,7 +171,6 @@ Json model_config_json(const ModelConfig& c, StoredType type) {
   Json j = {{"architectures", {"NemotronHForCausalLM"}},
             {"model_type", "nemotron_h"},
             {"hybrid_override_pattern", c.pattern},
-            {"layers_block_type", layer_names(c)},
             {"num_hidden_layers", c.layers()},
             {"vocab_size", c.vocab},
             {"hidden_size", c.hidden},

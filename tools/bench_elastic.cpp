@@ -167,7 +167,7 @@ class Steps {
         comm_(comm),
         sliced_(space, config),
         masked_(space, config) {
-    sliced_.freeze_now(0);
+    sliced_.freeze_now();
     make_certain(masked_, sliced_.selections());
   }
 

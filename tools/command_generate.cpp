@@ -1,7 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "data/chat_turn.h"
 #include "runtime/generator.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
@@ -27,8 +26,7 @@ int run_generate(GenerateCommand& o) {
     std::fputs(stream.push(token).c_str(), stdout);
     std::fflush(stdout);
   };
-  generate(ctx, model, {tokenizer.encode(o.raw ? o.prompt : chat_turn(o.prompt), false)},
-           o.generate);
+  generate(ctx, model, {prompt_tokens(model, o.prompt, o.raw)}, o.generate);
   std::fputs((stream.finish() + "\n").c_str(), stdout);
   return 0;
 }

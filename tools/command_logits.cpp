@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 
-#include "data/chat_turn.h"
 #include "data/safetensors_writer.h"
 #include "kernels/core/host_view.h"
 #include "model/model.h"
@@ -23,8 +22,7 @@ int write_logits(const LogitsOptions& o) {
   o.apply();
   LoadedModel model(o.model, o.precision(), o.size, o.device());
   std::vector<int32_t> tokens = o.token_ids;
-  if (tokens.empty())
-    tokens = model.tokenizer().encode(o.raw ? o.prompt : chat_turn(o.prompt), false);
+  if (tokens.empty()) tokens = prompt_tokens(model, o.prompt, o.raw);
   const auto count = static_cast<int64_t>(tokens.size());
   NESTLING_CHECK_INPUT(count > 0, "logits: --prompt '", o.prompt, "' is no token");
   for (int64_t t = 0; t < count; ++t) {

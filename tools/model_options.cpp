@@ -1,6 +1,7 @@
 #include "tools/model_options.h"
 
 #include "kernels/core/parallel.h"
+#include "runtime/chat_template.h"
 #include "tools/bench/step_setting.h"
 
 namespace nestling {
@@ -37,6 +38,13 @@ void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
   command.add_option("--top-k", rule.top_k, "0: all");
   command.add_option("--top-p", rule.top_p, "Nucleus");
   command.add_option("--seed", seed, "Of the draws");
+}
+
+std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& prompt, bool raw) {
+  if (raw) return model.tokenizer().encode(prompt, false);
+  const ChatTemplate turns(model.tokenizer_files(), model.name() + " (--raw needs none)");
+  const std::string text = turns.render({{.role = "user", .content = prompt}}, true);
+  return model.tokenizer().encode(text, false);
 }
 
 }  // namespace nestling

@@ -24,6 +24,10 @@ struct ModelOptions {
   void apply() const;  // the thread count
 };
 
+// A user's turn and the opening of the answer, thinking on, by the model's own chat template; `raw`: the text as it is.
+// Throws kInput where there is no template.
+std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& prompt, bool raw);
+
 // How the next token is drawn.
 void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed);
 

@@ -58,10 +58,10 @@ Tensor copy_of_device(ConstView v) {
   return v.device() == Device::kCpu ? Tensor() : on_host(v.reshape({v.size()}));
 }
 
-std::vector<StoredTensor> write_state(const fs::path& file,
-                                      const std::vector<NamedState>& tensors) {
+std::vector<ManifestTensor> write_state(const fs::path& file,
+                                        const std::vector<NamedState>& tensors) {
   AtomicFile out(file);
-  std::vector<StoredTensor> list;
+  std::vector<ManifestTensor> list;
   std::set<std::string> names;
   for (const NamedState& t : tensors) {
     NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
@@ -70,7 +70,7 @@ std::vector<StoredTensor> write_state(const fs::path& file,
     const Tensor copied = copy_of_device(t.view);
     const ConstView host = copied ? copied.view() : ConstView(t.view);
     const std::span<const std::byte> bytes(host.data(), static_cast<size_t>(host.bytes()));
-    StoredTensor& stored = list.emplace_back();
+    ManifestTensor& stored = list.emplace_back();
     stored.name = t.name;
     stored.dtype = dtype_name(t.view.dtype());
     for (int d = 0; d < t.view.rank(); ++d) stored.shape.push_back(t.view.dim(d));
@@ -105,7 +105,7 @@ std::string read_latest(const fs::path& directory, std::string& why) {
 std::string check_state(const fs::path& file, const CheckpointManifest& manifest,
                         std::span<const std::byte> bytes) {
   size_t at = 0;
-  for (const StoredTensor& t : manifest.tensors) {
+  for (const ManifestTensor& t : manifest.tensors) {
     if (t.bytes < 0 || static_cast<size_t>(t.bytes) > bytes.size() - at)
       return str(file.string(), ": ends inside ", t.name, " after ", bytes.size(), " bytes");
     const std::string found = crc32c_hex(crc32c(bytes.subspan(at, static_cast<size_t>(t.bytes))));
@@ -117,7 +117,7 @@ std::string check_state(const fs::path& file, const CheckpointManifest& manifest
   return "";
 }
 
-std::string shape_text(const StoredTensor& t) {
+std::string shape_text(const ManifestTensor& t) {
   std::string s = "[";
   for (size_t d = 0; d < t.shape.size(); ++d) s += (d ? "," : "") + std::to_string(t.shape[d]);
   return s + "] " + t.dtype;
@@ -132,7 +132,7 @@ void check_same_tensors(const fs::path& checkpoint, const CheckpointManifest& ma
                                 : "nothing";
     std::string needs = "nothing";
     if (i < tensors.size()) {
-      StoredTensor t;
+      ManifestTensor t;
       t.dtype = dtype_name(tensors[i].view.dtype());
       for (int d = 0; d < tensors[i].view.rank(); ++d) t.shape.push_back(tensors[i].view.dim(d));
       needs = tensors[i].name + " " + shape_text(t);

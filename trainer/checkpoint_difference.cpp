@@ -53,7 +53,7 @@ StateDifference difference_from_checkpoint(const std::vector<NamedState>& state,
           std::as_bytes(std::span(&counters, 1)));
   size_t offset = 0;
   for (size_t i = 0; i < state.size(); ++i) {
-    const StoredTensor& there = manifest.tensors[i];
+    const ManifestTensor& there = manifest.tensors[i];
     const Bytes here(state[i].view.data(), static_cast<size_t>(state[i].view.bytes()));
     NESTLING_CHECK_INPUT(there.name == state[i].name && there.bytes == std::ssize(here),
                          checkpoint.string(), ": tensor ", i, " is ", there.name, " of ",

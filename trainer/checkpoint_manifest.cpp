@@ -55,7 +55,7 @@ std::string manifest_text(const CheckpointManifest& manifest) {
   visit_counters(manifest.meta.counters,
                  [&](const char* key, int64_t value) { j["counters"][key] = value; });
   j["tensors"] = Json::array();
-  for (const StoredTensor& t : manifest.tensors)
+  for (const ManifestTensor& t : manifest.tensors)
     j["tensors"].push_back({{"name", t.name},
                             {"dtype", t.dtype},
                             {"shape", t.shape},
@@ -86,7 +86,7 @@ CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
   const JsonRef tensors = root.at("tensors");
   for (size_t i = 0; i < tensors.size(); ++i) {
     const JsonRef t = tensors.at(i);
-    StoredTensor& out = m.tensors.emplace_back();
+    ManifestTensor& out = m.tensors.emplace_back();
     out.name = t.at("name").string();
     out.dtype = t.at("dtype").string();
     out.bytes = t.at("bytes").integer();

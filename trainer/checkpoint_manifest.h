@@ -13,7 +13,7 @@
 
 namespace nestling {
 
-struct StoredTensor {
+struct ManifestTensor {
   std::string name;
   std::string dtype;  // dtype_name
   std::vector<int64_t> shape;
@@ -23,7 +23,7 @@ struct StoredTensor {
 
 struct CheckpointManifest {
   CheckpointMeta meta;
-  std::vector<StoredTensor> tensors;
+  std::vector<ManifestTensor> tensors;
 };
 
 inline constexpr const char* kManifestFile = "manifest.json";

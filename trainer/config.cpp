@@ -1,5 +1,8 @@
 #include "trainer/config.h"
 
+#include <filesystem>
+#include <set>
+
 #include "trainer/config_fields.h"
 #include "trainer/config_visitors.h"
 
@@ -15,6 +18,7 @@ void check_together(const PretrainConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.data.validation.empty() || c.data.validation_tokens >= c.seq_len, name,
                        ": data.validation_tokens ", c.data.validation_tokens,
                        " is less than one sequence of seq_len ", c.seq_len);
+  check_names(c.data.validation, name);
   NESTLING_CHECK_INPUT(c.init.empty() || c.model.pattern.empty(), name, ": both init ('", c.init,
                        "') and model.pattern ('", c.model.pattern,
                        "') are given; a run goes on from one or begins the other");
@@ -25,6 +29,17 @@ void check_together(const PretrainConfig& c, const std::string& name) {
 }
 
 }  // namespace
+
+void check_names(const std::vector<SourceConfig>& validation, const std::string& file) {
+  std::set<std::string> names;
+  for (const SourceConfig& source : validation)
+    NESTLING_CHECK_INPUT(names.insert(log_name(source)).second, file, ": data.validation has two '",
+                         log_name(source), "': a text is logged by its file's name");
+}
+
+std::string log_name(const SourceConfig& source) {
+  return std::filesystem::path(source.path).stem();
+}
 
 void settle_precision(PrecisionConfig& precision, const std::string& device,
                       const std::string& file) {

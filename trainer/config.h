@@ -64,6 +64,10 @@ struct PrecisionConfig {
   DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
   DType activations_type() const { return activations == "bf16" ? DType::kBF16 : DType::kF32; }
 };
+// By which a validation text is logged: its file's name without extension. No two may have the same (kInput).
+std::string log_name(const SourceConfig& source);
+void check_names(const std::vector<SourceConfig>& validation, const std::string& file);
+
 // Activations that nobody chose are bf16 on CUDA beside bf16 products, else fp32. Throws kInput: bf16 activations
 // without bf16 products, or on a device that keeps them in f32.
 void settle_precision(PrecisionConfig& precision, const std::string& device,

@@ -20,10 +20,11 @@ class Curriculum {
   int64_t steps() const { return total_steps_; }
   int64_t tokens() const { return total_tokens_; }  // what the steps see
   PlaceInCurriculum place(int64_t step) const;      // step < steps()
+  int64_t tokens_before(int64_t step) const;        // step <= steps()
 
  private:
   struct Phase {
-    int64_t steps, sequences;
+    int64_t steps, sequences, batch_tokens;
   };
   std::vector<Phase> phases_;
   int64_t total_steps_ = 0;

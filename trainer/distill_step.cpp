@@ -74,8 +74,9 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   Rng rng(config_.seed ^ kSizeStream,
           (static_cast<uint64_t>(at.step) << 20) + static_cast<uint64_t>(micro_step));
   std::vector<double> left = sampling;
-  double total = 1;
-  for (int64_t k = 0; k < wanted && total > 0; ++k) {
+  for (int64_t k = 0; k < wanted; ++k) {
+    const double total = std::accumulate(left.begin(), left.end(), 0.0);
+    if (total <= 0) break;  // of a step counted for one size
     double at_most = rng.uniform(0.0, total);
     size_t pick = left.size();
     for (size_t s = 0; s < left.size(); ++s) {
@@ -85,7 +86,6 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
       at_most -= left[s];
     }
     drawn.push_back({static_cast<int64_t>(pick), 1.0 / static_cast<double>(wanted)});
-    total -= left[pick];
     left[pick] = 0;
   }
   return drawn;

@@ -149,7 +149,7 @@ void Pretraining::validate() {
     }
     std::vector<double> all = {sum.nll, sum.targets, sum.correct};
     comm_.all_reduce(ctx_, host_view(all), Reduce::kSum);
-    const std::string tag = "valid/" + fs::path(config_.data.validation[k].path).stem().string();
+    const std::string tag = "valid/" + log_name(config_.data.validation[k]);
     record.scalars[tag + "/loss"] = all[0] / all[1];
     record.scalars[tag + "/accuracy"] = all[2] / all[1];
   }

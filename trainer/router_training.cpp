@@ -159,12 +159,12 @@ bool RouterTraining::settle(int64_t tokens) {
   const FreezeConfig& rule = config_.router.freeze;
   const bool forced = rule.at_tokens > 0 && tokens >= rule.at_tokens;
   if (agreed < rule.agree_steps && !forced) return false;
-  freeze_now(tokens);
+  freeze_now();
   return true;
 }
 
-void RouterTraining::freeze_now(int64_t tokens) {
-  freeze([&](int64_t size) { return plain(size, tokens).soft; });
+void RouterTraining::freeze_now() {
+  freeze([&](int64_t size) { return router_.preferences(input(size)); });
 }
 
 void RouterTraining::freeze_evenly() {

@@ -8,8 +8,8 @@
 //               is counted once, its gradient shared equally among the ranks.
 // Freezing      (DESIGN law 6) when the choices without noise have been the same for `agree_steps`
 //               steps with every probability at least `min_prob`, or `at_tokens` have been seen: each
-//               size takes the feasible combination of largest probability. From then on the router
-//               rests and sizes are slices.
+//               size takes the feasible combination of largest probability, as Router::preferences ranks
+//               them. From then on the router rests and sizes are slices.
 // State         weights, moments and the counters of agreement are in state(): a resumed run freezes
 //               at the same step.
 #pragma once
@@ -44,7 +44,7 @@ class RouterTraining {
 
   // To be called after every step that was not skipped; true when this one froze the choices.
   bool settle(int64_t tokens);
-  void freeze_now(int64_t tokens);
+  void freeze_now();
   // The same with every choice as probable as the next: what a run that has learned nothing takes.
   void freeze_evenly();
   bool frozen() const { return counters_.ptr<int32_t>()[0] != 0; }

@@ -13,12 +13,17 @@ void check_phase(const PhaseConfig& phase, const RunConfig& c, const std::string
   NESTLING_CHECK_INPUT(phase.global_batch_tokens % phase.seq_len == 0, where,
                        ": global_batch_tokens ", phase.global_batch_tokens,
                        " is not a multiple of seq_len ", phase.seq_len);
-  sampling_weights(phase, c.elastic.sizes);
+  const std::vector<double> weights = sampling_weights(phase, c.elastic.sizes);
+  const auto drawn = std::count_if(weights.begin(), weights.end(), [](double w) { return w > 0; });
+  NESTLING_CHECK_INPUT(c.distill.sizes_per_micro_batch == std::ssize(weights) ||
+                           c.distill.sizes_per_micro_batch <= drawn,
+                       where, ": sampling has ", drawn,
+                       " sizes, distill.sizes_per_micro_batch draws ",
+                       c.distill.sizes_per_micro_batch, " of them");
 }
 
 // What several fields must agree on; single fields were checked by their rules.
 void check_together(const RunConfig& c, const std::string& name) {
-  for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
   for (size_t i = 0; i < c.elastic.sizes.size(); ++i) {
     const SizeConfig& size = c.elastic.sizes[i];
     const bool full = size.target.size() == 1 && size.target[0].name == "full";
@@ -32,6 +37,12 @@ void check_together(const RunConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.distill.sizes_per_micro_batch <= std::ssize(c.elastic.sizes), name,
                        ": distill.sizes_per_micro_batch ", c.distill.sizes_per_micro_batch,
                        " exceeds the ", c.elastic.sizes.size(), " sizes");
+  for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
+  NESTLING_CHECK_INPUT(
+      c.data.validation.empty() || c.data.validation_tokens >= c.evaluation.seq_len, name,
+      ": data.validation_tokens ", c.data.validation_tokens,
+      " is less than one sequence of evaluation.seq_len ", c.evaluation.seq_len);
+  check_names(c.data.validation, name);
   NESTLING_CHECK_INPUT(c.optimizer.warmup_tokens <= total_tokens(c), name,
                        ": optimizer.warmup_tokens ", c.optimizer.warmup_tokens, " exceeds the ",
                        total_tokens(c), " tokens of the curriculum");

@@ -129,21 +129,25 @@ void TrainingRun::accept_config(const CheckpointMeta& meta) {
               .event = str("config changed:", diff)});
 }
 
-bool TrainingRun::begin(const std::vector<NamedState>& state) {
-  if (writes()) {
+bool TrainingRun::begin(const std::vector<NamedState>& state,
+                        const std::function<void(const TrainingCounters&)>& fits) {
+  std::vector<std::string> said;
+  const auto meta = checkpoints_.load(state, said);
+  for (const std::string& line : said) say(line);
+  if (meta) {
+    fits(meta->counters);
+    accept_config(*meta);
+  }
+  if (writes()) {  // of what goes on, never of a config that was refused
     std::filesystem::create_directories(dir_);
     AtomicFile file(dir_ / "config.yaml");
     file.write(std::string_view(settings_.config));
     file.commit();
   }
-  std::vector<std::string> said;
-  const auto meta = checkpoints_.load(state, said);
-  for (const std::string& line : said) say(line);
   if (!meta) {
     log_.text("config", settings_.config);
     return false;
   }
-  accept_config(*meta);
   at = meta->counters;
   saved_at_ = at.tokens;
   for (const auto& [key, value] : layout_of(comm_)) {

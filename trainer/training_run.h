@@ -52,7 +52,10 @@ class TrainingRun {
                           int64_t micro_batch) const;
 
   // Writes config.yaml, fills `state` from the newest checkpoint if there is one. False: a fresh run.
-  bool begin(const std::vector<NamedState>& state);
+  // `fits` sees what was loaded before anything is written, and throws where the run cannot go on with it.
+  bool begin(
+      const std::vector<NamedState>& state,
+      const std::function<void(const TrainingCounters&)>& fits = [](const TrainingCounters&) {});
   void save(const std::vector<NamedState>& state);
   // Saves if the checkpoint interval has passed.
   void save_if_due(const std::vector<NamedState>& state);

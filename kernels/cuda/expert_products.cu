@@ -25,9 +25,9 @@ namespace nestling::cuda {
 
 namespace {
 
-using ManyRows = TileShape<128, 128, 32, 2, 4>;
-using FewRows = TileShape<16, 64, 128, 1, 4>;
-using FloatTile = TileShape<128, 128, 16, 2, 4>;
+using ManyRows = ProductTile<128, 128, 32, 2, 4>;
+using FewRows = ProductTile<16, 64, 128, 1, 4>;
+using FloatTile = ProductTile<128, 128, 16, 2, 4>;
 constexpr int64_t kFewRows = 16;
 
 template <class T, class Y>
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   using T = typename Plan::T;
   using Shape = typename Plan::Shape;
   __shared__ __align__(128) unsigned char memory[Plan::kSharedBytes];
-  const RowTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Shape::kM);
+  const ExpertTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Shape::kM);
   if (tile.rows == 0) return;
   const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Shape::kN;
   const int64_t at = Plan::B::kAlong == Along::kSum ? column * p.w_pitch : column;

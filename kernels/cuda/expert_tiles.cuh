@@ -7,14 +7,15 @@
 
 namespace nestling::cuda {
 
-struct RowTile {
+struct ExpertTile {
   int expert;
   int first;  // row
   int rows;   // 0: no such tile
 };
 
 // The slot-th tile of `height` rows, counted through the experts. Every warp finds it for itself.
-inline __device__ RowTile find_tile(const int32_t* offsets, int experts, int64_t slot, int height) {
+inline __device__ ExpertTile find_tile(const int32_t* offsets, int experts, int64_t slot,
+                                       int height) {
   const int lane = threadIdx.x % kWarp;
   int64_t before = 0;  // tiles of the experts before
   for (int base = 0; base < experts; base += kWarp) {

@@ -42,7 +42,7 @@ struct Rows {
 
 template <class Y, Along kW>
 __global__ void __launch_bounds__(Tile::kThreads, 2) rows_kernel(Rows<Y> p) {
-  const RowTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Tile::kM);
+  const ExpertTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Tile::kM);
   if (tile.rows == 0) return;
   const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Tile::kN;
   const int64_t at = kW == Along::kSum ? column * p.w_pitch : column;

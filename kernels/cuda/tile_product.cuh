@@ -28,7 +28,7 @@ namespace nestling::cuda {
 enum class Along : uint8_t { kSum, kSide };  // kSide: M of a, N of b
 
 template <int m, int n, int sum, int warps_m, int warps_n>
-struct TileShape {
+struct ProductTile {
   static constexpr int kM = m, kN = n, kSum = sum;
   static constexpr int kWarpsM = warps_m, kWarpsN = warps_n;
   static constexpr int kThreads = kWarp * warps_m * warps_n;

@@ -35,6 +35,16 @@ TEST(Regex, WhiteSpaceIsUnicodes) {
   EXPECT_EQ(all_matches(Regex("[\\w]+"), "a\u0301b_1-c"), (Pieces{"a\u0301b_1", "c"}));
 }
 
+// A script, as in Oniguruma; not all that is used with it.
+TEST(Regex, ScriptsAreOfTheirOwnCharacters) {
+  const std::string han = "\u6f22\u3001\u5b57";  // two ideographs about a comma
+  EXPECT_EQ(all_matches(Regex("\\p{Han}+"), han), (Pieces{"\u6f22", "\u5b57"}));
+  EXPECT_EQ(all_matches(Regex("[\\p{Han}]+"), han), (Pieces{"\u6f22", "\u5b57"}));
+  EXPECT_EQ(all_matches(Regex("\\P{Han}+"), han), Pieces{"\u3001"});
+  EXPECT_EQ(all_matches(Regex("\\p{^Han}+"), han), Pieces{"\u3001"});
+  EXPECT_EQ(all_matches(Regex("\\p{Hiragana}+"), "\u3042\u30fc"), Pieces{"\u3042"});
+}
+
 TEST(Regex, RefusesWhatMeansSomethingElse) {
   for (const char* pattern : {"^a", "a$", "\\bx", "\\h", "\\W", "\\p{N}{1,3}+", "[a[b]]", "[a&&b]",
                               "(?m)a", "(?<name>a)", "a{,3}", "a{x}", "[]a]", "\\"})

@@ -34,6 +34,8 @@ TEST(TextSource, ReadsTextFilesWholeOrInPieces) {
   EXPECT_EQ(all(file, {.separator = "three\n"}), Strings{"one\n\ntwo\n--\n"});
   expect_error([&] { all(file, {.separator = "one"}); }, {"a.txt", "document 0 has no text"});
   expect_error([&] { all(dir.write("b.txt", "").string()); }, {"b.txt: is empty"});
+  expect_error([&] { all(dir.write("c.txt", "ok--\xff").string(), {.separator = "--"}); },
+               {"c.txt: document 1 is not UTF-8 at byte 0"});
 }
 
 TEST(TextSource, ReadsJsonLinesAndNamesTheBadOne) {

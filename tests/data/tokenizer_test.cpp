@@ -156,6 +156,8 @@ TEST(Tokenizer, RefusesWhatItDoesNotDo) {
   expect_error([&] { load("/post_processor", {{"type", "BertProcessing"}}); }, {"BertProcessing"});
   expect_error([&] { load("/decoder", {{"type", "Metaspace"}}); }, {"decoder", "Metaspace"});
   expect_error([&] { load("/decoder", nullptr); }, {"decoder", "null"});
+  expect_error([&] { load("/added_tokens/0/id", 1'000'000'000); },
+               {"added_tokens[0].id", "1000000000 is out of range"});
   expect_error([&] { load("/added_tokens/0/content", "a"); },
                {"added_tokens[0]", "in the vocabulary"});
   expect_error([] { Tokenizer t(std::filesystem::path("/nonexistent")); }, {"/nonexistent"});

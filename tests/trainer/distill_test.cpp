@@ -98,7 +98,7 @@ TEST(Distill, TheWholeSizeStartsAsItsTeacher) {
   RunConfig c = settings(1, 0);
   c.curriculum[0].sampling = {{"full", "1"}};
   SmallRun run(c, world());
-  run.router.freeze_now(0);
+  run.router.freeze_now();
   const DistillResult result = run.advance();
   EXPECT_EQ(result.sizes[0].kl, 0.0);
   EXPECT_EQ(result.grad_norm, 0.0);
@@ -108,7 +108,7 @@ TEST(Distill, TheWholeSizeStartsAsItsTeacher) {
 
 TEST(Distill, SlicedSizesLearnTheirTeacher) {
   SmallRun run(settings(2, 0), world());
-  run.router.freeze_now(0);
+  run.router.freeze_now();
   const double first = run.advance().sizes[1].kl;
   double last = first;
   for (int i = 0; i < 40; ++i) last = run.advance().sizes[1].kl;

@@ -69,6 +69,11 @@ TEST_F(RunConfigTest, RefusesWhatDoesNotFit) {
   refused({"curriculum.0.sampling={tiny: 1}"}, {"'one'", "no size 'tiny'"});
   refused({"curriculum.0.sampling=uniformly"}, {"neither uniform"});
   refused({"distill.sizes_per_micro_batch=4"}, {"exceeds the 3 sizes"});
+  refused({"distill.sizes_per_micro_batch=2", "curriculum.0.sampling={big: 1}"},
+          {"sampling has 1 sizes", "draws 2 of them"});
+  refused({"data.validation=[{path: a/v.txt}, {path: b/v.jsonl}]"}, {"two 'v'"});
+  refused({"data.validation=[{path: v.txt}]", "data.validation_tokens=64"},
+          {"validation_tokens 64 is less than one sequence"});
   refused({"elastic.sizes.2.name=half"}, {"two sizes are named 'half'"});
   refused({"router.tau=[1.0]"}, {"router.tau", "a list of 2"});
   refused({"elastic.choices.hiden=[100%]"},

@@ -87,6 +87,27 @@ for file in "checkpoints/$last/rank-0.state" elastic.h5 before.h5; do
 done
 echo "SIGTERM: saved, 75, resumed, the same bytes"
 
+# What its checkpoints cannot go on with is refused, and leaves config.yaml as it is.
+config=whole/runs/run/config.yaml
+cp "$config" kept.yaml
+refused() {  # TEXT ARGS...
+  text=$1
+  shift
+  code=0
+  (cd whole && "$program" run ../run.yaml "$@") >out 2>&1 || code=$?
+  [ "$code" = 2 ] || fail "'$*': exit code $code, expected 2"
+  grep -q "$text" out || fail "'$*': it does not say '$text'"
+  cmp kept.yaml "$config" || fail "'$*': config.yaml was overwritten"
+}
+refused "were made with another config" --set optimizer.lr=2e-3
+refused "where this curriculum of 20 steps never is" --change-config --set curriculum.1.tokens=1024
+refused "where this curriculum of 24 steps never is" --change-config --set curriculum.0.global_batch_tokens=512
+refused "other widths in elastic.choices" --change-config --set 'elastic.choices.experts=[100%,4]'
+mv whole/runs/run/scores.json kept.json
+refused "another order of units" --change-config --set data.calibration.samples=2
+mv kept.json whole/runs/run/scores.json
+echo "refused: another config, curriculum, other widths, another order"
+
 prove() { "$@" verify-resume run.yaml --set router.freeze.at_tokens=1024 --set curriculum.0.tokens=1536; }
 prove "$program" >out 2>&1 || fail "verify-resume failed"
 for line in "^covered: phase short: resumed in it after step 3, 4$" \

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "data/crc32c.h"
 #include "kernels/comm/nccl.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
@@ -70,7 +71,8 @@ std::string score_origin(const RunConfig& c) {
   return str(c.parent, ", ", c.data.calibration.samples, " sequences of ",
              c.data.calibration.seq_len, " from", sources, ", seed ", c.seed, ", ",
              dtype_name(teacher_precision(c)),
-             teacher_activations(c) == DType::kBF16 ? ", activations too" : "");
+             teacher_activations(c) == DType::kBF16 ? ", activations too" : "",
+             c.elastic.choices.layers.empty() ? "" : ", layers left out one by one");
 }
 
 // Sequences a rank leaves layers out on: the search runs the model once a layer and place.
@@ -120,8 +122,30 @@ void ElasticRun::sort() {
   step_.emplace(*space_, config_, teacher_, *router_, ctx_, comm_, teacher_masters(config_));
 }
 
+namespace {
+
+// What indices of choices and places of units mean: another list of widths, or other scores, and the weights of a
+// checkpoint are of other sizes.
+int32_t meaning_of(const ElasticSpace& space, const Order& order) {
+  std::string text;
+  const auto add = [&](const auto& name, const std::vector<int64_t>& values) {
+    text += str("\n", name);
+    for (const int64_t v : values) text += str(" ", v);
+  };
+  for (const AxisChoices& axis : space.axes)
+    add(str(axis_name(axis.axis), axis.layer), axis.widths);
+  add("hidden", order.hidden);
+  for (size_t l = 0; l < order.layers.size(); ++l)
+    for (const auto& [axis, units] : order.layers[l]) add(str(axis_name(axis), l), units);
+  add("depth", order.depth);
+  return static_cast<int32_t>(crc32c(text));
+}
+
+}  // namespace
+
 std::vector<NamedState> ElasticRun::state() {
   std::vector<NamedState> all = step_->state();
+  all.push_back({"elastic/meaning", meaning_.view()});
   const std::vector<NamedState> router = router_->state();
   all.insert(all.end(), router.begin(), router.end());
   return all;
@@ -210,10 +234,21 @@ void ElasticRun::begin() {
   constexpr double kPeakSeconds = 0.05;
   if (ctx_.device() == Device::kCpu)
     peak_gflops_ = product_peak(config_.precision.compute == "bf16", kPeakSeconds);
-  if (run_.begin(state())) {
-    step_->student().refresh_low(ctx_);
-    router_->restored();
-  }
+  const int32_t meaning = meaning_of(*space_, order_);
+  *meaning_.ptr<int32_t>() = meaning;
+  const auto fits = [&](const TrainingCounters& at) {
+    NESTLING_CHECK_INPUT(*meaning_.ptr<int32_t>() == meaning, run_.dir().string(),
+                         ": its checkpoints were trained with other widths in elastic.choices, or "
+                         "another order of units (scores.json); give this run another name");
+    NESTLING_CHECK_INPUT(
+        at.step <= curriculum_.steps() && at.tokens == curriculum_.tokens_before(at.step),
+        run_.dir().string(), ": its checkpoint is at step ", at.step, " and ", at.tokens,
+        " tokens, where this curriculum of ", curriculum_.steps(),
+        " steps never is; only what lies ahead of a checkpoint may change");
+  };
+  if (!run_.begin(state(), fits)) return;
+  step_->student().refresh_low(ctx_);
+  router_->restored();
 }
 
 void ElasticRun::distill(int64_t last_step) {
@@ -231,7 +266,7 @@ void ElasticRun::distill(int64_t last_step) {
     run_.save_if_due(state());
   }
   if (run_.at.step == curriculum_.steps() && !router_->frozen()) {
-    router_->freeze_now(run_.at.tokens);
+    router_->freeze_now();
     log_choices("the curriculum ended before choices settled; frozen now");
   }
   if (!run_.saved()) run_.save(state());

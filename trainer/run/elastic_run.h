@@ -66,6 +66,7 @@ class ElasticRun {
   Weights teacher_;
   std::optional<Scores> scores_;
   Order order_;
+  Tensor meaning_{Device::kCpu, DType::kI32, {1}};  // of choices and units, in checkpoints
   std::optional<ElasticSpace> space_;
   std::optional<RouterTraining> router_;
   std::optional<DistillStep> step_;

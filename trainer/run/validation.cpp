@@ -1,7 +1,5 @@
 #include "trainer/run/validation.h"
 
-#include <filesystem>
-
 #include "kernels/core/host_view.h"
 
 namespace nestling {
@@ -23,7 +21,7 @@ std::map<std::string, double> Validation::measure(DistillStep& step, Context& ct
     std::vector<double> all;
     for (const HeldOutLoss& s : sums) all.insert(all.end(), {s.nll, s.targets, s.kl, s.tokens});
     comm.all_reduce(ctx, host_view(all), Reduce::kSum);
-    const std::string source = std::filesystem::path(config_.data.validation[k].path).stem();
+    const std::string source = log_name(config_.data.validation[k]);
     for (size_t s = 0; s < sizes.size(); ++s) {
       const double* of = all.data() + 4 * s;
       const std::string tag = str("valid/", source, "/", sizes[s].name);
