@@ -47,7 +47,7 @@ class WindowLoss {
         arena_(ctx.device()) {}
 
   void add_document(const std::vector<int32_t>& tokens) {
-    if (pending_.size() > 1) starts_.push_back(static_cast<int32_t>(pending_.size()));
+    if (!pending_.empty()) starts_.push_back(static_cast<int32_t>(pending_.size()));
     pending_.insert(pending_.end(), tokens.begin(), tokens.end());
     while (static_cast<int64_t>(pending_.size()) > seq_len_) flush(seq_len_);
   }

@@ -24,7 +24,10 @@ namespace {
 class PackedText {
  public:
   PackedText(const std::string& spec, const LoadedModel& model)
-      : spec_(spec), model_(model), source_(open_text(spec)) {}
+      : spec_(spec), model_(model), source_(open_text(spec)) {
+    NESTLING_CHECK_INPUT(!model.config().eos.empty(), model.name(),
+                         ": config.json has no eos_token_id");
+  }
 
   Batch next(int64_t seq_len) {
     std::string text;
@@ -249,6 +252,10 @@ Json to_json(const std::vector<Row>& rows, const std::string& text, double paren
 }  // namespace
 
 int bench_importance(const BenchImportanceOptions& o) {
+  constexpr int64_t kDepthSamples = 4;
+  const int64_t depth_samples = o.depth_samples.value_or(std::min(kDepthSamples, o.samples));
+  NESTLING_CHECK_INPUT(depth_samples <= o.samples, "bench importance: --depth-samples ",
+                       depth_samples, " of --samples ", o.samples);
   if (o.threads > 0) set_thread_count(o.threads);
   const auto start = std::chrono::steady_clock::now();
   LoadedModel model(o.model, DType::kF32);
@@ -263,10 +270,10 @@ int bench_importance(const BenchImportanceOptions& o) {
     return batches;
   };
   const std::vector<Batch> calibration = take(o.calibration, o.samples);
-  const Calibrated c = calibrate(ctx, model, calibration, o.depth_samples);
+  const Calibrated c = calibrate(ctx, model, calibration, depth_samples);
   std::printf("%s: %lld calibration tokens, %lld of them for the search of layers\n",
               model.name().c_str(), static_cast<long long>(o.samples) * o.seq_len,
-              static_cast<long long>(o.depth_samples) * o.seq_len);
+              static_cast<long long>(depth_samples) * o.seq_len);
   Json tables = Json::array();
   for (const std::string& text : o.held_out) {
     const std::vector<Batch> held_out = take({text}, o.evaluated);

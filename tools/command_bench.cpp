@@ -8,6 +8,7 @@
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
 #include "tools/commands.h"
+#include "tools/set_option.h"
 
 namespace nestling {
 
@@ -89,7 +90,7 @@ void add_memory(CLI::App& bench, int& exit_code) {
       "memory", "Peak memory of one optimizer step of an elastic run, on random tokens");
   auto o = std::make_shared<BenchMemoryOptions>();
   command->add_option("CONFIG", o->config, "YAML file of the run")->required();
-  command->add_option("--set", o->set, "Override: a.b=value");
+  add_set_option(*command, o->set);
   command->add_option("--seq-len", o->seq_len, "Tokens of the one sequence")
       ->check(CLI::PositiveNumber);
   command->add_option("--mode", o->mode, "mask, or slice: as with choices frozen")

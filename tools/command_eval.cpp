@@ -149,7 +149,8 @@ void add_eval_command(CLI::App& app, int& exit_code) {
       ->delimiter(',');
   command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")
       ->check(CLI::PositiveNumber);
-  command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion");
+  command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion")
+      ->check(CLI::PositiveNumber);
   command->add_flag(
       "--outcomes", o->outcomes,
       "With --json: which problems were solved, 1 or 0 each, to compare models by pairs");

@@ -3,6 +3,7 @@
 #include "kernels/comm/mpi_world.h"
 #include "tools/commands.h"
 #include "tools/dry_run_options.h"
+#include "tools/set_option.h"
 #include "trainer/pretrain.h"
 
 namespace nestling {
@@ -24,7 +25,7 @@ void add_pretrain_command(CLI::App& app, int& exit_code) {
       "pretrain", "Train a model from scratch, or on from a directory; resumes by itself");
   auto o = std::make_shared<PretrainOptions>();
   auto* config = command->add_option("CONFIG", o->config, "YAML file of the run");
-  command->add_option("--set", o->set, "Override: a.b=value");
+  add_set_option(*command, o->set);
   command->add_flag("--change-config", o->change_config,
                     "Resume although the config differs from the checkpoint's");
   command->add_flag("--help-config", o->reference, "Print every config key and end");

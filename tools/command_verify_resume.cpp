@@ -5,6 +5,7 @@
 #include "data/json.h"
 #include "kernels/comm/mpi_world.h"
 #include "tools/commands.h"
+#include "tools/set_option.h"
 #include "trainer/run/verify_resume.h"
 #include "trainer/stop_signal.h"
 
@@ -61,7 +62,7 @@ void add_verify_resume_command(CLI::App& app, int& exit_code) {
       "A run in one go against one dropped and resumed, bit for bit; exit 1 if they differ");
   auto o = std::make_shared<ResumeOptions>();
   command->add_option("CONFIG", o->config, "YAML file of the run")->required();
-  command->add_option("--set", o->set, "Override: a.b=value");
+  add_set_option(*command, o->set);
   command->add_option("--steps", o->steps,
                       "Steps before the resume, and after it (default: half of the curriculum)");
   command->add_flag("--json", o->json, "Print one JSON object");

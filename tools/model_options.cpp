@@ -1,5 +1,8 @@
 #include "tools/model_options.h"
 
+#include <cmath>
+#include <cstdlib>
+
 #include "kernels/core/parallel.h"
 #include "runtime/chat_template.h"
 #include "tools/bench/step_setting.h"
@@ -32,11 +35,25 @@ void ModelOptions::apply() const {
   if (threads > 0) set_thread_count(threads);
 }
 
+namespace {
+
+// Refuses, as bad usage, a number that does not hold.
+CLI::Validator number(const std::string& needs, bool (*holds)(float)) {
+  return {[=](std::string& text) {
+            const float x = std::strtof(text.c_str(), nullptr);
+            return std::isfinite(x) && holds(x) ? "" : str(text, ", needs ", needs);
+          },
+          needs};
+}
+
+}  // namespace
+
 void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
   command.add_option("--temperature", rule.temperature, "0: the most likely token")
-      ->check(CLI::NonNegativeNumber);
-  command.add_option("--top-k", rule.top_k, "0: all");
-  command.add_option("--top-p", rule.top_p, "Nucleus");
+      ->check(number("0 or above", [](float x) { return x >= 0; }));
+  command.add_option("--top-k", rule.top_k, "0: all")->check(CLI::NonNegativeNumber);
+  command.add_option("--top-p", rule.top_p, "Nucleus")
+      ->check(number("above 0 and at most 1", [](float x) { return x > 0 && x <= 1; }));
   command.add_option("--seed", seed, "Of the draws");
 }
 

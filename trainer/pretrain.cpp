@@ -58,7 +58,13 @@ class Pretraining {
 };
 
 ModelConfig Pretraining::architecture() const {
-  if (!config_.init.empty()) return read_model_config(config_.init);
+  if (!config_.init.empty()) {
+    ModelConfig model = read_model_config(config_.init);
+    NESTLING_CHECK_INPUT(run_.tokenizer().vocab_size() <= model.vocab, "tokenizer ",
+                         config_.tokenizer, " has ids up to ", run_.tokenizer().vocab_size() - 1,
+                         ", init ", config_.init, " a vocab_size of ", model.vocab);
+    return model;
+  }
   ModelConfig model = model_config_of(config_.model, run_.tokenizer().vocab_size());
   model.eos = {end_of_text(run_.tokenizer(), config_.tokenizer)};
   if (const auto turn = run_.tokenizer().token_id("<|im_end|>")) model.eos.push_back(*turn);

@@ -201,6 +201,14 @@ TEST_F(ElasticModelFile, VerifyHoldsAndNamesWhatDoesNot) {
   ASSERT_EQ(dear.size(), 5u);
   EXPECT_FALSE(dear[4].ok);
   EXPECT_NE(dear[4].detail.find("75%"), std::string::npos) << dear[4].detail;
+  // Nothing is wrong with it where the router was free to miss its budget by as much.
+  Json router = Json::parse(m.router.json);
+  router["dead_zone"] = 0.1;
+  m.router.json = router.dump();
+  write_elastic(dir_->path() / "free.h5", m, weights, StoredType::kBF16);
+  const std::vector<Check> free = verify_model(ctx, dir_->path() / "free.h5");
+  ASSERT_EQ(free.size(), 5u);
+  EXPECT_TRUE(free[4].ok) << free[4].detail;
 }
 
 }  // namespace

@@ -74,6 +74,31 @@ TEST(EvaluateText, IsTheMeanOverDocumentsThatDoNotSeeEachOther) {
   EXPECT_GT(loss.kl, 0.1);
 }
 
+// A window that holds all of the first document but its closing token leaves that one to the next window.
+TEST(EvaluateText, CountsTheSameTargetsInWindowsOfAnyLength) {
+  TempDir dir;
+  const std::string file = dir.path() / "texts.jsonl";
+  LoadedModel model(testing::tiny_reasoner(), DType::kF32);
+  Sums sums;
+  int64_t first = 0;
+  std::ofstream out(file);
+  for (const char* text : {kTexts[0], kTexts[1]}) {
+    out << R"({"text": ")" << text << "\"}\n";
+    std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
+    if (first == 0) first = std::ssize(tokens);
+    tokens.push_back(static_cast<int32_t>(model.config().eos.front()));
+    add_document(sums, model, model, tokens);
+  }
+  out.close();
+  Context ctx(Device::kCpu);
+  for (int64_t seq_len = 1; seq_len <= sums.tokens + 2; ++seq_len) {
+    const TextLoss loss = evaluate_text(ctx, world(), model, file, seq_len, 1024);
+    EXPECT_EQ(loss.tokens, sums.tokens) << seq_len;
+    if (seq_len != first) continue;
+    EXPECT_NEAR(loss.nll, sums.nll / static_cast<double>(sums.tokens), 1e-5 * loss.nll);
+  }
+}
+
 // Windows and batches are more than ranks, and no multiple of them.
 TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
   TempDir dir;

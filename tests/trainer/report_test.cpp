@@ -149,9 +149,12 @@ TEST(Report, WholeRunHasEveryPart) {
 
 TEST(Report, SaysWhatIsMissing) {
   const TempDir dir;
+  expect_error([&] { write_report(dir.path()); }, {"not a run folder", "log.jsonl"});
+  EXPECT_FALSE(fs::exists(dir.path() / "report.html"));
+  dir.write("log.jsonl", "");
   const std::string empty = read_bytes(write_report(dir.path()));
   expect_well_formed(empty);
-  for (const char* name : {"log.jsonl", "config.yaml", "elastic.h5", "scores.json", "summary.json"})
+  for (const char* name : {"config.yaml", "elastic.h5", "scores.json", "summary.json"})
     EXPECT_THAT(empty, HasSubstr(str("<li>", name, ":")));
   for (const char* id :
        {"table-sizes", "fig-kl", "fig-loss", "fig-widths", "fig-importance", "fig-kl-speed"})
@@ -166,6 +169,8 @@ TEST(Report, SaysWhatIsMissing) {
   dir.write("config.yaml", "name: x\nlayers: 3\n");
   EXPECT_THAT(read_bytes(write_report(dir.path())),
               HasSubstr("not read as that of an elastic run"));
+  fs::remove(dir.path() / "log.jsonl");
+  EXPECT_THAT(read_bytes(write_report(dir.path())), HasSubstr("<li>log.jsonl:"));
   dir.write("summary.json", "{\"sizes\": 3}");
   expect_error([&] { write_report(dir.path()); }, {"summary.json", "sizes"});
 }
@@ -221,6 +226,25 @@ TEST(Report, ResumedLogCountsOnce) {
   EXPECT_EQ(run.steps[1].scalars.at("loss"), 2.5);
   EXPECT_EQ(run.steps[2].scalars.at("loss"), 3.5);
   EXPECT_EQ(run.size_names(), (std::vector<std::string>{"100%", "50%", "75%"}));
+}
+
+// Training and validation write a record each.
+TEST(Report, RecordsOfOneStepAreOne) {
+  const TempDir dir;
+  std::string log;
+  for (int64_t step = 1; step <= 2; ++step)
+    log += log_line(step, "0.5", false) +
+           str(R"({"time":1700000050,"step":)", step, R"(,"tokens":)", step * 2048,
+               R"(,"scalars":{"valid/text/loss":0.25,"lr":6e-4}})", "\n");
+  dir.write("log.jsonl", log);
+  const RunRecord run = read_run_record(dir.path());
+  ASSERT_EQ(run.steps.size(), 2u);
+  for (const LoggedStep& s : run.steps) {
+    EXPECT_EQ(s.scalars.at("loss"), 0.5);
+    EXPECT_EQ(s.scalars.at("valid/text/loss"), 0.25);
+    EXPECT_EQ(s.scalars.at("lr"), 6e-4) << "the later counts";
+  }
+  EXPECT_THAT(report_html(run), HasSubstr("<figure id=\"fig-loss\">"));
 }
 
 TEST(Plot, TicksAreRoundAndCoverTheValues) {

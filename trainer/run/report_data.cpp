@@ -48,7 +48,10 @@ void add_line(RunRecord& record, JsonRef line) {
     if (!known) events.push_back({.step = step, .tokens = tokens, .time = time, .text = text});
   }
   if (scalars.empty()) return;
-  if (!steps.empty() && steps.back().step == step) steps.pop_back();
+  if (!steps.empty() && steps.back().step == step) {
+    scalars.merge(steps.back().scalars);
+    steps.pop_back();
+  }
   steps.push_back({.step = step, .tokens = tokens, .scalars = std::move(scalars)});
 }
 
@@ -154,6 +157,10 @@ std::optional<double> RunRecord::frozen_at() const {
 
 RunRecord read_run_record(const fs::path& run_dir) {
   NESTLING_CHECK_INPUT(fs::is_directory(run_dir), run_dir.string(), ": is not a run folder");
+  const auto holds = [&](const char* name) { return fs::exists(run_dir / name); };
+  NESTLING_CHECK_INPUT(holds("config.yaml") || holds("log.jsonl") || holds("elastic.h5"),
+                       run_dir.string(),
+                       ": is not a run folder: no config.yaml, log.jsonl or elastic.h5 is in it");
   RunRecord record;
   const fs::path whole = fs::canonical(run_dir);
   record.name = whole.filename().string();

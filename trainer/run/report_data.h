@@ -1,9 +1,11 @@
 // report_data.h - what a run folder holds, read once: the report draws it and computes nothing anew.
 //
 // Missing       a file that is not there yet is named in `missing`, with what the report lacks for it.
+//               A folder without config.yaml, log.jsonl and elastic.h5 is none of a run: kInput.
 // Damaged       scores.json, summary.json, elastic.h5: kInput naming the file. log.jsonl may hold cut
 //               lines (a killed process leaves them); they are counted. A config.yaml that is none of an
 //               elastic run is said in `missing`, in its reader's words.
+// Records       of one step are one: training and validation write their own, the later of a value counts.
 // Resumed       a log that goes back to an earlier step repeats what was lost: the later record counts.
 #pragma once
 #include <filesystem>
