@@ -3,6 +3,9 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <mutex>
+#include <pthread.h>
+#include <thread>
 #include <vector>
 
 #include "kernels/core/host_view.h"
@@ -18,9 +21,22 @@ void on_signal(int) {
 
 }  // namespace
 
+// A thread that waits for them, so that none interrupts a computation: oneDNN's AVX-512 kernels do not always go on
+// where a handler broke in. Threads that were there before, those of MPI, have the handler.
 void catch_stop_signals() {
-  std::signal(SIGTERM, on_signal);
-  std::signal(SIGINT, on_signal);
+  static std::once_flag once;
+  std::call_once(once, [] {
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    std::signal(SIGTERM, on_signal);
+    std::signal(SIGINT, on_signal);
+    pthread_sigmask(SIG_BLOCK, &stop, nullptr);  // the threads made from here on inherit it
+    std::thread([stop] {
+      for (int number = 0; sigwait(&stop, &number) == 0;) on_signal(number);
+    }).detach();
+  });
 }
 
 bool told_to_stop() {
