@@ -42,10 +42,10 @@ endfunction()
 # nestling_test(kernels/linear_test USES kernels): tests/kernels/linear_test.cpp as one ctest entry.
 # LABELS slow keeps it out of the fast suite. RANKS 4 runs it under mpirun with the main of
 # tests/support/mpi_main.cpp; RANKS 1 2 4 makes an entry for each, kernels/comm_test.2ranks and so on.
-# DEVICE: what it tests is the CUDA backend too. Label `device`, target `device_tests`. NOT_BUNDLED: but not a part of
-# what launch/bundle.sh makes, whose size is bounded.
+# DEVICE: what it tests is the CUDA backend too. Label `device`, target `device_tests`, and a
+# part of what launch/bundle.sh makes.
 function(nestling_test path)
-  cmake_parse_arguments(ARG "DEVICE;NOT_BUNDLED" "" "USES;LIBS;LABELS;RANKS" ${ARGN})
+  cmake_parse_arguments(ARG "DEVICE" "" "USES;LIBS;LABELS;RANKS" ${ARGN})
   string(REPLACE "/" "_" name ${path})
   add_executable(${name} ${path}.cpp)
   if(ARG_DEVICE)
@@ -61,7 +61,7 @@ function(nestling_test path)
     target_link_libraries(${name} PRIVATE nestling_test_main)
     add_test(NAME ${path} COMMAND ${name})
     nestling_test_properties(${path} 1 ${path} "${ARG_LABELS}")
-    if(ARG_DEVICE AND NOT ARG_NOT_BUNDLED)
+    if(ARG_DEVICE)
       nestling_bundled_test(${path} bin/${name})
     endif()
     return()
