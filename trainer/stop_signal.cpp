@@ -21,8 +21,9 @@ void on_signal(int) {
 
 }  // namespace
 
-// A thread that waits for them, so that none interrupts a computation: oneDNN's AVX-512 kernels do not always go on
-// where a handler broke in. Threads that were there before, those of MPI, have the handler.
+// A thread that waits for them, so that none interrupts a computation: where a handler broke into oneDNN's kernels on a
+// CPU with AVX-512, the heap was corrupt in a few of a hundred runs (bench/results/2026-11-29-review). Threads that were
+// there before, those of MPI, have the handler.
 void catch_stop_signals() {
   static std::once_flag once;
   std::call_once(once, [] {

@@ -2,6 +2,8 @@
 //
 // Agreement     one rank's signal stops all: stop_if_told is a collective, and throws on every rank or on
 //               none. Between two of these calls a signal waits.
+// Threads       catch_stop_signals belongs before the first thread of a computation: it blocks both in the calling thread
+//               and in those made after it, and one thread waits for them.
 // Exit code     kInterrupted: the same command, given again, goes on.
 #pragma once
 #include <functional>
