@@ -82,33 +82,19 @@ LoadedSize load(Hdf5File& in, Opening o, DType compute) {
   return out;
 }
 
-void check_group(Hdf5File& in, const std::string& group, ElasticContents& found) {
+// fn(name, dataset) of all in a group and below; "": the file.
+template <class Fn>
+void each_dataset(Hdf5File& in, const std::string& group, const Fn& fn) {
   for (const std::string& name : in.names(group.empty() ? "/" : group)) {
     const std::string full = group + "/" + name;
     if (in.is_group(full)) {
       constexpr auto kDeepest = 4;  // a link to a group above it would never end
       NESTLING_CHECK_INPUT(std::count(full.begin(), full.end(), '/') <= kDeepest, full,
                            ": groups of an elastic file lie ", kDeepest, " deep at most");
-      check_group(in, full, found);
-      continue;
+      each_dataset(in, full, fn);
+    } else {
+      fn(full, in.dataset(full));
     }
-    const Hdf5Dataset data = in.dataset(full);
-    data.verify();
-    ++found.datasets;
-    found.bytes += data.bytes();
-    if (full.starts_with("/weights/")) found.weight_bytes += data.bytes();
-  }
-}
-
-void add_checksums(Hdf5File& in, const std::string& group, uint32_t& crc) {
-  for (const std::string& name : in.names(group)) {
-    const std::string full = group + "/" + name;
-    if (in.is_group(full)) {
-      add_checksums(in, full, crc);
-      continue;
-    }
-    const Hdf5Dataset data = in.dataset(full);
-    crc = crc32c(std::as_bytes(std::span(data.checksums())), crc32c(full, crc));
   }
 }
 
@@ -155,8 +141,10 @@ std::string elastic_digest(const std::filesystem::path& file) {
   for (const Size& size : read_elastic_facts(file).sizes)  // hidden is an attribute
     crc = crc32c(str(size.name, " ", size.widths.hidden, "\n"), crc);
   Hdf5File in(file);
-  add_checksums(in, "/elastic/sizes", crc);
-  add_checksums(in, "/weights", crc);
+  for (const char* group : {"/elastic/sizes", "/weights"})
+    each_dataset(in, group, [&](const std::string& name, const Hdf5Dataset& data) {
+      crc = crc32c(std::as_bytes(std::span(data.checksums())), crc32c(name, crc));
+    });
   return "crc32c:" + crc32c_hex(crc);
 }
 
@@ -213,7 +201,12 @@ ElasticContents check_elastic_contents(const std::filesystem::path& file) {
   read_elastic_header(file);  // attributes, and that the parts fit each other
   Hdf5File in(file);
   ElasticContents found{.file_bytes = in.size()};
-  check_group(in, "", found);
+  each_dataset(in, "", [&](const std::string& name, const Hdf5Dataset& data) {
+    data.verify();
+    ++found.datasets;
+    found.bytes += data.bytes();
+    if (name.starts_with("/weights/")) found.weight_bytes += data.bytes();
+  });
   return found;
 }
 

@@ -66,6 +66,15 @@ View shaped(std::byte* data, DType dtype, Device device, const ParameterSpec& sp
   return {data, dtype, device, shape, static_cast<int>(spec.dims.size())};
 }
 
+// Repeats the first `period` values of a tensor through all of it.
+void repeat(View all, int64_t period) {
+  for (int64_t done = period; done < all.size();) {
+    const int64_t n = std::min(done, all.size() - done);
+    copy(all.slice(0, done, n), all.prefix(0, n));
+    done += n;
+  }
+}
+
 }  // namespace
 
 Weights::Weights(const ModelConfig& config, Device device, WeightsOptions options)
@@ -125,19 +134,6 @@ ModelParams<ConstView> Weights::params() {
 ModelParams<View> Weights::grads() {
   return bind_parameters<View>(config_, [&](int64_t i) { return grad(i); });
 }
-
-namespace {
-
-// Repeats the first `period` values of a tensor through all of it.
-void repeat(View all, int64_t period) {
-  for (int64_t done = period; done < all.size();) {
-    const int64_t n = std::min(done, all.size() - done);
-    copy(all.slice(0, done, n), all.prefix(0, n));
-    done += n;
-  }
-}
-
-}  // namespace
 
 void Weights::initialize(uint64_t seed, int64_t distinct) {
   NESTLING_CHECK(device_ != Device::kNull, "the null device holds no weights to initialise");

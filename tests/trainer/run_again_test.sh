@@ -12,40 +12,21 @@ fail() { echo "$*" >&2; cat "$work/out" >&2; exit 1; }
 cd "$work"
 
 cat >parent.yaml <<YAML
-name: parent
+include: $source_dir/tests/support/small_parent.yaml
 tokenizer: $source_dir/data/tokenizers/tiny-reasoner
-model:
-  {pattern: ME*E, hidden: 32, query_heads: 4, kv_heads: 2, head_dim: 8, mamba_heads: 4, mamba_head_dim: 8,
-   state: 8, groups: 2, conv_kernel: 4, chunk: 16, experts: 6, top_k: 2, expert_ffn: 32, shared_ffn: 32}
 data:
-  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
   validation: [{path: "reasoning:addition:1:0-20:heldout"}]
   validation_tokens: 256
-seq_len: 64
-micro_batch: 4
-global_batch_tokens: 256
 tokens: 1024
-precision: {compute: fp32}
-log: {every_steps: 1, validate_every_steps: 2, tensorboard: false}
-threads: 1
+log: {every_steps: 1, validate_every_steps: 2}
 YAML
 cat >run.yaml <<YAML
-name: run
-parent: runs/parent/model
-data:
-  train: [{path: "reasoning:addition,sorting:1-2:0-500", weight: 1.0}]
-  calibration: {samples: 4, seq_len: 64}
-elastic:
-  choices: {hidden: [100%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%], expert_ffn: [100%, 50%]}
-  sizes: [{name: full, target: full}, {name: half, target: {active_params: 55%}}]
-router: {hidden: 16, dead_zone: 0.1, freeze: {at_tokens: 512}}
+include: $source_dir/tests/support/small_run.yaml
+router: {freeze: {at_tokens: 512}}
 curriculum:
   - {name: short, seq_len: 64, tokens: 1024, global_batch_tokens: 256}
-optimizer: {lr: 1.0e-3, warmup_tokens: 256}
-evaluation: {problems: 0, text: [{path: "reasoning:addition:1:0-20:heldout"}], tokens: 256, seq_len: 64}
-precision: {compute: fp32}
-log: {every_steps: 1, tensorboard: false}
-threads: 1
+optimizer: {warmup_tokens: 256}
+evaluation: {text: [{path: "reasoning:addition:1:0-20:heldout"}], tokens: 256, seq_len: 64}
 YAML
 
 validations() {  # COUNT
