@@ -14,6 +14,7 @@
 #include "model/huggingface.h"
 #include "tools/random_batch.h"
 #include "trainer/distill_step.h"
+#include "trainer/pin_machine.h"
 
 namespace nestling {
 
@@ -81,8 +82,7 @@ Measured measure(const BenchMemoryOptions& o, const RunConfig& config) {
 
 int bench_memory(const BenchMemoryOptions& o) {
   const RunConfig config = read_run_config(o.config, o.set);
-  if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
-  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+  pin_machine(config);
   const Measured m = measure(o, config);
   NESTLING_CHECK(!m.result.skipped, "bench memory: the step was not finite: loss ", m.result.loss,
                  ", gradient norm ", m.result.grad_norm);

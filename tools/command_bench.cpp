@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "kernels/core/isa.h"
 #include "tools/bench_device.h"
 #include "tools/bench_elastic.h"
 #include "tools/bench_importance.h"
@@ -13,6 +14,14 @@
 namespace nestling {
 
 namespace {
+
+void add_cuda_isa(CLI::App& command) {
+  command
+      .add_option_function<std::string>(
+          "--cuda-isa", [](const std::string& name) { set_cuda_isa(parse_cuda_isa(name)); },
+          "sm_80 or sm_90a (default: what the device has)")
+      ->check(CLI::IsMember({"sm_80", "sm_90a"}));
+}
 
 // Options that the benchmarks of whole steps share.
 template <class Options>
@@ -28,6 +37,7 @@ void add_setting(CLI::App& command, Options& o) {
                   "Between the operators: fp32 or bf16 (default: bf16 on cuda with bf16 products)")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--threads", o.threads, "Threads (default: all)")->check(CLI::PositiveNumber);
+  add_cuda_isa(command);
   command.add_flag("--json", o.json, "Print one JSON object");
 }
 
@@ -44,6 +54,7 @@ void add_ops(CLI::App& bench, int& exit_code) {
   ops->add_option("--threads", options->threads, "Threads (default: all)")
       ->check(CLI::PositiveNumber);
   ops->add_option("--cpu-isa", options->cpu_isa, "avx2, avx512 or avx512_bf16 (default: the best)");
+  add_cuda_isa(*ops);
   ops->add_option("--only", options->only, "Operators whose name begins with this");
   ops->callback([options, &exit_code] { exit_code = bench_ops(*options); });
 }

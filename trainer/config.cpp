@@ -55,12 +55,19 @@ void settle_precision(PrecisionConfig& precision, const std::string& device,
                        " activations are fp32");
 }
 
+void check_cuda_isa(const std::string& cuda_isa, const std::string& device,
+                    const std::string& file) {
+  NESTLING_CHECK_INPUT(cuda_isa.empty() || device == "cuda", file, ": cuda_isa ", cuda_isa,
+                       " needs device cuda; it is ", device);
+}
+
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides) {
   YamlNode root = read_yaml(file);
   for (const std::string& assignment : overrides) apply_override(root, assignment);
   auto config = read_fields<PretrainConfig>(root, file.string());
   settle_precision(config.precision, config.device, file.string());
+  check_cuda_isa(config.cuda_isa, config.device, file.string());
   check_together(config, file.string());
   return config;
 }

@@ -72,6 +72,9 @@ void check_names(const std::vector<SourceConfig>& validation, const std::string&
 // without bf16 products, or on a device that keeps them in f32.
 void settle_precision(PrecisionConfig& precision, const std::string& device,
                       const std::string& file);
+// Throws kInput where the kernels of a CUDA device are pinned and the device is another.
+void check_cuda_isa(const std::string& cuda_isa, const std::string& device,
+                    const std::string& file);
 
 struct CheckpointConfig {
   int64_t every_tokens = 0;  // 0: only at the end and on SIGTERM
@@ -102,8 +105,9 @@ struct PretrainConfig {
   CheckpointConfig checkpoint;
   LogConfig log;
   std::string device = "cpu";
-  int64_t threads = 0;  // a rank; 0: cores / ranks
-  std::string cpu_isa;  // empty: what the machine has
+  int64_t threads = 0;   // a rank; 0: cores / ranks
+  std::string cpu_isa;   // empty: what the machine has
+  std::string cuda_isa;  // empty: what the device has
   uint64_t seed = 42;
 };
 

@@ -4,9 +4,8 @@
 
 #include "kernels/comm/nccl.h"
 #include "kernels/core/host_view.h"
-#include "kernels/core/isa.h"
-#include "kernels/core/parallel.h"
 #include "model/huggingface.h"
+#include "trainer/pin_machine.h"
 #include "trainer/schedule.h"
 #include "trainer/train_step.h"
 #include "trainer/training_run.h"
@@ -27,6 +26,7 @@ RunSettings settings_of(const PretrainConfig& c) {
           .output = c.output,
           .tokenizer = c.tokenizer,
           .config = dump_config(c),
+          .device = parse_device(c.device),
           .checkpoint = c.checkpoint,
           .tensorboard = c.log.tensorboard,
           .seed = c.seed};
@@ -199,8 +199,7 @@ int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
   NESTLING_CHECK_INPUT(step_sequences % comm.size() == 0, "global_batch_tokens ",
                        config.global_batch_tokens, " is ", step_sequences, " sequences of ",
                        config.seq_len, ", which ", comm.size(), " ranks cannot share equally");
-  if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
-  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+  pin_machine(config);
   DeviceComm ranks(comm, parse_device(config.device));
   return unless_interrupted(comm, [&] {
     Pretraining(config, ranks.comm(), change).run();

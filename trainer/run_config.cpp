@@ -72,6 +72,7 @@ RunConfig read_run_config(const std::filesystem::path& file,
   for (const std::string& assignment : overrides) apply_override(root, assignment);
   auto config = read_fields<RunConfig>(root, file.string());
   settle_precision(config.precision, config.device, file.string());
+  check_cuda_isa(config.cuda_isa, config.device, file.string());
   check_together(config, file.string());
   return config;
 }

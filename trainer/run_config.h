@@ -107,6 +107,7 @@ struct RunConfig {
   std::string device = "cpu";
   int64_t threads = 0;
   std::string cpu_isa;
+  std::string cuda_isa;
   uint64_t seed = 42;
 };
 

@@ -170,6 +170,8 @@ void visit_fields(V& v, C& c) {
   v.field("threads", c.threads, "of a rank; 0: cores / ranks", IntegerRule{.low = 0, .high = 4096});
   v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
           TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
+  v.field("cuda_isa", c.cuda_isa, "the same of a CUDA device's kernels; empty: what it has",
+          TextRule{.one_of = {"", "sm_80", "sm_90a"}});
   v.field("seed", c.seed, "of data order, sizes drawn, router and noise", SeedRule{});
 }
 

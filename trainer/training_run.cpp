@@ -8,6 +8,7 @@
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/versions.h"
+#include "kernels/cuda/device_info.h"
 #include "kernels/cuda/memory.h"
 
 namespace nestling {
@@ -15,9 +16,10 @@ namespace nestling {
 namespace {
 
 // The layout under which a resumed run is bit-equal.
-std::map<std::string, std::string> layout_of(const Comm& comm) {
+std::map<std::string, std::string> layout_of(const Comm& comm, Device device) {
   std::map<std::string, std::string> layout = library_versions();
   layout.merge(comm.libraries());
+  if (device == Device::kCuda) layout.merge(cuda::device_layout());
   layout["ranks"] = std::to_string(comm.size());
   layout["threads"] = std::to_string(thread_count());
   layout["cpu_isa"] = cpu_isa_name(cpu_isa());
@@ -150,7 +152,7 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
   }
   at = meta->counters;
   saved_at_ = at.tokens;
-  for (const auto& [key, value] : layout_of(comm_)) {
+  for (const auto& [key, value] : layout_of(comm_, settings_.device)) {
     const auto before = meta->layout.find(key);
     if (before != meta->layout.end() && before->second != value)
       say(str("resumed on another layout: ", key, " was ", before->second, ", is ", value,
@@ -162,8 +164,9 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
 
 void TrainingRun::save(const std::vector<NamedState>& state) {
   if (writes())
-    checkpoints_.save({.counters = at, .layout = layout_of(comm_), .config = settings_.config},
-                      state);
+    checkpoints_.save(
+        {.counters = at, .layout = layout_of(comm_, settings_.device), .config = settings_.config},
+        state);
   saved_at_ = at.tokens;
   comm_.barrier();
 }

@@ -24,6 +24,7 @@ struct RunSettings {
   std::string name, output;  // the folder is output/name
   std::string tokenizer;     // directory with tokenizer.json
   std::string config;        // effective, as YAML
+  Device device = Device::kCpu;
   CheckpointConfig checkpoint;
   bool tensorboard = true;
   uint64_t seed = 42;

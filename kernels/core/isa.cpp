@@ -11,6 +11,8 @@ std::atomic<CpuIsa>& chosen() {
   static std::atomic<CpuIsa> isa{detected_cpu_isa()};
   return isa;
 }
+
+std::atomic<std::optional<CudaIsa>> g_cuda_isa;
 }  // namespace
 
 CpuIsa detected_cpu_isa() {
@@ -49,6 +51,24 @@ CpuIsa parse_cpu_isa(const std::string& name) {
   for (CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16})
     if (name == cpu_isa_name(isa)) return isa;
   throw Error(str("cpu_isa: '", name, "', needs avx2, avx512 or avx512_bf16"), ErrorKind::kInput);
+}
+
+std::optional<CudaIsa> pinned_cuda_isa() {
+  return g_cuda_isa.load(std::memory_order_relaxed);
+}
+
+void set_cuda_isa(CudaIsa isa) {
+  g_cuda_isa.store(isa, std::memory_order_relaxed);
+}
+
+const char* cuda_isa_name(CudaIsa isa) {
+  return isa == CudaIsa::kSm80 ? "sm_80" : "sm_90a";
+}
+
+CudaIsa parse_cuda_isa(const std::string& name) {
+  for (CudaIsa isa : {CudaIsa::kSm80, CudaIsa::kSm90a})
+    if (name == cuda_isa_name(isa)) return isa;
+  throw Error(str("cuda_isa: '", name, "', needs sm_80 or sm_90a"), ErrorKind::kInput);
 }
 
 }  // namespace nestling

@@ -1,11 +1,14 @@
-// isa.h - which CPU instructions the fast paths use. Chosen once at run time; the binary's
-// baseline is x86-64-v3 (AVX2, FMA), wider paths are compiled by function-level target attributes.
+// isa.h - which instructions the fast paths use. Chosen once at run time; the binary's baseline is x86-64-v3 (AVX2,
+// FMA), wider paths are compiled by function-level target attributes. On a CUDA device it is sm_80, which every card
+// from there on runs, or beside it what is built for sm_90a: Hopper's products of warpgroups.
 //
-// Pinning       set_cpu_isa (config key `cpu_isa`) narrows it, so that results can be repeated bit
-//               for bit on a machine with wider vectors. Asking for more than the machine has
-//               throws.
+// Pinning       set_cpu_isa (config key `cpu_isa`) narrows it, so that results can be repeated bit for bit on a machine
+//               with wider vectors; set_cuda_isa (`cuda_isa`) does so with the kernels of Contexts made afterwards.
+//               Asking for more than there is throws: at once, or where the device's first Context is made.
+// Threads       any, but pin before work begins.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 
 // Marks a function compiled for AVX-512; call it only when cpu_isa() >= CpuIsa::kAvx512.
@@ -25,5 +28,12 @@ CpuIsa cpu_isa();  // what the kernels use: detected, unless pinned
 void set_cpu_isa(CpuIsa isa);
 const char* cpu_isa_name(CpuIsa isa);  // "avx2", "avx512", "avx512_bf16"
 CpuIsa parse_cpu_isa(const std::string& name);
+
+enum class CudaIsa : uint8_t { kSm80, kSm90a };
+
+std::optional<CudaIsa> pinned_cuda_isa();  // what a device's kernels use: cuda::device_isa()
+void set_cuda_isa(CudaIsa isa);
+const char* cuda_isa_name(CudaIsa isa);  // "sm_80", "sm_90a"
+CudaIsa parse_cuda_isa(const std::string& name);
 
 }  // namespace nestling

@@ -81,6 +81,12 @@ int device_count() {
 DeviceInfo device_info() {
   absent();
 }
+CudaIsa device_isa() {
+  absent();
+}
+std::map<std::string, std::string> device_layout() {
+  absent();
+}
 DeviceMemory device_memory() {
   absent();
 }

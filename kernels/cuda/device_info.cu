@@ -53,6 +53,25 @@ DeviceInfo device_info() {
           .cublas = str(cublas / 10000, ".", cublas / 100 % 100, ".", cublas % 100)};
 }
 
+CudaIsa device_isa() {
+  int device = 0;
+  NESTLING_CUDA(cudaGetDevice(&device));
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+  const CudaIsa found = major == 9 && minor == 0 ? CudaIsa::kSm90a : CudaIsa::kSm80;
+  const CudaIsa used = pinned_cuda_isa().value_or(found);
+  NESTLING_CHECK_INPUT(used <= found, "cuda_isa: ", cuda_isa_name(used),
+                       " asked for, which needs compute capability 9.0; the device has ", major,
+                       ".", minor);
+  return used;
+}
+
+std::map<std::string, std::string> device_layout() {
+  const DeviceInfo info = device_info();
+  return {
+      {"device", info.name}, {"cublas", info.cublas}, {"cuda_isa", cuda_isa_name(device_isa())}};
+}
+
 DeviceMemory device_memory() {
   size_t free_bytes = 0;
   size_t total_bytes = 0;

@@ -5,7 +5,10 @@
 //               NVIDIA's management library tells (tools/bench/card_state.h).
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
+
+#include "kernels/core/isa.h"
 
 namespace nestling::cuda {
 
@@ -25,6 +28,11 @@ struct DeviceInfo {
   std::string cublas;   // "13.0.2"
 };
 DeviceInfo device_info();
+// What kernels use: sm_90a on a card of compute capability 9.0 unless sm_80 is pinned, sm_80 on all others. Throws where
+// sm_90a is pinned and the card is another.
+CudaIsa device_isa();
+// What the bits of a run on the device depend on beside the program: device, cublas, cuda_isa.
+std::map<std::string, std::string> device_layout();
 
 struct DeviceMemory {
   int64_t free_bytes,

@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/device_info.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/cuda/stream_state.h"
@@ -31,7 +32,7 @@ static int device_attribute(cudaDeviceAttr which) {
 void StreamState::open() {
   capability = 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
                device_attribute(cudaDevAttrComputeCapabilityMinor);
-  warpgroups = capability == 90;  // the sm_90a code of this build is what runs there
+  warpgroups = device_isa() == CudaIsa::kSm90a;
   block_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   NESTLING_CUDA(cudaStreamCreate(&stream));
   NESTLING_CUBLAS(cublasLtCreate(&blas));

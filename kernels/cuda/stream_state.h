@@ -52,7 +52,7 @@ struct StreamState {
   UploadRing ring;
   Landing landing;
   int capability = 0;               // of the device: 90 for 9.0
-  bool warpgroups = false;          // wgmma: Hopper alone
+  bool warpgroups = false;          // wgmma: device_isa() is sm_90a
   int64_t block_bytes = 0;          // of shared memory that a block may ask for
   FaultWord* fault = nullptr;       // device memory
   FaultWord* host_fault = nullptr;  // pinned: where synchronize reads it

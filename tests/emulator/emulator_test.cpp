@@ -264,6 +264,27 @@ TEST(Emulator, HopperIsRefusedFp4Products) {
             "nvfp4_linear: the device has compute capability 9.0, FP4 products need 10.0 or newer");
 }
 
+TEST(Emulator, PinnedInstructionsAreUsedOrRefused) {
+  const auto told = [](const char* capability, CudaIsa isa) {
+    return in_a_process([&] {
+             setenv("NESTLING_EMULATOR_CAPABILITY", capability, 1);
+             set_cuda_isa(isa);
+             try {
+               Context ctx(Device::kCuda);
+               std::printf("%d", ctx.cuda().warpgroups ? 1 : 0);
+             } catch (const Error& e) {
+               std::printf("%s", e.what());
+             }
+           })
+        .output;
+  };
+  EXPECT_EQ(told("90", CudaIsa::kSm80), "0");
+  EXPECT_EQ(told("90", CudaIsa::kSm90a), "1");
+  EXPECT_EQ(told("80", CudaIsa::kSm80), "0");
+  EXPECT_EQ(told("80", CudaIsa::kSm90a),
+            "cuda_isa: sm_90a asked for, which needs compute capability 9.0; the device has 8.0");
+}
+
 // What is built for sm_90a runs on Hopper alone.
 TEST(Emulator, WarpgroupsAreThoseOfHopper) {
   for (const char* capability : {"80", "90", "100"}) {

@@ -1,5 +1,5 @@
 // The main of test executables that run as several MPI ranks. Rank 0 prints the progress, the
-// others only what fails. NESTLING_TEST_ISA pins the instruction set of the run.
+// others only what fails. NESTLING_TEST_ISA and NESTLING_TEST_CUDA_ISA pin the instruction sets of the run.
 #include <cstdio>
 #include <cstdlib>
 #include <gtest/gtest.h>
@@ -60,6 +60,8 @@ int main(int argc, char** argv) {
         }
         if (const char* isa = std::getenv("NESTLING_TEST_ISA"))
           nestling::set_cpu_isa(nestling::parse_cpu_isa(isa));
+        if (const char* isa = std::getenv("NESTLING_TEST_CUDA_ISA"))
+          nestling::set_cuda_isa(nestling::parse_cuda_isa(isa));
         const int failed = RUN_ALL_TESTS();
         nestling::testing::g_device_world.reset();
         return failed;

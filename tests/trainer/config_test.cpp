@@ -154,6 +154,7 @@ TEST_F(ConfigTest, Overrides) {
 
 TEST_F(ConfigTest, LowActivationsNeedLowProductsAndADevice) {
   const std::string low = "precision.activations=bf16";
+  refused(kSmall, {"cuda_isa sm_80 needs device cuda; it is cpu"}, {"cuda_isa=sm_80"});
   refused(kSmall, {"activations bf16 needs device cuda; on cpu activations are fp32"}, {low});
   refused(kSmall, {"activations bf16 needs precision.compute bf16, not fp32"},
           {low, "device=cuda", "precision.compute=fp32"});

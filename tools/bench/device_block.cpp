@@ -48,6 +48,7 @@ OrderedJson device_block(Device device) {
           {"driver_cuda", d.driver},
           {"runtime_cuda", d.runtime},
           {"cublas", d.cublas},
+          {"cuda_isa", cuda_isa_name(cuda::device_isa())},
           {"found", found_block(d.pci_address)}};
 }
 

@@ -3,7 +3,7 @@
 //   cpu    {"kind":"cpu","cpu_isa","threads"}
 //   cuda   {"kind":"cuda","name","compute_capability","multiprocessors","memory_bytes","l2_bytes",
 //           "highest_clock_mhz","highest_memory_clock_mhz","memory_bus_bits","driver_cuda","runtime_cuda",
-//           "cublas","found":{"sm_clock_mhz","memory_clock_mhz","power_limit_w","power_w","temperature_c",
+//           "cublas","cuda_isa","found":{"sm_clock_mhz","memory_clock_mhz","power_limit_w","power_w","temperature_c",
 //           "slowed_by"} or null}: as the CUDA runtime has it, and as card_state.h finds it at the call,
 //           every figure of `found` being null where the card has none.
 #pragma once

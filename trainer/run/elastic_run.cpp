@@ -5,13 +5,12 @@
 
 #include "data/crc32c.h"
 #include "kernels/comm/nccl.h"
-#include "kernels/core/isa.h"
-#include "kernels/core/parallel.h"
 #include "kernels/core/peaks.h"
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "model/order.h"
 #include "trainer/calibration.h"
+#include "trainer/pin_machine.h"
 #include "trainer/run/elastic_record.h"
 #include "trainer/run/evaluate_run.h"
 #include "trainer/run/report.h"
@@ -35,6 +34,7 @@ RunSettings settings_of(const RunConfig& c) {
           .output = c.output,
           .tokenizer = c.parent,
           .config = dump_config(c),
+          .device = parse_device(c.device),
           .checkpoint = c.checkpoint,
           .tensorboard = c.log.tensorboard,
           .seed = c.seed};
@@ -43,8 +43,7 @@ RunSettings settings_of(const RunConfig& c) {
 // Before anything is read or written.
 const RunConfig& checked(const RunConfig& config, const Comm& comm) {
   check_ranks(config, comm.size());
-  if (!config.cpu_isa.empty()) set_cpu_isa(parse_cpu_isa(config.cpu_isa));
-  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+  pin_machine(config);
   return config;
 }
 
