@@ -1,11 +1,14 @@
 #include "model/huggingface.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <immintrin.h>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "data/crc32c.h"
+#include "data/mapped_file.h"
 #include "data/safetensors.h"
 #include "data/safetensors_writer.h"
 #include "data/widen.h"
@@ -239,6 +242,20 @@ void export_weights(const std::filesystem::path& directory, const ModelConfig& c
   }
   write_safetensors_dir(directory, std::move(tensors), options.max_shard_bytes);
   write_json(directory / "config.json", model_config_json(config, options.type));
+}
+
+std::string digest_of_weights(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  uint32_t crc = 0;
+  for (const auto& file : files) crc = crc32c(MappedFile(file).bytes(), crc);
+  return "crc32c:" + crc32c_hex(crc);
+}
+
+std::string digest_of_config(const std::filesystem::path& directory) {
+  return "crc32c:" + crc32c_hex(crc32c(MappedFile(directory / "config.json").bytes()));
 }
 
 }  // namespace nestling

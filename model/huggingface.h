@@ -38,6 +38,10 @@ using PublishedTypes = std::map<std::string, StoredType>;
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights);
 
+// "crc32c:..." of the directory's *.safetensors, one after another by name; of its config.json.
+std::string digest_of_weights(const std::filesystem::path& directory);
+std::string digest_of_config(const std::filesystem::path& directory);
+
 struct ExportOptions {
   PublishedTypes types;                 // a name that is not here gets `type`
   StoredType type = StoredType::kBF16;  // buffers and vectors of heads are F32 unless in `types`

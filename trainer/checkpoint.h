@@ -35,6 +35,7 @@ struct NamedState {
 struct CheckpointMeta {
   TrainingCounters counters;
   std::map<std::string, std::string> layout;  // "ranks": "1", "threads": "2", "cpu_isa": "avx512"
+  std::map<std::string, std::string> inputs;  // "parent": "crc32c:0123abcd": what was read
   std::string config;                         // the effective config
 };
 

@@ -52,6 +52,7 @@ std::string manifest_text(const CheckpointManifest& manifest) {
   j["version"] = kVersion;
   j["config"] = manifest.meta.config;
   j["layout"] = manifest.meta.layout;
+  j["inputs"] = manifest.meta.inputs;
   visit_counters(manifest.meta.counters,
                  [&](const char* key, int64_t value) { j["counters"][key] = value; });
   j["tensors"] = Json::array();
@@ -78,8 +79,12 @@ CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
       file.string(), ": needs format '", kFormat, "' version ", kVersion);
   CheckpointManifest m;
   m.meta.config = root.at("config").string();
-  root.at("layout").for_each(
-      [&](const std::string& key, JsonRef value) { m.meta.layout[key] = value.string(); });
+  const auto fill = [&](const char* name, std::map<std::string, std::string>& entries) {
+    root.at(name).for_each(
+        [&](const std::string& key, JsonRef value) { entries[key] = value.string(); });
+  };
+  fill("layout", m.meta.layout);
+  fill("inputs", m.meta.inputs);
   const JsonRef counters = root.at("counters");
   visit_counters(m.meta.counters,
                  [&](const char* key, int64_t& value) { value = counters.at(key).integer(); });

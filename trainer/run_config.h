@@ -10,6 +10,7 @@ namespace nestling {
 struct CalibrationConfig {
   int64_t samples = 1024;
   int64_t seq_len = 8192;
+  int64_t depth_samples = 8;
 };
 
 struct RunDataConfig {

@@ -10,6 +10,10 @@ void visit_fields(V& v, C& c) {
   v.field("samples", c.samples, "sequences that importance is measured on",
           IntegerRule{.low = 1, .high = kMaxCount});
   v.field("seq_len", c.seq_len, "tokens of each", IntegerRule{.low = 1, .high = kMaxWidth});
+  v.field("depth_samples", c.depth_samples,
+          "the first of them, on which layers are left out one by one where elastic.choices.layers "
+          "asks",
+          IntegerRule{.low = 1, .high = kMaxCount});
 }
 
 template <class V, FieldsOf<RunDataConfig> C>

@@ -15,17 +15,6 @@ namespace nestling {
 
 namespace {
 
-// The layout under which a resumed run is bit-equal.
-std::map<std::string, std::string> layout_of(const Comm& comm, Device device) {
-  std::map<std::string, std::string> layout = library_versions();
-  layout.merge(comm.libraries());
-  if (device == Device::kCuda) layout.merge(cuda::device_layout());
-  layout["ranks"] = std::to_string(comm.size());
-  layout["threads"] = std::to_string(thread_count());
-  layout["cpu_isa"] = cpu_isa_name(cpu_isa());
-  return layout;
-}
-
 // Lines of the old and the new effective config that are not in the other.
 std::string differences(const std::string& before, const std::string& now) {
   const auto lines = [](const std::string& text) {
@@ -100,6 +89,7 @@ Batches TrainingRun::batches(const std::vector<SourceConfig>& sources, int64_t s
                                     .seed = settings_.seed};
   const std::vector<SourceSpec> specs = prepare_sources(sources, preparation, comm_, said);
   for (const std::string& line : said) say(line);
+  for (size_t i = 0; i < sources.size(); ++i) input("text " + sources[i].path, digest_of(specs[i]));
   return {specs, tokenizer_.vocab_size(), seq_len, seed};
 }
 
@@ -131,6 +121,33 @@ void TrainingRun::accept_config(const CheckpointMeta& meta) {
               .event = str("config changed:", diff)});
 }
 
+void TrainingRun::accept_inputs(const CheckpointMeta& meta) {
+  for (const auto& [name, digest] : inputs_) {
+    const auto before = meta.inputs.find(name);
+    if (before == meta.inputs.end() || before->second == digest) continue;
+    const std::string what = str(name, " is ", digest, ", was ", before->second);
+    NESTLING_CHECK_INPUT(change_ == ConfigChange::kAllowed, dir_.string(),
+                         ": its checkpoints were made from something else: ", what,
+                         "\ngo on with what it was, give this run another name, or say "
+                         "--change-config to go on with what it is");
+    say(str("an input changes at step ", meta.counters.step, ": ", what));
+    log_.write({.step = meta.counters.step,
+                .tokens = meta.counters.tokens,
+                .scalars = {},
+                .event = str("input changed: ", what)});
+  }
+}
+
+std::map<std::string, std::string> TrainingRun::layout() const {
+  std::map<std::string, std::string> layout = library_versions();
+  layout.merge(comm_.libraries());
+  if (settings_.device == Device::kCuda) layout.merge(cuda::device_layout());
+  layout["ranks"] = std::to_string(comm_.size());
+  layout["threads"] = std::to_string(thread_count());
+  layout["cpu_isa"] = cpu_isa_name(cpu_isa());
+  return layout;
+}
+
 bool TrainingRun::begin(const std::vector<NamedState>& state,
                         const std::function<void(const TrainingCounters&)>& fits) {
   std::vector<std::string> said;
@@ -138,6 +155,7 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
   for (const std::string& line : said) say(line);
   if (meta) {
     fits(meta->counters);
+    accept_inputs(*meta);
     accept_config(*meta);
   }
   if (writes()) {  // of what goes on, never of a config that was refused
@@ -152,11 +170,13 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
   }
   at = meta->counters;
   saved_at_ = at.tokens;
-  for (const auto& [key, value] : layout_of(comm_, settings_.device)) {
+  for (const auto& [key, value] : layout()) {
     const auto before = meta->layout.find(key);
     if (before != meta->layout.end() && before->second != value)
       say(str("resumed on another layout: ", key, " was ", before->second, ", is ", value,
-              "; the order of sums differs"));
+              key == "ranks" ? "; the order of sums differs, and where ranks x micro_batch is "
+                               "another number, the sizes drawn and their noise too"
+                             : "; the order of sums differs"));
   }
   say(str("resumed at step ", at.step, ", ", at.tokens, " tokens"));
   return true;
@@ -165,8 +185,7 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
 void TrainingRun::save(const std::vector<NamedState>& state) {
   if (writes())
     checkpoints_.save(
-        {.counters = at, .layout = layout_of(comm_, settings_.device), .config = settings_.config},
-        state);
+        {.counters = at, .layout = layout(), .inputs = inputs_, .config = settings_.config}, state);
   saved_at_ = at.tokens;
   comm_.barrier();
 }

@@ -6,6 +6,7 @@
 // Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
 // Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,13 @@ class TrainingRun {
   std::vector<Batch> load(Batches& source, int64_t position, int64_t sequences,
                           int64_t micro_batch) const;
 
+  // What training reads, by name to its digest: every source that batches() made, "text PATH", and what is named here.
+  // A checkpoint holds them; a run whose inputs are others is refused as one with another config is.
+  void input(const std::string& name, const std::string& digest) { inputs_[name] = digest; }
+  const std::map<std::string, std::string>& inputs() const { return inputs_; }
+  // What equal bits depend on beside them.
+  std::map<std::string, std::string> layout() const;
+
   // Writes config.yaml, fills `state` from the newest checkpoint if there is one. False: a fresh run.
   // `fits` sees what was loaded before anything is written, and throws where the run cannot go on with it.
   bool begin(
@@ -68,8 +76,10 @@ class TrainingRun {
 
  private:
   void accept_config(const CheckpointMeta& meta);
+  void accept_inputs(const CheckpointMeta& meta);
 
   RunSettings settings_;
+  std::map<std::string, std::string> inputs_;
   Comm& comm_;
   ConfigChange change_;
   std::filesystem::path dir_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <functional>
 
+#include "data/crc32c.h"
+#include "data/mapped_file.h"
 #include "data/text_source.h"
 #include "data/tokenise.h"
 #include "trainer/stop_signal.h"
@@ -126,6 +128,20 @@ std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources
     out.push_back(std::move(spec));
   }
   return out;
+}
+
+std::string digest_of(const SourceSpec& source) {
+  constexpr size_t kEnd = size_t{1} << 20;
+  uint32_t crc = 0;
+  for (const fs::path& shard : source.shards) {
+    crc = crc32c(MappedFile(shard.string() + ".idx").bytes(), crc);
+    const MappedFile tokens(shard.string() + ".bin");
+    const auto bytes = tokens.bytes();
+    const size_t end = std::min(kEnd, bytes.size());
+    crc = crc32c(bytes.first(end), crc);
+    crc = crc32c(bytes.last(end), crc);
+  }
+  return "crc32c:" + crc32c_hex(crc);
 }
 
 }  // namespace nestling

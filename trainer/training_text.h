@@ -32,4 +32,8 @@ std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources
                                         const TextPreparation& preparation, Comm& comm,
                                         std::vector<std::string>& said);
 
+// "crc32c:..." of a source's shards: of every index, which has the documents' lengths, and of the tokens' first and last
+// MiB. Not of all tokens: they may be terabytes.
+std::string digest_of(const SourceSpec& source);
+
 }  // namespace nestling

@@ -16,7 +16,7 @@ class Difference : public ::testing::Test {
     fill_zero(a_.view());
     fill_zero(b_.view());
     CheckpointStore store(dir_.path(), 2);
-    store.save({.counters = at_, .layout = {}, .config = "name: x\n"}, state());
+    store.save({.counters = at_, .layout = {}, .inputs = {}, .config = "name: x\n"}, state());
     checkpoint_ = store.list().back();
   }
   std::vector<NamedState> state() { return {{"first", a_}, {"second", b_}}; }

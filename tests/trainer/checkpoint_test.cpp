@@ -62,6 +62,7 @@ CheckpointMeta meta_of(int64_t step) {
                        .position = step * 8,
                        .skipped = 1},
           .layout = {{"ranks", "1"}, {"cpu_isa", "avx2"}},
+          .inputs = {{"parent", "crc32c:00000000"}},
           .config = "name: x\ntext: \"manifest_crc32c\": \"00000000\"\n"};
 }
 
@@ -90,6 +91,7 @@ Loaded load_checked(const fs::path& directory) {
   EXPECT_EQ(meta->counters.position, want.counters.position);
   EXPECT_EQ(meta->counters.skipped, want.counters.skipped);
   EXPECT_EQ(meta->layout, want.layout);
+  EXPECT_EQ(meta->inputs, want.inputs);
   EXPECT_EQ(meta->config, want.config);
   return out;
 }

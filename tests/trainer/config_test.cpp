@@ -270,7 +270,7 @@ TEST(ConfigFields, ListIsWholeAndUnique) {
   }
   // 19 of the shape, 2 of a source in 2 lists and validation_tokens, 10 of the optimizer, 1 of the
   // experts, 2 of the precision, 2 of checkpoints, 3 of the log, 13 of the run itself.
-  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 3 + 2 + 3 + 13);
+  EXPECT_EQ(leaves, 19 + 5 + 10 + 1 + 3 + 2 + 3 + 14);
 }
 
 TEST(ConfigFields, Reference) {

@@ -83,7 +83,29 @@ refused "other widths in elastic.choices" --change-config --set 'elastic.choices
 mv whole/runs/run/scores.json kept.json
 refused "another order of units" --change-config --set data.calibration.samples=2
 mv kept.json whole/runs/run/scores.json
-echo "refused: another config, curriculum, other widths, another order"
+
+# Another parent, another text, under the names of the old.
+swap() {  # FILE: its 100th byte from the end becomes another; again: what it was
+  at=$(($(stat -c %s "$1") - 100))
+  old=$(od -An -tu1 -j "$at" -N 1 "$1")
+  # shellcheck disable=SC2059  # an octal escape
+  printf "\\$(printf %o $((old ^ 1)))" | dd of="$1" bs=1 seek="$at" conv=notrunc 2>dd.txt
+}
+weights=$(ls whole/runs/parent/model/*.safetensors)
+swap "$weights"
+refused "scores.json: holds scores of"
+mv whole/runs/run/scores.json kept.json
+refused "made from something else: parent is crc32c:"
+mv kept.json whole/runs/run/scores.json
+swap "$weights"
+shard=$(ls -S whole/runs/run/shards/*.bin | head -n 1)
+swap "$shard"
+refused "scores.json: holds scores of"
+mv whole/runs/run/scores.json kept.json
+refused "made from something else: text reasoning:addition,sorting:1-2:0-500 is crc32c:"
+mv kept.json whole/runs/run/scores.json
+swap "$shard"
+echo "refused: another config, curriculum, other widths, another order, another parent, another text"
 
 prove() { "$@" verify-resume run.yaml --set router.freeze.at_tokens=1024 --set curriculum.0.tokens=1536; }
 prove "$program" >out 2>&1 || fail "verify-resume failed"

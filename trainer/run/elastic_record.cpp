@@ -1,9 +1,7 @@
 #include "trainer/run/elastic_record.h"
 
-#include <algorithm>
 #include <fstream>
 
-#include "data/crc32c.h"
 #include "data/mapped_file.h"
 #include "model/router_record.h"
 
@@ -12,17 +10,6 @@ namespace nestling {
 namespace {
 
 namespace fs = std::filesystem;
-
-// "crc32c:..." of the directory's weight files, in the order of their names.
-std::string digest_of_weights(const fs::path& directory) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  uint32_t crc = 0;
-  for (const fs::path& file : files) crc = crc32c(MappedFile(file).bytes(), crc);
-  return "crc32c:" + crc32c_hex(crc);
-}
 
 // As the model card's front matter says; empty where it says nothing.
 std::string licence_of(const fs::path& directory) {
@@ -34,6 +21,12 @@ std::string licence_of(const fs::path& directory) {
     return begin == std::string::npos ? "" : line.substr(begin);
   }
   return "";
+}
+
+std::string lines_of(const std::map<std::string, std::string>& entries) {
+  std::string text;
+  for (const auto& [key, value] : entries) text += key + ": " + value + "\n";
+  return text;
 }
 
 }  // namespace
@@ -61,11 +54,13 @@ ElasticModel elastic_record(const RecordSources& from) {
     if (fs::exists(file)) model.tokenizer[name] = std::string(MappedFile(file).text());
   }
   model.provenance = {{provenance::kParent, fs::path(config.parent).filename().string()},
-                      {provenance::kParentDigest, digest_of_weights(config.parent)},
+                      {provenance::kParentDigest, from.run.inputs().at(kParentInput)},
                       {provenance::kParentLicence, licence_of(config.parent)},
                       {"config", dump_config(config)},
-                      {"tokens", std::to_string(from.at.tokens)},
-                      {"steps", std::to_string(from.at.step)},
+                      {"inputs", lines_of(from.run.inputs())},
+                      {"layout", lines_of(from.run.layout())},
+                      {"tokens", std::to_string(from.run.at.tokens)},
+                      {"steps", std::to_string(from.run.at.step)},
                       {"seed", std::to_string(config.seed)}};
   return model;
 }

@@ -9,13 +9,16 @@
 
 namespace nestling {
 
+inline constexpr const char* kParentInput =
+    "parent";  // of TrainingRun::inputs: its weights' digest
+
 struct RecordSources {
   const RunConfig& config;
   const ModelConfig& model;
   const Order& order;
   const Scores& scores;
   const RouterTraining& router;  // frozen
-  TrainingCounters at;
+  const TrainingRun& run;
 };
 ElasticModel elastic_record(const RecordSources& from);
 

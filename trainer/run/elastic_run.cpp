@@ -59,34 +59,51 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
+  run_.input(kParentInput, digest_of_weights(config_.parent));
+  run_.input("parent's config", digest_of_config(config_.parent));
 }
 
 namespace {
 
-// What the scores are of, in one line.
-std::string score_origin(const RunConfig& c) {
-  std::string sources;
-  for (const SourceConfig& s : c.data.train) sources += str(" ", s.path, "*", s.weight);
-  return str(c.parent, ", ", c.data.calibration.samples, " sequences of ",
-             c.data.calibration.seq_len, " from", sources, ", seed ", c.seed, ", ",
-             dtype_name(teacher_precision(c)),
-             teacher_activations(c) == DType::kBF16 ? ", activations too" : "",
-             c.elastic.choices.layers.empty() ? "" : ", layers left out one by one");
+// Sequences that layers are left out on; 0: no size drops any.
+int64_t depth_samples(const RunConfig& c) {
+  return c.elastic.choices.layers.empty() ? 0 : c.data.calibration.depth_samples;
 }
 
-// Sequences a rank leaves layers out on: the search runs the model once a layer and place.
-constexpr int64_t kDepthSequences = 8;
+// Mamba channels that heads are ranked by: those of the narrowest size; 0: all.
+int64_t head_channels(const RunConfig& c, const ModelConfig& model) {
+  std::vector<WrittenChoices> written;
+  for (const WrittenChoices& w : written_choices(c.elastic.choices))
+    if (w.axis == Axis::kMambaChannels) written.push_back(w);
+  const ElasticSpace space = make_space(model, written, c.elastic.multiple_of, {});
+  return space.axes.empty() ? 0 : space.axes.front().widths.back();
+}
+
+// What the scores are of, in one line. `inputs`: the run's, with those of its texts.
+std::string score_origin(const RunConfig& c, const ModelConfig& model,
+                         const std::map<std::string, std::string>& inputs) {
+  std::string sources;
+  for (const SourceConfig& s : c.data.train)
+    sources += str(" ", s.path, " (", inputs.at("text " + s.path), ") *", s.weight);
+  const int64_t depth = depth_samples(c), channels = head_channels(c, model);
+  return str(c.parent, " (", inputs.at(kParentInput), "), ", c.data.calibration.samples,
+             " sequences of ", c.data.calibration.seq_len, " from", sources, ", seed ", c.seed,
+             ", ", dtype_name(teacher_precision(c)),
+             teacher_activations(c) == DType::kBF16 ? ", activations too" : "",
+             channels == 0 ? "" : str(", Mamba heads by their best ", channels, " channels"),
+             depth == 0 ? "" : str(", layers left out one by one on ", depth));
+}
 
 }  // namespace
 
 void ElasticRun::measure_importance() {
   const fs::path file = run_.dir() / "scores.json";
-  const std::string origin = score_origin(config_);
-  scores_ = read_scores(file, origin);
-  if (scores_) return;
   const CalibrationConfig& c = config_.data.calibration;
   const auto start = Clock::now();
   Batches text = run_.batches(config_.data.train, c.seq_len, config_.seed);
+  const std::string origin = score_origin(config_, model_, run_.inputs());
+  scores_ = read_scores(file, origin);
+  if (scores_) return;
   scores_ = run_importance(
       ctx_, model_, teacher_.params(),
       [&](int64_t position, int64_t count) {
@@ -94,9 +111,8 @@ void ElasticRun::measure_importance() {
       },
       {.samples = c.samples,
        .micro_batch = micro_batch_of(config_, config_.curriculum.front()),
-       .depth_samples = config_.elastic.choices.layers.empty()
-                            ? 0
-                            : std::min(c.samples, kDepthSequences * comm_.size()),
+       .depth_samples = depth_samples(config_),
+       .head_channels = head_channels(config_, model_),
        .activations = teacher_activations(config_),
        .between =
            [&] {
@@ -288,7 +304,7 @@ void ElasticRun::write_elastic_files() {
                                                .order = order_,
                                                .scores = *scores_,
                                                .router = *router_,
-                                               .at = run_.at});
+                                               .run = run_});
     write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
