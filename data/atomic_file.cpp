@@ -21,7 +21,25 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   }
 }
 
+// What a person who names a path can cause, and not a full or failing disk.
+ErrorKind kind_of(int reason) {
+  return reason == ENOSPC || reason == EDQUOT || reason == EIO ? ErrorKind::kRuntime
+                                                               : ErrorKind::kInput;
+}
+
 }  // namespace
+
+std::filesystem::path file_to_replace(const std::filesystem::path& file) {
+  std::error_code failed;
+  auto path = file;
+  constexpr int kMostLinks = 40;  // Linux's own limit
+  for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(path, failed); ++i)
+    path = path.parent_path() / std::filesystem::read_symlink(path);
+  const auto status = std::filesystem::status(path, failed);
+  NESTLING_CHECK_INPUT(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
+                       file.string(), ": is there and is no regular file; it is left alone");
+  return path;
+}
 
 void sync_folder_of(const std::filesystem::path& file) {
   const auto folder = file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
@@ -66,9 +84,11 @@ void remove_asides(const std::filesystem::path& folder,
 }
 
 AtomicFile::AtomicFile(const std::filesystem::path& file)
-    : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
+    : path_(file_to_replace(file)), aside_(path_.string() + str(".tmp.", ::getpid())) {
   fd_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  NESTLING_CHECK(fd_ >= 0, "cannot create ", aside_.string(), ": ", std::strerror(errno));
+  const int reason = errno;
+  if (fd_ < 0)
+    throw Error(str("cannot create ", file.string(), ": ", std::strerror(reason)), kind_of(reason));
 }
 
 AtomicFile::~AtomicFile() {

@@ -3,7 +3,9 @@
 // Bytes go to "<path>.tmp.<pid>" in the same folder; commit() syncs them to disk, renames onto
 // `path`, and syncs the folder. Without commit (an exception on the way) the destructor removes the
 // file written aside and what was at `path` stays.
-// Errors        every failure of the system throws Error of kind kRuntime naming the file.
+// Links         a symbolic link stays, and what it names becomes the file.
+// Errors        Error naming the file: kInput where nothing can be made at the path (no such folder, no permission) or
+//               what is there is no regular file (a device, a pipe, a folder), kRuntime for what fails later.
 // Threads       one thread at a time.
 #pragma once
 #include <cstddef>
@@ -19,6 +21,8 @@ namespace nestling {
 
 // A rename or removal is on disk once its folder is: syncs the folder that holds `file`.
 void sync_folder_of(const std::filesystem::path& file);
+// Where a file named `file` goes: through symbolic links, and never over anything but a regular file.
+std::filesystem::path file_to_replace(const std::filesystem::path& file);
 // Makes a file that was written aside (by whomever, and closed) the file at `path`: sync, rename, sync
 // the folder. When it throws, what was written aside is gone and what was at `path` stays.
 void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path);

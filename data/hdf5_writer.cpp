@@ -50,7 +50,7 @@ Hdf5Id creation(hid_t kind) {
 }  // namespace
 
 Hdf5Writer::Hdf5Writer(const std::filesystem::path& file)
-    : path_(file), aside_(file.string() + str(".tmp.", ::getpid())) {
+    : path_(file_to_replace(file)), aside_(path_.string() + str(".tmp.", ::getpid())) {
   detail::silence_hdf5();
   const Hdf5Id access = detail::file_access();
   const Hdf5Id timeless = creation(H5P_FILE_CREATE);

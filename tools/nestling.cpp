@@ -1,7 +1,10 @@
 // nestling.cpp - the program: parses the command line, runs one subcommand, reports what failed.
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <iostream>
 
 #include "kernels/core/check.h"
 #include "tools/commands.h"
@@ -22,11 +25,19 @@ int run(int argc, char** argv) {
   return exit_code;
 }
 
+// What was printed is on its way, or the command has failed.
+int printed(int exit_code) {
+  std::cout.flush();
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "nestling: cannot write to standard output: %s\n", std::strerror(errno));
+  return exit_code != 0 ? exit_code : static_cast<int>(nestling::ErrorKind::kRuntime);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    return printed(run(argc, argv));
   } catch (const nestling::Error& e) {
     std::fprintf(stderr, "nestling: %s\n", e.what());
     return static_cast<int>(e.kind());

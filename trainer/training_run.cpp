@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <sstream>
 
 #include "data/atomic_file.h"
 #include "kernels/core/isa.h"
@@ -10,29 +9,39 @@
 #include "kernels/core/versions.h"
 #include "kernels/cuda/device_info.h"
 #include "kernels/cuda/memory.h"
+#include "trainer/yaml_tree.h"
 
 namespace nestling {
 
 namespace {
 
-// Lines of the old and the new effective config that are not in the other.
+// Every scalar of a config by its whole key: "data.train.0.path".
+void add_scalars(const YamlNode& node, const std::string& key,
+                 std::map<std::string, std::string>& all) {
+  const auto inside = [&](const auto& name) {
+    return key.empty() ? str(name) : str(key, ".", name);
+  };
+  for (const YamlEntry& entry : node.entries) add_scalars(entry.value, inside(entry.key), all);
+  for (size_t i = 0; i < node.items.size(); ++i) add_scalars(node.items[i], inside(i), all);
+  if (node.entries.empty() && node.items.empty()) all[key] = node.text;
+}
+
+// A line for every key whose value is another: "optimizer.lr: 0.001 -> 0.01".
 std::string differences(const std::string& before, const std::string& now) {
-  const auto lines = [](const std::string& text) {
-    std::vector<std::string> all;
-    std::istringstream in(text);
-    for (std::string line; std::getline(in, line);) all.push_back(line);
-    return all;
+  std::map<std::string, std::string> old, fresh;
+  add_scalars(parse_yaml(before, "the config of the checkpoint"), "", old);
+  add_scalars(parse_yaml(now, "the config"), "", fresh);
+  std::map<std::string, std::string> keys = old;
+  keys.insert(fresh.begin(), fresh.end());
+  const auto text = [](const std::map<std::string, std::string>& of, const std::string& key) {
+    const auto at = of.find(key);
+    return at == of.end() ? "absent" : at->second.empty() ? "empty" : at->second;
   };
-  const auto missing = [](const std::vector<std::string>& from, const std::vector<std::string>& in,
-                          const char* sign) {
-    std::string out;
-    for (const std::string& line : from)
-      if (std::find(in.begin(), in.end(), line) == in.end()) out += "\n  " + (sign + line);
-    return out;
-  };
-  const auto a = lines(before);
-  const auto b = lines(now);
-  return missing(a, b, "- ") + missing(b, a, "+ ");
+  std::string out;
+  for (const auto& [key, value] : keys)
+    if (text(old, key) != text(fresh, key))
+      out += str("\n  ", key, ": ", text(old, key), " -> ", text(fresh, key));
+  return out;
 }
 
 // What a run writes aside, in its folder and in shards/; checkpoints/ is the store's.
@@ -58,11 +67,14 @@ TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
       comm_(comm),
       change_(change),
       dir_(std::filesystem::path(settings_.output) / settings_.name),
+      lock_(comm.rank() == 0 ? std::make_unique<FolderLock>(dir_ / "lock") : nullptr),
       tokenizer_(settings_.tokenizer),
       checkpoints_(dir_ / "checkpoints", settings_.checkpoint.keep),
       log_(dir_, settings_.tensorboard, comm.rank() == 0) {
   catch_stop_signals();
   if (!writes()) return;
+  if (!lock_->locks())
+    say(str(dir_.string(), ": its file system takes no locks; nothing keeps a second run out"));
   remove_asides(dir_, is_run_file);
   remove_asides(dir_ / "shards", is_cached_shard);
 }

@@ -1,16 +1,19 @@
 // training_run.h - what every kind of training run shares: its folder, its checkpoints and the config they
 // were made with, its batches, its log, the signals that end it.
 //
+// Alone         a second run in the folder is refused, kInput, as long as the first is at work (folder_lock.h).
 // Leftovers     files that a killed run was writing aside are removed when the next one begins.
 // Writes        dir()/config.yaml (effective), log.jsonl, TensorBoard events, checkpoints/, shards/.
 // Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
 // Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
 #pragma once
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "data/batches.h"
+#include "data/folder_lock.h"
 #include "data/tokenizer.h"
 #include "kernels/comm/comm.h"
 #include "trainer/checkpoint.h"
@@ -83,6 +86,7 @@ class TrainingRun {
   Comm& comm_;
   ConfigChange change_;
   std::filesystem::path dir_;
+  std::unique_ptr<FolderLock> lock_;  // of rank 0; before anything is written
   Tokenizer tokenizer_;
   CheckpointStore checkpoints_;
   RunLog log_;

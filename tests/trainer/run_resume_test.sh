@@ -48,6 +48,12 @@ for steps in 5 20; do
     sleep 0.01
     tries=$((tries + 1))
   done
+  code=0
+  (run term) >second 2>&1 || code=$?
+  if [ "$code" != 2 ] || ! grep -q "runs/run: is at work already: process $pid on " second; then
+    cp second out
+    fail "a second run in the same folder: exit code $code, expected 2 and a line that names process $pid"
+  fi
   kill -TERM "$pid" 2>/dev/null || true
   code=0
   wait "$pid" || code=$?
@@ -77,6 +83,9 @@ refused() {  # TEXT ARGS...
   cmp kept.yaml "$config" || fail "'$*': config.yaml was overwritten"
 }
 refused "were made with another config" --set optimizer.lr=2e-3
+# Values that another key has too.
+refused "^  optimizer.lr: 0.001 -> 0.01$" --set optimizer.lr=1e-2 --set router.lr=1e-3
+refused "^  router.lr: 0.01 -> 0.001$" --set optimizer.lr=1e-2 --set router.lr=1e-3
 refused "where this curriculum of 20 steps never is" --change-config --set curriculum.1.tokens=1024
 refused "where this curriculum of 24 steps never is" --change-config --set curriculum.0.global_batch_tokens=512
 refused "other widths in elastic.choices" --change-config --set 'elastic.choices.experts=[100%,4]'
