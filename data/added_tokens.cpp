@@ -90,8 +90,9 @@ void AddedTokenFinder::split(std::string_view text, const Emit& emit) const {
     size_t end = at + token->content.size();
     at = end;  // a match that is turned down is still passed over
     if (token->single_word && word_touches(text, begin, end)) continue;
-    if (token->lstrip) begin = strip_left(text, begin, done);
+    if (token->lstrip) begin = std::max(strip_left(text, begin, done), done);
     if (token->rstrip) end = strip_right(text, end);
+    if (begin >= end) continue;  // the token before took all of it
     if (begin > done) emit(text.substr(done, begin - done), nullptr);
     emit(text.substr(begin, end - begin), token);
     done = end;

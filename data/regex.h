@@ -5,6 +5,8 @@
 //               (Unicode's White_Space; PCRE2 also counts U+180E); the rest is refused, never
 //               reinterpreted: ^ and $ (line anchors there), \b \h \W and other escapes, {n,m}+ ,
 //               nested classes, inline options but (?i:...).
+// Unicode       PCRE2's tables (14 in 10.42). The `tokenizers` package has those of 16 for Digits and
+//               for what a single_word token may not touch, older ones for Split.
 // Threads       a Regex is immutable; each thread uses a RegexMatcher of its own.
 // Errors        Error of kind kInput with the pattern and the place in it.
 #pragma once

@@ -1,5 +1,7 @@
 #include "data/tokenizer.h"
 
+#include <map>
+
 #include "data/byte_level.h"
 #include "data/mapped_file.h"
 #include "data/normalizer.h"
@@ -19,14 +21,20 @@ struct Token {
   std::string bytes;  // what it stands for
   bool exists = false;
   bool special = false;
+  // The decoder reads a token with a character outside the alphabet as plain text.
+  void read_as(const std::string& written) { bytes = from_byte_level(written).value_or(written); }
 };
+
+std::string normal_content(const TokenizerSpec& spec, const AddedToken& token) {
+  return token.normalized && spec.nfc ? normalize_nfc(token.content) : token.content;
+}
 
 std::vector<AddedToken> pick(const TokenizerSpec& spec, bool normalized) {
   std::vector<AddedToken> picked;
   for (const AddedToken& token : spec.added) {
     if (token.normalized != normalized) continue;
     picked.push_back(token);
-    if (normalized && spec.nfc) picked.back().content = normalize_nfc(token.content);
+    picked.back().content = normal_content(spec, token);
   }
   return picked;
 }
@@ -53,7 +61,15 @@ struct Tokenizer::State {
         normalized_tokens(pick(spec, true)),
         bpe(byte_ids(spec), spec.merges) {
     for (const auto& [token, id] : spec.vocab) add(token, id, false, name);
-    for (const AddedToken& token : spec.added) add(token.content, token.id, token.special, name);
+    std::map<std::pair<bool, std::string>, int32_t> looked_for;
+    for (const AddedToken& token : spec.added) {
+      add(token.content, token.id, token.special, name);
+      const std::string content = normal_content(spec, token);
+      tokens[static_cast<size_t>(token.id)].read_as(content);
+      const auto same = looked_for.try_emplace({token.normalized, content}, token.id).first;
+      NESTLING_CHECK_INPUT(same->second == token.id, name, ": added tokens ", same->second, " and ",
+                           token.id, " are found by one text, \"", content, "\"");
+    }
     if (!spec.ignore_merges) return;
     for (const auto& [token, id] : spec.vocab)
       if (auto bytes = from_byte_level(token)) whole.emplace(std::move(*bytes), id);
@@ -64,8 +80,8 @@ struct Tokenizer::State {
     if (at >= tokens.size()) tokens.resize(at + 1);
     NESTLING_CHECK_INPUT(!tokens[at].exists || tokens[at].text == text, name, ": id ", id,
                          " belongs to \"", tokens[at].text, "\" and to \"", text, "\"");
-    // The decoder reads a token with a character outside the alphabet as plain text.
-    tokens[at] = {text, from_byte_level(text).value_or(text), true, special};
+    tokens[at] = {text, {}, true, special};
+    tokens[at].read_as(text);
     ids[text] = id;
   }
 

@@ -2,6 +2,8 @@
 //
 // Parity        gives the ids and texts that the `tokenizers` package gives for the same file; what
 //               that file asks for and this does not do is refused on loading (tokenizer_file.h).
+//               Known to differ: characters newer than our Unicode tables (regex.h, normalizer.h), and
+//               a special token that NFC changes, which is left out of a decoded text here, not there.
 // Text          UTF-8. encode throws kInput naming the byte where it is not; callers with doubtful
 //               text repair it first (replace_invalid_utf8).
 // Threads       encode and decode are const and may run in many threads at once.

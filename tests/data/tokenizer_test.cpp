@@ -160,6 +160,17 @@ TEST(Tokenizer, RefusesWhatItDoesNotDo) {
                {"added_tokens[0].id", "1000000000 is out of range"});
   expect_error([&] { load("/added_tokens/0/content", "a"); },
                {"added_tokens[0]", "in the vocabulary"});
+  const auto added = [](const char* content, int id) {
+    return Json{{"content", content}, {"id", id}, {"normalized", true}};
+  };
+  expect_error(
+      [&] {
+        Json changed = good;
+        changed["normalizer"] = {{"type", "NFC"}};
+        changed["added_tokens"] = {added("\u00e9", 9000), added("e\u0301", 9001)};
+        Tokenizer t(changed.dump(), "t.json");
+      },
+      {"t.json", "9000 and 9001", "one text"});
   expect_error([] { Tokenizer t(std::filesystem::path("/nonexistent")); }, {"/nonexistent"});
 }
 

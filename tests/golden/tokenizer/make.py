@@ -83,7 +83,7 @@ def build():
     t.add_tokens([AddedToken("<l>", lstrip=True, normalized=False), AddedToken("<r>", rstrip=True, normalized=False),
                   AddedToken("<lr>", lstrip=True, rstrip=True, normalized=False), AddedToken("nest", single_word=True, normalized=False),
                   AddedToken("nestling", normalized=False), AddedToken("caf\u00e9", normalized=True), AddedToken("<a><b>", normalized=False),
-                  AddedToken("<a>", normalized=False)])
+                  AddedToken("<a>", normalized=False), AddedToken("   ", lstrip=True, rstrip=True, normalized=False), AddedToken("\u212b", normalized=True)])
     out["added_flags.json"] = t, True, {}
     return out
 
@@ -116,6 +116,7 @@ TEXTS = [
     "<|endoftext|>", "a<|endoftext|>b", "<|im_start|>user\nhi<|im_end|>\n", " <|im_end|> <|im_end|>", "<|im_start", "<think>\nso\n</think>\n\nyes", "<|begin_of_text|>x<|eot_id|>", "<s>[INST] hi </s>", "<repo_name>n",
     "nest nestling nests anest nest. nest's <l>", "x <l> y <r> z <lr>  w", "<a><b><a><b", "cafe\u0301 caf\u00e9s", "\n<r>\n <l>\n", "nest\u0301 nest1 _nest nest_", "width channels channels[:width]",
     "a" * 64, " " * 17 + "x", "ab" * 30, "\n" * 9, "=" * 40, "x" + "\u0301" * 12, "La for\u00eat; o\u00f9 est le gar\u00e7on?", "\u00bfQu\u00e9? \u00a1S\u00ed! \u00ab\u00e0\u00bb \u2014 \u2026", "\u2460\u2461 \u00bc \u0969",
+    "x       <l>      y <r>        ", "\u212b \u00c5 A\u030a",
 ]
 
 
