@@ -1,11 +1,14 @@
 #include "runtime/jinja.h"
 
 #include <algorithm>
+#include <array>
+#include <ctime>
 #include <map>
 #include <optional>
 #include <set>
 
 #include "runtime/jinja_functions.h"
+#include "runtime/jinja_text.h"
 
 namespace nestling {
 
@@ -20,6 +23,17 @@ struct Variable {
   Json value;
   bool is_namespace = false;
 };
+
+const std::set<std::string> kFunctions = {"namespace", "raise_exception", "strftime_now", "range",
+                                          "dict",      "lipsum",          "cycler",       "joiner"};
+
+std::string now_as(const std::string& format) {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  std::array<char, 256> text{};
+  return {text.data(), std::strftime(text.data(), text.size(), format.c_str(), &local)};
+}
 
 class Renderer {
  public:
@@ -68,25 +82,51 @@ class Renderer {
       case Statement::Kind::kMacro:
         macros_.insert(s.text);
         return;
+      case Statement::Kind::kScope:
+        scopes_.emplace_back();
+        run(s.body);
+        scopes_.pop_back();
+        return;
     }
   }
   void loop(const Statement& s) {
-    const Json items = value(*s.a);
-    if (jinja::is_undefined(items) || (items.is_array() && items.empty())) return run(s.otherwise);
+    Json items = value(*s.a);
+    if (jinja::is_undefined(items)) items = Json::array();
     if (!items.is_array()) fail(s.line, "a loop over what is no list");
     if (s.text.find(',') != std::string::npos) fail(s.line, "a loop of several variables");
-    const int64_t count = std::ssize(items);
-    for (int64_t i = 0; i < count; ++i) {
+    if (s.b) items = kept(s, items);
+    if (items.empty()) return run(s.otherwise);
+    const size_t count = items.size();
+    for (size_t i = 0; i < count; ++i) {
       scopes_.emplace_back();
-      scopes_.back()[s.text] = {items[static_cast<size_t>(i)]};
-      scopes_.back()["loop"] = {{{"index", i + 1},
-                                 {"index0", i},
-                                 {"first", i == 0},
-                                 {"last", i + 1 == count},
-                                 {"length", count}}};
+      scopes_.back()[s.text] = {items[i]};
+      Json loop = {{"index", i + 1},
+                   {"index0", i},
+                   {"revindex", count - i},
+                   {"revindex0", count - i - 1},
+                   {"first", i == 0},
+                   {"last", i + 1 == count},
+                   {"length", count},
+                   {"depth", 1},
+                   {"depth0", 0}};
+      if (i > 0) loop["previtem"] = items[i - 1];
+      if (i + 1 < count) loop["nextitem"] = items[i + 1];
+      scopes_.back()["loop"] = {std::move(loop), true};
       run(s.body);
       scopes_.pop_back();
     }
+  }
+  // Of the items, those for which the loop's condition holds.
+  Json kept(const Statement& s, const Json& items) {
+    Json list = Json::array();
+    for (const Json& one : items) {
+      scopes_.emplace_back();
+      scopes_.back()[s.text] = {one};
+      scopes_.back()["loop"] = {undefined()};  // it has not begun
+      if (jinja::truth(value(*s.b))) list.push_back(one);
+      scopes_.pop_back();
+    }
+    return list;
   }
   void set(const Statement& s) {
     Variable to;
@@ -119,8 +159,9 @@ class Renderer {
       case Expression::Kind::kLiteral:
         return e.value;
       case Expression::Kind::kName: {
-        const Variable* found = find(e.text);
-        return found ? found->value : undefined();
+        if (const Variable* found = find(e.text)) return found->value;
+        if (is_function(e.text)) fail(e.line, e.text + " without a call");
+        return undefined();
       }
       case Expression::Kind::kList: {
         Json list = Json::array();
@@ -133,7 +174,7 @@ class Renderer {
         return dict;
       }
       case Expression::Kind::kField:
-        return item(e, value(*e.parts[0]), e.text);
+        return field(e);
       case Expression::Kind::kItem:
         return item(e, value(*e.parts[0]), value(*e.parts[1]));
       case Expression::Kind::kSlice:
@@ -144,6 +185,7 @@ class Renderer {
         return at(e.line,
                   [&] { return jinja::apply_filter(e.text, value(*e.parts[0]), arguments(e)); });
       case Expression::Kind::kTest:
+        if (e.text == "defined" && is_function_name(*e.parts[0])) return true;
         return at(e.line, [&] { return Json(jinja::apply_test(e.text, value(*e.parts[0]))); });
       case Expression::Kind::kUnary:
         return unary(e);
@@ -155,42 +197,82 @@ class Renderer {
     }
     fail(e.line, "an expression of no kind");
   }
+  bool is_function(const std::string& name) const {
+    return kFunctions.contains(name) || macros_.contains(name);
+  }
+  bool is_function_name(const Expression& e) {
+    return e.kind == Expression::Kind::kName && find(e.text) == nullptr && is_function(e.text);
+  }
   // Behind the first part.
   std::vector<Json> arguments(const Expression& e) {
+    const bool fallback = e.kind == Expression::Kind::kFilter && e.text == "default";
+    if (fallback && e.parts.size() == 2 && e.named.size() == 1 && e.named[0].first == "boolean")
+      return {value(*e.parts[1]), value(*e.named[0].second)};
     if (!e.named.empty()) fail(e.line, "the named argument " + e.named[0].first);
     std::vector<Json> all;
     for (size_t i = 1; i < e.parts.size(); ++i) all.push_back(value(*e.parts[i]));
     return all;
   }
-  Json item(const Expression& e, const Json& of, const Json& key) {
+  // Of a value that has both, Python's method comes before the field; a namespace has fields alone.
+  Json field(const Expression& e) {
+    const Expression& what = *e.parts[0];
+    const Json of = value(what);
+    const Variable* named = what.kind == Expression::Kind::kName ? find(what.text) : nullptr;
+    const bool fields_alone = named != nullptr && named->is_namespace;
+    if (!fields_alone && jinja::is_method(e.text, of))
+      fail(e.line, "." + e.text + " without a call");
+    return item(e, of, e.text);
+  }
+  Json item(const Expression& e, const Json& of, Json key) {
     if (jinja::is_undefined(of)) fail(e.line, "a field of an undefined value");
     if (of.is_object() && key.is_string()) {
       const auto found = of.find(key.get<std::string>());
-      return found == of.end() ? undefined() : *found;
+      if (found != of.end()) return *found;
     }
-    if (of.is_array() && key.is_number_integer()) {
-      const auto i = key.get<int64_t>(), n = std::ssize(of);
-      return i < -n || i >= n ? undefined() : of[static_cast<size_t>(i < 0 ? i + n : i)];
+    if (key.is_boolean()) key = key.get<bool>() ? 1 : 0;
+    if (key.is_number_integer() && (of.is_array() || of.is_string())) {
+      const auto i = key.get<int64_t>(), n = jinja::apply_filter("length", of, {}).get<int64_t>();
+      if (i < -n || i >= n) return undefined();
+      const auto place = static_cast<size_t>(i < 0 ? i + n : i);
+      if (of.is_array()) return of[place];
+      return std::string(jinja::characters(of.get_ref<const std::string&>())[place]);
     }
-    if (of.is_string() && key.is_number_integer())
-      fail(e.line, "a character of a text by its place");
+    if (key.is_string() && jinja::is_method(key.get<std::string>(), of))
+      fail(e.line, "." + key.get<std::string>() + " without a call");
     return undefined();
+  }
+  // An end of a slice or its step; none: open.
+  std::optional<int64_t> slice_number(const Expression& e, const jinja::Part& part) {
+    const Json v = part ? value(*part) : Json();
+    if (v.is_null()) return std::nullopt;
+    if (v.is_boolean()) return v.get<bool>() ? 1 : 0;
+    if (!v.is_number_integer()) fail(e.line, "a slice whose end is no integer");
+    return v.get<int64_t>();
   }
   Json slice(const Expression& e) {
     const Json of = value(*e.parts[0]);
-    if (!of.is_array()) fail(e.line, "a slice of what is no list");
-    const int64_t n = std::ssize(of);
-    const auto edge = [&](const jinja::Part& part, int64_t otherwise) {
-      if (!part) return otherwise;
-      const Json v = value(*part);
-      if (!v.is_number_integer()) fail(e.line, "a slice whose end is no integer");
-      const auto i = v.get<int64_t>();
-      return std::clamp<int64_t>(i < 0 ? i + n : i, 0, n);
+    if (!of.is_array() && !of.is_string()) fail(e.line, "a slice of what is no list and no text");
+    std::vector<std::string_view> text;
+    if (of.is_string()) text = jinja::characters(of.get_ref<const std::string&>());
+    const int64_t n = of.is_string() ? std::ssize(text) : std::ssize(of);
+    const int64_t step = slice_number(e, e.parts[3]).value_or(1);
+    if (step == 0) fail(e.line, "a slice of step 0");
+    const int64_t low = step > 0 ? 0 : -1, high = step > 0 ? n : n - 1;
+    const auto edge = [&](const jinja::Part& part, int64_t open) {
+      const std::optional<int64_t> i = slice_number(e, part);
+      return i ? std::clamp(*i < 0 ? *i + n : *i, low, high) : open;
     };
-    const int64_t begin = edge(e.parts[1], 0), end = edge(e.parts[2], n);
+    const int64_t begin = edge(e.parts[1], step > 0 ? 0 : n - 1);
+    const int64_t end = edge(e.parts[2], step > 0 ? n : -1);
     Json list = Json::array();
-    for (int64_t i = begin; i < end; ++i) list.push_back(of[static_cast<size_t>(i)]);
-    return list;
+    std::string out;
+    for (int64_t i = begin; step > 0 ? i < end : i > end; i += step) {
+      if (of.is_string())
+        out += text[static_cast<size_t>(i)];
+      else
+        list.push_back(of[static_cast<size_t>(i)]);
+    }
+    return of.is_string() ? Json(out) : list;
   }
   Json call(const Expression& e) {
     const Expression& what = *e.parts[0];
@@ -209,12 +291,17 @@ class Renderer {
       const std::vector<Json> said = arguments(e);
       fail(e.line, "the template says: " + (said.empty() ? "" : jinja::printed(said[0])));
     }
+    if (what.text == "strftime_now") {
+      const std::vector<Json> format = arguments(e);
+      if (format.size() != 1 || !format[0].is_string()) fail(e.line, "strftime_now() of no format");
+      return now_as(format[0].get<std::string>());
+    }
     fail(e.line, (macros_.contains(what.text) ? "the macro " : "the function ") + what.text + "()");
   }
   Json unary(const Expression& e) {
     const Json of = value(*e.parts[0]);
     if (e.text == "not") return !jinja::truth(of);
-    return at(e.line, [&] { return jinja::apply_binary("-", 0, of); });
+    return at(e.line, [&] { return jinja::apply_binary(e.text, 0, of); });
   }
   Json binary(const Expression& e) {
     Json left = value(*e.parts[0]);

@@ -2,10 +2,10 @@
 //
 // Values        JSON; an undefined name is a value of its own, which prints as nothing. A field of an
 //               undefined value, or arithmetic with one, is an error, as there.
-// Knows         filters trim length count string default lower upper first last; tests defined undefined
-//               none string mapping iterable sequence boolean number true false; methods strip lstrip
-//               rstrip split startswith endswith lower upper replace; namespace(), raise_exception();
-//               loop.index index0 first last length.
+// Knows         filters trim length count string default lower upper first last join replace; tests defined
+//               undefined none string mapping iterable sequence boolean number true false; methods strip
+//               lstrip rstrip split startswith endswith lower upper replace get; namespace(),
+//               raise_exception(), strftime_now() (of now, in local time); the fields of loop.
 // Errors        kInput naming template, line and construct: whatever is not known is refused where it
 //               would be evaluated, never rendered as something else. raise_exception() too.
 // Threads       render is const.

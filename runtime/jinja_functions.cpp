@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string_view>
+
+#include "runtime/jinja_text.h"
 
 namespace nestling::jinja {
 
@@ -21,24 +25,20 @@ const std::string& text_of(const Json& v, const std::string& of) {
   return v.get_ref<const std::string&>();
 }
 
-// Characters, not bytes; the text is UTF-8.
 int64_t length(const Json& v) {
-  if (v.is_string()) {
-    const std::string& s = v.get_ref<const std::string&>();
-    return std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xc0) != 0x80; });
-  }
+  if (is_undefined(v)) return 0;
+  if (v.is_string()) return std::ssize(characters(v.get_ref<const std::string&>()));
   if (!v.is_array() && !v.is_object()) refuse(std::string("the length of ") + kind_of(v));
   return std::ssize(v);
 }
 
-// Of ASCII whitespace, or of the characters given.
-std::string strip(const std::string& s, const std::string& of, bool left, bool right) {
-  const size_t begin = left ? s.find_first_not_of(of) : 0;
-  if (begin == std::string::npos) return "";
-  const size_t end = right ? s.find_last_not_of(of) : s.size() - 1;
-  return end == std::string::npos ? "" : s.substr(begin, end + 1 - begin);
+// Of white space, or of the characters given.
+std::string stripped(const std::string& s, const std::vector<Json>& arguments,
+                     const std::string& name) {
+  const bool left = name != "rstrip", right = name != "lstrip";
+  if (arguments.empty() || arguments[0].is_null()) return strip(s, left, right);
+  return strip(s, text_of(arguments[0], "an argument of " + name), left, right);
 }
-constexpr const char* kBlanks = " \t\n\r\v\f";
 
 // Letters beyond ASCII have no case here.
 std::string cased(std::string s, bool upper) {
@@ -60,14 +60,47 @@ std::string replaced(const std::string& s, const std::string& from, const std::s
   return out + s.substr(at);
 }
 
-Json split(const std::string& s, const std::string& at) {
+Json split(const std::string& s, const std::string& at, int64_t most) {
   if (at.empty()) refuse("split at an empty text");
   Json parts = Json::array();
   size_t begin = 0;
-  for (size_t found; (found = s.find(at, begin)) != std::string::npos; begin = found + at.size())
+  for (size_t found; std::ssize(parts) != most && (found = s.find(at, begin)) != std::string::npos;
+       begin = found + at.size())
     parts.push_back(s.substr(begin, found - begin));
   parts.push_back(s.substr(begin));
   return parts;
+}
+
+Json first_or_last(const std::string& name, const Json& v) {
+  if (is_undefined(v)) return undefined();
+  const bool first = name == "first";
+  if (v.is_array()) return v.empty() ? undefined() : first ? v.front() : v.back();
+  const auto all = characters(text_of(v, "the filter " + name));
+  return all.empty() ? undefined() : Json(std::string(first ? all.front() : all.back()));
+}
+
+std::string joined(const Json& v, const std::string& between) {
+  if (!v.is_array()) refuse(std::string("the filter join of ") + kind_of(v));
+  std::string out;
+  for (size_t i = 0; i < v.size(); ++i) out += (i > 0 ? between : "") + printed(v[i]);
+  return out;
+}
+
+// A boolean is a number to Python.
+Json number_of(const Json& v) {
+  return v.is_boolean() ? Json(v.get<bool>() ? 1 : 0) : v;
+}
+bool same(const Json& a, const Json& b) {
+  if (is_undefined(a) || is_undefined(b)) return is_undefined(a) && is_undefined(b);
+  if (a.is_array() && b.is_array()) return std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
+  if (a.is_object() && b.is_object()) {
+    const auto fits = [&](const auto& field) {
+      return b.contains(field.key()) && same(field.value(), b[field.key()]);
+    };
+    const auto fields = a.items();
+    return a.size() == b.size() && std::all_of(fields.begin(), fields.end(), fits);
+  }
+  return number_of(a) == number_of(b);
 }
 
 void need_arguments(const std::string& name, const std::vector<Json>& arguments, size_t least,
@@ -137,9 +170,13 @@ std::string printed(const Json& v) {
 bool contains(const Json& all, const Json& one) {
   if (all.is_string())
     return all.get<std::string>().find(text_of(one, "`in` a text")) != std::string::npos;
-  if (all.is_object()) return one.is_string() && all.contains(one.get<std::string>());
+  if (all.is_object()) {
+    if (one.is_structured()) refuse(std::string(kind_of(one)) + " `in` object");
+    return one.is_string() && all.contains(one.get<std::string>());
+  }
+  if (is_undefined(all)) return false;
   if (!all.is_array()) refuse(std::string("`in` ") + kind_of(all));
-  return std::find(all.begin(), all.end(), one) != all.end();
+  return std::any_of(all.begin(), all.end(), [&](const Json& v) { return same(v, one); });
 }
 
 Json apply_filter(const std::string& name, const Json& v, const std::vector<Json>& arguments) {
@@ -149,16 +186,23 @@ Json apply_filter(const std::string& name, const Json& v, const std::vector<Json
     if (falsy ? truth(v) : !is_undefined(v)) return v;
     return arguments.empty() ? Json("") : arguments[0];
   }
+  if (name == "trim") {
+    need_arguments("the filter trim", arguments, 0, 1);
+    return stripped(printed(v), arguments, name);
+  }
+  if (name == "join") {
+    need_arguments("the filter join", arguments, 0, 1);
+    return joined(v, arguments.empty() ? "" : printed(arguments[0]));
+  }
+  if (name == "replace") {
+    need_arguments("the filter replace", arguments, 2, 2);
+    return replaced(printed(v), printed(arguments[0]), printed(arguments[1]));
+  }
   need_arguments("the filter " + name, arguments, 0, 0);
   if (name == "length" || name == "count") return length(v);
   if (name == "string") return printed(v);
-  if (name == "trim") return strip(printed(v), kBlanks, true, true);
   if (name == "lower" || name == "upper") return cased(printed(v), name == "upper");
-  if (name == "first" || name == "last") {
-    if (!v.is_array()) refuse("the filter " + name + " of " + kind_of(v));
-    if (v.empty()) return undefined();
-    return name == "first" ? v.front() : v.back();
-  }
+  if (name == "first" || name == "last") return first_or_last(name, v);
   refuse("the filter " + name);
 }
 
@@ -169,8 +213,7 @@ bool apply_test(const std::string& name, const Json& v) {
   if (name == "string") return v.is_string();
   if (name == "mapping") return v.is_object();
   if (name == "iterable" || name == "sequence")
-    return v.is_string() || v.is_array() || v.is_object() ||
-           (is_undefined(v) && name == "iterable");
+    return v.is_string() || v.is_array() || v.is_object() || is_undefined(v);
   if (name == "boolean") return v.is_boolean();
   if (name == "number") return v.is_number() || v.is_boolean();
   if (name == "true") return v.is_boolean() && v.get<bool>();
@@ -178,13 +221,39 @@ bool apply_test(const std::string& name, const Json& v) {
   refuse("the test " + name);
 }
 
+bool is_method(const std::string& name, const Json& v) {
+  static const std::set<std::string_view> kOfText = {
+      "capitalize", "casefold",    "center",    "count",        "encode",       "endswith",
+      "expandtabs", "find",        "format",    "format_map",   "index",        "isalnum",
+      "isalpha",    "isascii",     "isdecimal", "isdigit",      "isidentifier", "islower",
+      "isnumeric",  "isprintable", "isspace",   "istitle",      "isupper",      "join",
+      "ljust",      "lower",       "lstrip",    "maketrans",    "partition",    "removeprefix",
+      "replace",    "rfind",       "rindex",    "removesuffix", "rjust",        "rpartition",
+      "rsplit",     "rstrip",      "split",     "splitlines",   "startswith",   "strip",
+      "swapcase",   "title",       "translate", "upper",        "zfill"};
+  static const std::set<std::string_view> kOfList = {"append", "clear",   "copy",   "count",
+                                                     "extend", "index",   "insert", "pop",
+                                                     "remove", "reverse", "sort"};
+  static const std::set<std::string_view> kOfDict = {"clear",  "copy",       "fromkeys", "get",
+                                                     "items",  "keys",       "pop",      "popitem",
+                                                     "update", "setdefault", "values"};
+  return (v.is_string() && kOfText.contains(name)) || (v.is_array() && kOfList.contains(name)) ||
+         (v.is_object() && kOfDict.contains(name));
+}
+
 Json call_method(const std::string& name, const Json& v, const std::vector<Json>& arguments) {
   const std::string of = "." + name + "()";
+  if (name == "get" && v.is_object()) {
+    need_arguments(of, arguments, 1, 2);
+    const auto found = v.find(text_of(arguments[0], "an argument of " + of));
+    if (found != v.end()) return *found;
+    return arguments.size() > 1 ? arguments[1] : Json();
+  }
   const std::string& s = text_of(v, of);
   const auto argument = [&](size_t i) { return text_of(arguments.at(i), "an argument of " + of); };
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
     need_arguments(of, arguments, 0, 1);
-    return strip(s, arguments.empty() ? kBlanks : argument(0), name != "rstrip", name != "lstrip");
+    return stripped(s, arguments, name);
   }
   if (name == "lower" || name == "upper") {
     need_arguments(of, arguments, 0, 0);
@@ -195,18 +264,21 @@ Json call_method(const std::string& name, const Json& v, const std::vector<Json>
     return replaced(s, argument(0), argument(1));
   }
   if (name != "split" && name != "startswith" && name != "endswith") refuse("the method " + of);
+  if (name == "split") {
+    need_arguments(of, arguments, 0, 2);
+    const Json most = arguments.size() > 1 ? arguments[1] : Json(-1);
+    if (!most.is_number_integer()) refuse(of + " up to " + kind_of(most));
+    const auto n = most.get<int64_t>();
+    if (arguments.empty() || arguments[0].is_null()) return words(s, n);
+    return split(s, argument(0), n);
+  }
   need_arguments(of, arguments, 1, 1);
-  if (name == "split") return split(s, argument(0));
   return name == "startswith" ? s.starts_with(argument(0)) : s.ends_with(argument(0));
 }
 
 Json apply_binary(const std::string& op, const Json& a, const Json& b) {
   if (op == "~") return printed(a) + printed(b);
-  if (op == "==" || op == "!=") {
-    const bool same =
-        is_undefined(a) || is_undefined(b) ? is_undefined(a) && is_undefined(b) : a == b;
-    return same == (op == "==");
-  }
+  if (op == "==" || op == "!=") return same(a, b) == (op == "==");
   if (op == "in") return contains(b, a);
   if (op[0] == '<' || op[0] == '>') return ordered(op, a, b);
   return arithmetic(op, a, b);

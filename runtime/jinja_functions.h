@@ -22,6 +22,7 @@ bool contains(const Json& all, const Json& one);  // one in all
 
 Json apply_filter(const std::string& name, const Json& value, const std::vector<Json>& arguments);
 bool apply_test(const std::string& name, const Json& value);
+bool is_method(const std::string& name, const Json& value);  // whether Python's type has it
 Json call_method(const std::string& name, const Json& value, const std::vector<Json>& arguments);
 Json apply_binary(const std::string& op, const Json& a, const Json& b);  // all but and, or
 

@@ -5,7 +5,9 @@
 #include <cctype>
 #include <string_view>
 
+#include "data/utf8.h"
 #include "runtime/jinja_parser.h"
+#include "runtime/jinja_text.h"
 
 namespace nestling::jinja {
 
@@ -13,11 +15,11 @@ namespace {
 
 using Kind = Token::Kind;
 
-bool is_space(char c) {
-  return std::isspace(static_cast<unsigned char>(c)) != 0;
-}
 bool is_digit(char c) {
   return std::isdigit(static_cast<unsigned char>(c)) != 0;
+}
+bool is_hex(char c) {
+  return std::isxdigit(static_cast<unsigned char>(c)) != 0;
 }
 bool is_name(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
@@ -75,21 +77,26 @@ class Lexer {
     std::string text = text_.substr(at_, tag - at_);
     const char sign = tag + 2 < text_.size() ? text_[tag + 2] : ' ';
     if (tag < text_.size() && sign == '-') {
-      while (!text.empty() && is_space(text.back())) text.pop_back();
+      text = strip(text, false, true);
     } else if (block && sign != '+') {
-      const size_t end = text.find_last_not_of(" \t\v\f");
-      const bool starts_line =
-          end == std::string::npos ? at_ == 0 || text_[at_ - 1] == '\n' : text[end] == '\n';
-      if (starts_line) text.erase(end == std::string::npos ? 0 : end + 1);
+      const size_t line = text.rfind('\n') + 1;  // 0: the text before the tag has no newline
+      const bool starts_line = line > 0 || at_ == 0 || text_[at_ - 1] == '\n';
+      if (starts_line && strip(text.substr(line), true, false).empty()) text.erase(line);
     }
     if (!text.empty()) tokens_.push_back({Kind::kText, text, line_});
     advance(tag);
+  }
+  // Bytes of white space at `at`.
+  size_t spaces_at(size_t at) const {
+    size_t to = at;
+    while (to < text_.size() && space_at(text_, to) > 0) to += space_at(text_, to);
+    return to - at;
   }
   // Behind a tag that ended in `sign`.
   void after(char sign, bool block) {
     size_t to = at_;
     if (sign == '-')
-      while (to < text_.size() && is_space(text_[to])) ++to;
+      to += spaces_at(to);
     else if (block && sign != '+' && to < text_.size() && text_[to] == '\n')
       ++to;
     advance(to);
@@ -97,7 +104,7 @@ class Lexer {
   void comment() {
     const size_t end = text_.find("#}", at_);
     if (end == std::string::npos) fail(name_, line_, "a comment that is not closed");
-    const char sign = text_[end - 1];
+    const char sign = end > at_ ? text_[end - 1] : ' ';  // {#-#}: that one is the beginning's
     advance(end + 2);
     after(sign, true);
   }
@@ -106,10 +113,10 @@ class Lexer {
     const int begin = line_;
     const std::string_view end = block ? "%}" : "}}";
     for (int open = 0;;) {
-      while (at_ < text_.size() && is_space(text_[at_])) advance(at_ + 1);
+      advance(at_ + spaces_at(at_));
       if (at_ >= text_.size()) fail(name_, begin, "a tag that is not closed");
       const std::string_view rest = std::string_view(text_).substr(at_);
-      const bool sign = rest[0] == '-' || rest[0] == '+';
+      const bool sign = rest[0] == '-' || (block && rest[0] == '+');
       if (open == 0 && rest.substr(sign ? 1 : 0).starts_with(end)) {
         const char mark = sign ? rest[0] : ' ';
         advance(at_ + (sign ? 3 : 2));
@@ -140,12 +147,37 @@ class Lexer {
     for (const std::string_view pair : kPairs)
       if (std::string_view(text_).substr(at_).starts_with(pair)) end = at_ + 2;
     if (end == at_ + 1 && std::string_view("+-*/%~<>=.,:|()[]{}").find(c) == std::string_view::npos)
-      fail(name_, line_, std::string("'") + c + "' in an expression");
+      fail(name_, line_,
+           "'" + text_.substr(at_, utf8_step(text_, at_).bytes) + "' in an expression");
     push(Kind::kOperator, end);
   }
   void push(Kind kind, size_t end) {
     tokens_.push_back({kind, text_.substr(at_, end - at_), line_});
     advance(end);
+  }
+  // What stands at `at`, behind a backslash, as Python reads it; gives the bytes of it.
+  size_t escape(size_t at, std::string* value) {
+    constexpr std::string_view kFrom = "abfnrtv\\'\"", kTo = "\a\b\f\n\r\t\v\\'\"";
+    const char c = text_[at];
+    if (const size_t known = kFrom.find(c); known != std::string_view::npos) {
+      *value += kTo[known];
+      return 1;
+    }
+    const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
+    if (digits == 0) {
+      if (is_digit(c) || c == 'N' || c == '\n')
+        fail(name_, line_, std::string("the escape \\") + c + " in a string");
+      *value += '\\';  // no escape: both stay
+      *value += c;
+      return 1;
+    }
+    const std::string code = text_.substr(at + 1, digits);
+    const bool whole = code.size() == digits && std::all_of(code.begin(), code.end(), is_hex);
+    const uint64_t point = whole ? std::stoull(code, nullptr, 16) : ~uint64_t{0};
+    if (point > 0x10FFFF || (point >= 0xD800 && point < 0xE000))
+      fail(name_, line_, "the escape \\" + text_.substr(at, 1 + digits) + " in a string");
+    utf8_append(value, static_cast<char32_t>(point));
+    return 1 + digits;
   }
   void string() {
     const char quote = text_[at_];
@@ -158,11 +190,7 @@ class Lexer {
         continue;
       }
       if (++i == text_.size()) break;
-      constexpr std::string_view kFrom = "nrt\\'\"", kTo = "\n\r\t\\'\"";
-      const size_t known = kFrom.find(text_[i]);
-      if (known == std::string_view::npos)
-        fail(name_, line, std::string("the escape \\") + text_[i] + " in a string");
-      value += kTo[known];
+      i += escape(i, &value) - 1;
     }
     if (i >= text_.size()) fail(name_, line, "a string that is not closed");
     advance(i + 1);

@@ -112,13 +112,21 @@ class Parser {
       end_tag("endmacro", line);
       return s;
     }
+    if (tag == "generation") {
+      Statement s{.kind = Statement::Kind::kScope, .line = line};
+      need(Mark::kBlockEnd, "%}");
+      s.body = statements({"endgeneration"});
+      end_tag("endgeneration", line);
+      return s;
+    }
     fail(name_, line, "the block {% " + tag + " %}");
   }
   Statement for_block(int line) {
     Statement s{.kind = Statement::Kind::kFor, .line = line, .text = need_name()};
     while (accept(",")) s.text += "," + need_name();
     need("in");
-    s.a = disjunction();  // `if` would filter the items
+    s.a = disjunction();  // `if` is of the loop
+    if (accept("if")) s.b = expression();
     need(Mark::kBlockEnd, "%}");
     s.body = statements({"else", "endfor"});
     if (accept_tag("else")) {
@@ -129,7 +137,7 @@ class Parser {
     return s;
   }
   Statement if_block(int line) {
-    Statement s{.kind = Statement::Kind::kIf, .line = line, .a = expression()};
+    Statement s{.kind = Statement::Kind::kIf, .line = line, .a = disjunction()};
     need(Mark::kBlockEnd, "%}");
     s.body = statements({"elif", "else", "endif"});
     const Deeper deeper(*this);
@@ -217,13 +225,15 @@ class Parser {
   }
   Part sum() { return chain(&Parser::concatenation, {"+", "-"}); }
   Part concatenation() { return chain(&Parser::product, {"~"}); }
-  Part product() { return chain(&Parser::signed_value, {"*", "/", "//", "%"}); }
+  Part product() { return chain(&Parser::filtered, {"*", "/", "//", "%"}); }
+  // A filter is applied to the value with its sign: -1 | string is "-1".
+  Part filtered() { return filters(signed_value()); }
   Part signed_value() {
     const Deeper deeper(*this);
     const int line = now().line;
-    if (!accept("-")) return postfix(primary());
-    Part operand = signed_value();
-    return unary("-", std::move(operand), line);
+    for (const char* sign : {"-", "+"})
+      if (accept(sign)) return unary(sign, signed_value(), line);
+    return postfix(primary());
   }
   Part primary() {
     const Token t = now();
@@ -236,7 +246,9 @@ class Parser {
     if (t.kind == Mark::kNumber) {
       Part p = make(Kind::kLiteral, t.line);
       p->value = Json::parse(take().text, nullptr, false);
-      if (p->value.is_discarded()) fail(name_, t.line, "the number " + t.text);
+      const bool fraction = t.text.find('.') != std::string::npos;
+      if (p->value.is_discarded() || p->value.is_number_float() != fraction)
+        fail(name_, t.line, "the number " + t.text);
       return p;
     }
     if (t.kind == Mark::kName) return name();
@@ -306,7 +318,17 @@ class Parser {
         outer = make(Kind::kCall, line);
         outer->parts.push_back(std::move(value));
         arguments(")", *outer);
-      } else if (accept("|")) {
+      } else {
+        return value;
+      }
+      value = std::move(outer);
+    }
+  }
+  Part filters(Part value) {
+    for (;;) {
+      const int line = now().line;
+      Part outer;
+      if (accept("|")) {
         outer = make(Kind::kFilter, line, need_name());
         outer->parts.push_back(std::move(value));
         if (accept("(")) arguments(")", *outer);
@@ -314,12 +336,21 @@ class Parser {
         const bool negated = accept("not");
         outer = make(Kind::kTest, line, need_name());
         outer->parts.push_back(std::move(value));
+        no_argument();
         if (negated) outer = unary("not", std::move(outer), line);
       } else {
         return value;
       }
       value = std::move(outer);
     }
+  }
+  // Behind a test: all but a few words would be its argument there, `if` too.
+  void no_argument() const {
+    const bool name = now().kind == Mark::kName && !is("else") && !is("or") && !is("and");
+    if (is("is")) error("a chain of tests");
+    if (name || now().kind == Mark::kString || now().kind == Mark::kNumber || is("(") || is("[") ||
+        is("{"))
+      error(str("'", now().text, "' as the argument of a test"));
   }
   Part subscript(Part value, int line) {
     Part first = is(":") ? nullptr : expression();
@@ -328,7 +359,8 @@ class Parser {
     outer->parts.push_back(std::move(first));
     if (accept(":")) {
       outer->parts.push_back(is("]") || is(":") ? nullptr : expression());
-      if (is(":")) error("a slice with a step");
+      const bool step = accept(":") && !is("]");
+      outer->parts.push_back(step ? expression() : nullptr);
     }
     need("]");
     return outer;

@@ -1,7 +1,7 @@
 // jinja_parser.h - the text of a chat template as a tree.
 //
 // Language      the part of Jinja2 that chat templates use: for (with else), if / elif / else, set (of a
-//               variable, of a namespace's field, of a block), macro (kept by name, not callable);
+//               variable, of a namespace's field, of a block), macro (kept by name, not callable), generation;
 //               the expressions in `Expression`. Comments are dropped.
 // Whitespace    as transformers renders: trim_blocks, lstrip_blocks, `-` and `+` at tags, the last newline
 //               of the text dropped.
@@ -21,10 +21,11 @@ namespace nestling::jinja {
 //   kLiteral    value
 //   kName       text
 //   kList       parts; kDict: named
-//   kField      parts[0].text;  kItem: parts[0][parts[1]];  kSlice: parts[0][parts[1]:parts[2]], null: open
+//   kField      parts[0].text;  kItem: parts[0][parts[1]];  kSlice: parts[0][parts[1]:parts[2]:parts[3]],
+//               null: open
 //   kCall       parts[0](parts[1...], named...)
 //   kFilter     parts[0] | text(parts[1...], named...);  kTest: parts[0] is text
-//   kUnary      text: not, -;  kBinary: text: or and == != < <= > >= in + - ~ * / // %
+//   kUnary      text: not - +;  kBinary: text: or and == != < <= > >= in + - ~ * / // %
 //   kChoice     parts[1] if parts[0] else parts[2] (null: undefined)
 struct Expression;
 using Part = std::unique_ptr<Expression>;
@@ -55,16 +56,17 @@ struct Expression {
 //   kText       text
 //   kOutput     a
 //   kSet        text[.field] = a, or = body where a is null
-//   kFor        text in a: body, otherwise
+//   kFor        text in a if b: body, otherwise; b null: all
 //   kIf         a: body, otherwise (an elif is an if in there)
 //   kMacro      text
+//   kScope      body, whose variables end with it
 struct Statement {
-  enum class Kind : uint8_t { kText, kOutput, kSet, kFor, kIf, kMacro };
+  enum class Kind : uint8_t { kText, kOutput, kSet, kFor, kIf, kMacro, kScope };
   Kind kind;
   int line;
   std::string text = {};
   std::string field = {};
-  Part a = {};
+  Part a = {}, b = {};
   std::vector<Statement> body = {}, otherwise = {};
 };
 

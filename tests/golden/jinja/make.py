@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
 """make.py [--check] - cases.json beside it: templates, variables, and what Jinja2 renders of them.
 
-Needs jinja2. The environment is the one transformers uses for chat templates. With --check nothing is
-written; exit 1 if the file is another.
+Needs jinja2 and transformers, whose own function compiles the templates. With --check nothing is written;
+exit 1 if the file is another.
 """
 import json
 import pathlib
 import sys
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import transformers
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 
 V = {
     "n": 7, "text": "  a b \n", "word": "Über", "list": ["x", "y", "z"], "empty": [], "none": None,
-    "yes": True, "no": False, "message": {"role": "user", "content": "hi"},
+    "yes": True, "no": False, "message": {"role": "user", "content": "hi"}, "wide": "\u00a0\u4e2d \u2003",
 }
 TEXTS = [
     # whitespace
@@ -55,6 +55,21 @@ TEXTS = [
     "{% macro m(a, b='c') %}{{ a }}{% endmacro %}after",
     "{% set d = {'a': [1, {'b': 'c'}]} %}{{ d.a[1].b }}{{ d['a'] | length }}",
     "{%- set enable = enable if enable is defined else True %}{{ enable }}",
+    # found by rendering random templates here and there
+    "{#-#}\n  x", "a{#-#}\t", " \u00a0{{- n -}}\u2003\n", "\u00a0{% if yes %}a\n\u00a0{% endif %}b", "{{\u00a0n }}",
+    "[{{ wide | trim }}][{{ wide.rstrip() }}][{{ wide.lstrip() }}][{{ 'éaè'.strip('è') }}][{{ 'xax' | trim('x') }}]",
+    "{{ -n | string ~ +n }}",
+    "{{ 1 == yes }} {{ 0 in [no] }} {{ [1, yes] == [yes, 1] }} {{ list[yes] }} {{ {'a': 1} == {'a': yes} }}",
+    "{{ missing is sequence }} {{ missing | length }} [{{ missing | first }}] {{ 'a' in missing }} [{{ '' | last }}]",
+    "{{ strftime_now is defined }} {{ raise_exception is defined }} {{ range is not defined }} {{ strftime_now('%Y') | length }} {{ strftime_now('d') }}",
+    "{{ word[0] }}{{ word[-1] }}{{ word[9] }} {{ word[1:3] }} {{ word[::-1] }} {{ wide[1] }} {{ word | first }}{{ word | last }}",
+    "{% for x in list[::-1] %}{{ x }}{% endfor %} {% for x in list[5:0:-2] %}{{ x }}{% endfor %} {% for x in list[-2:none] %}{{ x }}{% endfor %} {% for x in list[:-4:-1] %}{{ x }}{% endfor %}",
+    "{% for x in list %}{{ loop.previtem }}-{{ loop.nextitem }}-{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.depth }}{{ loop.previtem is defined }};{% endfor %}",
+    "{% for x in list if x != 'y' %}{{ loop.index }}{{ x }}{{ loop.last }}{% else %}none{% endfor %}{% for x in list if no %}{% else %}none{% endfor %}",
+    "{% set a = 1 %}{% generation %}{% set a = 2 %}g{{ a }}{% endgeneration %}\n{{ a }}",
+    "{{ list | join(', ') }} {{ [1, none, yes] | join }} {{ 'aba' | replace('a', 'x') }} {{ '' | default('e', boolean=true) }}",
+    "{{ message.get('role') }} {{ message.get('zz') }} {{ message.get('zz', 1) }} {{ ' a  b\tc '.split() | join('|') }} {{ 'a-b-c'.split('-', 1)[1] }} {{ 'a b c'.split(none, 1)[1] }}",
+    "{{ '\\x41\\u00e9\\U0001f600\\q\\a' }}",
 ]
 # In the manner of templates that drop the thinking of old turns.
 DROPPING = """{%- set enable_thinking = enable_thinking if enable_thinking is defined else True %}
@@ -99,6 +114,90 @@ DROPPING = """{%- set enable_thinking = enable_thinking if enable_thinking is de
 {%- endif %}
 """
 
+# In the manner of templates that look for the last question from the end, and keep what came after it.
+FROM_THE_END = """{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(searching=true, last_query=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.searching and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.searching = false %}
+        {%- set ns.last_query = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set thought = '' %}
+        {%- set content = message.content %}
+        {%- if message.reasoning_content is string %}
+            {%- set thought = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query and (loop.last or (not loop.last and thought)) %}
+            {{- '<|im_start|>assistant\\n<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- '<|im_start|>assistant\\n' + content }}
+        {%- endif %}
+        {%- if message.tool_calls %}
+            {%- for call in message.tool_calls %}{{- call.arguments | tojson }}{%- endfor %}
+        {%- endif %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+# In the manner of templates that write a header of their own and take switches out of the system's text.
+HEADER = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("on a day") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- if "/no_think" in system_message %}{%- set enable_thinking = false %}{%- endif %}
+    {%- set system_message = system_message.replace("/no_think", "").rstrip() %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+<|start_header_id|>system<|end_header_id|>
+
+Today Date: {{ date_string }}
+
+{{ system_message -}}
+<|eot_id|>
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {%- if message.role == 'assistant' %}
+            {%- generation %}
+            {{- message['content'] | trim + '<|eot_id|>' }}
+            {%- endgeneration %}
+        {%- else %}
+            {{- message['content'] | trim + '<|eot_id|>' }}
+        {%- endif %}
+    {%- elif 'tool_calls' in message and message.tool_calls|length != 1 %}
+        {{- raise_exception("one call at a time") }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{{ '<think></think>' if not enable_thinking }}
+{%- endif %}
+"""
+
 
 def conversation(thinking):
     return {
@@ -115,13 +214,13 @@ def conversation(thinking):
 
 
 def case(text, variables=None):
-    rendered = environment.from_string(text).render(**(variables or V))
+    rendered = _compile_jinja_template(text).render(**(variables or V))
     return {"template": text, "text": rendered} | ({"variables": variables} if variables else {})
 
 
 cases = [case(t) for t in TEXTS]
 tiny = (ROOT / "data/parents/tiny-reasoner/chat_template.jinja").read_text()
-for template in (tiny, DROPPING):
+for template in (tiny, DROPPING, FROM_THE_END, HEADER):
     for thinking in (True, False):
         cases.append(case(template, conversation(thinking)))
         cases.append(case(template, conversation(thinking) | {"add_generation_prompt": False}))
@@ -130,4 +229,4 @@ made = json.dumps({"variables": V, "cases": cases}, indent=1, ensure_ascii=False
 if "--check" in sys.argv:
     sys.exit(path.read_text() != made)
 path.write_text(made)
-print(f"{path}: {len(cases)} cases, jinja2 {jinja2.__version__}")
+print(f"{path}: {len(cases)} cases, jinja2 {jinja2.__version__}, transformers {transformers.__version__}")
