@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "runtime/jinja_functions.h"
 #include "runtime/jinja_text.h"
@@ -21,11 +22,13 @@ using jinja::undefined;
 // NOLINTNEXTLINE(bugprone-exception-escape): Json says that moving it does not throw
 struct Variable {
   Json value;
-  bool is_namespace = false;
+  bool is_namespace = false;  // or loop: fields, and no value by itself
 };
 
 const std::set<std::string> kFunctions = {"namespace", "raise_exception", "strftime_now", "range",
                                           "dict",      "lipsum",          "cycler",       "joiner"};
+
+constexpr int kMostCalls = 16;  // of macros in each other: no stack is at risk
 
 std::string now_as(const std::string& format) {
   const std::time_t now = std::time(nullptr);
@@ -80,7 +83,9 @@ class Renderer {
       case Statement::Kind::kSet:
         return set(s);
       case Statement::Kind::kMacro:
-        macros_.insert(s.text);
+        if (scopes_.size() > 1) fail(s.line, "a macro within a loop or a macro");
+        scopes_[0].erase(s.text);
+        macros_[s.text] = &s;
         return;
       case Statement::Kind::kScope:
         scopes_.emplace_back();
@@ -132,7 +137,7 @@ class Renderer {
     Variable to;
     if (s.a) {
       to.is_namespace = is_namespace_call(*s.a);
-      to.value = value(*s.a);
+      to.value = to.is_namespace ? namespace_of(*s.a) : value(*s.a);
     } else {
       std::string outer = std::move(out_);
       out_.clear();
@@ -149,6 +154,12 @@ class Renderer {
       fail(s.line, s.text + "." + s.field + " set, and " + s.text + " is no namespace");
     space->value[s.field] = std::move(to.value);
   }
+  Json namespace_of(const Expression& call) {
+    Json fields = Json::object();
+    if (call.parts.size() > 1) fail(call.line, "namespace() of an unnamed argument");
+    for (const auto& [key, part] : call.named) fields[key] = value(*part);
+    return fields;
+  }
   static bool is_namespace_call(const Expression& e) {
     return e.kind == Expression::Kind::kCall && e.parts[0]->kind == Expression::Kind::kName &&
            e.parts[0]->text == "namespace";
@@ -159,7 +170,10 @@ class Renderer {
       case Expression::Kind::kLiteral:
         return e.value;
       case Expression::Kind::kName: {
-        if (const Variable* found = find(e.text)) return found->value;
+        if (const Variable* found = find(e.text)) {
+          if (found->is_namespace) fail(e.line, "the namespace " + e.text + " as a value");
+          return found->value;
+        }
         if (is_function(e.text)) fail(e.line, e.text + " without a call");
         return undefined();
       }
@@ -175,8 +189,11 @@ class Renderer {
       }
       case Expression::Kind::kField:
         return field(e);
-      case Expression::Kind::kItem:
-        return item(e, value(*e.parts[0]), value(*e.parts[1]));
+      case Expression::Kind::kItem: {
+        const Json key = value(*e.parts[1]);
+        if (const Json* fields = fields_of(*e.parts[0])) return found_in(*fields, key);
+        return item(e, value(*e.parts[0]), key);
+      }
       case Expression::Kind::kSlice:
         return slice(e);
       case Expression::Kind::kCall:
@@ -213,14 +230,20 @@ class Renderer {
     for (size_t i = 1; i < e.parts.size(); ++i) all.push_back(value(*e.parts[i]));
     return all;
   }
-  // Of a value that has both, Python's method comes before the field; a namespace has fields alone.
+  // Of a namespace or of loop; null: `e` names neither.
+  const Json* fields_of(const Expression& e) {
+    const Variable* named = e.kind == Expression::Kind::kName ? find(e.text) : nullptr;
+    return named != nullptr && named->is_namespace ? &named->value : nullptr;
+  }
+  static Json found_in(const Json& fields, const Json& key) {
+    const auto found = key.is_string() ? fields.find(key.get<std::string>()) : fields.end();
+    return found == fields.end() ? undefined() : *found;
+  }
+  // Of a value that has both, Python's method comes before the field.
   Json field(const Expression& e) {
-    const Expression& what = *e.parts[0];
-    const Json of = value(what);
-    const Variable* named = what.kind == Expression::Kind::kName ? find(what.text) : nullptr;
-    const bool fields_alone = named != nullptr && named->is_namespace;
-    if (!fields_alone && jinja::is_method(e.text, of))
-      fail(e.line, "." + e.text + " without a call");
+    if (const Json* fields = fields_of(*e.parts[0])) return found_in(*fields, e.text);
+    const Json of = value(*e.parts[0]);
+    if (jinja::is_method(e.text, of)) fail(e.line, "." + e.text + " without a call");
     return item(e, of, e.text);
   }
   Json item(const Expression& e, const Json& of, Json key) {
@@ -281,12 +304,6 @@ class Renderer {
       return at(e.line, [&] { return jinja::call_method(what.text, of, arguments(e)); });
     }
     if (what.kind != Expression::Kind::kName) fail(e.line, "a call of what is no name");
-    if (what.text == "namespace") {
-      Json fields = Json::object();
-      if (e.parts.size() > 1) fail(e.line, "namespace() of an unnamed argument");
-      for (const auto& [key, part] : e.named) fields[key] = value(*part);
-      return fields;
-    }
     if (what.text == "raise_exception") {
       const std::vector<Json> said = arguments(e);
       fail(e.line, "the template says: " + (said.empty() ? "" : jinja::printed(said[0])));
@@ -296,7 +313,42 @@ class Renderer {
       if (format.size() != 1 || !format[0].is_string()) fail(e.line, "strftime_now() of no format");
       return now_as(format[0].get<std::string>());
     }
-    fail(e.line, (macros_.contains(what.text) ? "the macro " : "the function ") + what.text + "()");
+    if (const auto macro = macros_.find(what.text);
+        macro != macros_.end() && find(what.text) == nullptr)
+      return expand(*macro->second, e);
+    fail(e.line, "the function " + what.text + "()");
+  }
+  // A macro's text. It sees its parameters and what the whole template sees.
+  std::string expand(const Statement& macro, const Expression& call) {
+    std::map<std::string, Variable> given = {{"varargs", {Json::array()}},
+                                             {"kwargs", {Json::object()}}};
+    const auto& parameters = macro.parameters;
+    const size_t count = call.parts.size() - 1;
+    if (count > parameters.size())
+      fail(call.line, str(macro.text, "() with ", count, " arguments"));
+    for (size_t i = 0; i < count; ++i) given[parameters[i].first] = {value(*call.parts[i + 1])};
+    for (const auto& [name, part] : call.named) {
+      const auto is_name = [&](const auto& p) { return p.first == name; };
+      const auto known = std::find_if(parameters.begin(), parameters.end(), is_name);
+      if (known == parameters.end() || given.contains(name))
+        fail(call.line, macro.text + "() with the argument " + name);
+      given[name] = {value(*part)};
+    }
+    if (++calls_ > kMostCalls)
+      fail(call.line, str("more than ", kMostCalls, " macros in each other"));
+    std::vector<std::map<std::string, Variable>> outer;
+    outer.push_back(std::move(scopes_[0]));
+    outer.swap(scopes_);
+    scopes_.push_back(std::move(given));
+    std::string before = std::exchange(out_, {});
+    for (const auto& [name, fallback] : parameters)
+      if (!scopes_[1].contains(name))
+        scopes_[1][name] = {fallback ? value(*fallback) : undefined()};
+    run(macro.body);
+    outer[0] = std::move(scopes_[0]);
+    scopes_ = std::move(outer);
+    --calls_;
+    return std::exchange(out_, std::move(before));
   }
   Json unary(const Expression& e) {
     const Json of = value(*e.parts[0]);
@@ -312,7 +364,8 @@ class Renderer {
 
   const std::string& name_;
   std::vector<std::map<std::string, Variable>> scopes_;
-  std::set<std::string> macros_;
+  std::map<std::string, const Statement*> macros_;
+  int calls_ = 0;
   std::string out_;
 };
 

@@ -5,7 +5,7 @@
 // Knows         filters trim length count string default lower upper first last join replace; tests defined
 //               undefined none string mapping iterable sequence boolean number true false; methods strip
 //               lstrip rstrip split startswith endswith lower upper replace get; namespace(),
-//               raise_exception(), strftime_now() (of now, in local time); the fields of loop.
+//               raise_exception(), strftime_now() (of now, in local time); macros; the fields of loop.
 // Errors        kInput naming template, line and construct: whatever is not known is refused where it
 //               would be evaluated, never rendered as something else. raise_exception() too.
 // Threads       render is const.

@@ -106,9 +106,15 @@ class Parser {
     if (tag == "set") return set_block(line);
     if (tag == "macro") {
       Statement s{.kind = Statement::Kind::kMacro, .line = line, .text = need_name()};
-      while (now().kind != Mark::kBlockEnd && now().kind != Mark::kEnd) ++at_;
+      need("(");
+      while (!is(")")) {
+        std::string parameter = need_name();
+        s.parameters.emplace_back(std::move(parameter), accept("=") ? expression() : nullptr);
+        if (!accept(",")) break;
+      }
+      need(")");
       need(Mark::kBlockEnd, "%}");
-      statements({"endmacro"});
+      s.body = statements({"endmacro"});
       end_tag("endmacro", line);
       return s;
     }

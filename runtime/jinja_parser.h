@@ -1,7 +1,7 @@
 // jinja_parser.h - the text of a chat template as a tree.
 //
 // Language      the part of Jinja2 that chat templates use: for (with else), if / elif / else, set (of a
-//               variable, of a namespace's field, of a block), macro (kept by name, not callable), generation;
+//               variable, of a namespace's field, of a block), macro, generation;
 //               the expressions in `Expression`. Comments are dropped.
 // Whitespace    as transformers renders: trim_blocks, lstrip_blocks, `-` and `+` at tags, the last newline
 //               of the text dropped.
@@ -58,7 +58,7 @@ struct Expression {
 //   kSet        text[.field] = a, or = body where a is null
 //   kFor        text in a if b: body, otherwise; b null: all
 //   kIf         a: body, otherwise (an elif is an if in there)
-//   kMacro      text
+//   kMacro      text(parameters): body; a parameter without a value: null
 //   kScope      body, whose variables end with it
 struct Statement {
   enum class Kind : uint8_t { kText, kOutput, kSet, kFor, kIf, kMacro, kScope };
@@ -68,6 +68,7 @@ struct Statement {
   std::string field = {};
   Part a = {}, b = {};
   std::vector<Statement> body = {}, otherwise = {};
+  std::vector<std::pair<std::string, Part>> parameters = {};
 };
 
 // `name` stands in messages for the file.

@@ -38,8 +38,12 @@ TEST(Jinja, RefusesByLineAndConstruct) {
   refused("\n\n{{ text is divisibleby }}", {"line 3", "the test divisibleby"});
   refused("{{ text.format(1) }}", {"the method .format()"});
   refused("{{ range(3) }}", {"the function range()"});
-  refused("{% macro m(a) %}{% if a %}x{% endif %}{% endmacro %}\n{{ m(1) }}",
-          {"line 2", "the macro m()"});
+  refused("{% macro m(a) %}{% endmacro %}\n{{ m(1, 2) }}", {"line 2", "m() with 2 arguments"});
+  refused("{% macro m(a) %}{% endmacro %}{{ m(b=2) }}", {"m() with the argument b"});
+  refused("{% macro m(a) %}{% endmacro %}{{ m(1, a=2) }}", {"m() with the argument a"});
+  refused("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", {"more than 16 macros"});
+  refused("{% for x in list %}{% macro m() %}{% endmacro %}{% endfor %}", {"within a loop"});
+  refused("{{ m() }}{% macro m() %}{% endmacro %}", {"the function m()"});
   refused("{{ raise_exception('no tools') }}", {"no tools"});
   refused("{{ list }}", {"printing array"});
   refused("{{ missing.field }}", {"undefined"});
@@ -59,6 +63,10 @@ TEST(Jinja, RefusesByLineAndConstruct) {
   refused("{{ text.upper }}", {".upper without a call"});
   refused("{{ {'items': 1}.items }}", {".items without a call"});
   refused("{{ {}['keys'] is defined }}", {".keys without a call"});
+  refused("{% set ns = namespace(a=1) %}{{ ns is mapping }}", {"the namespace ns as a value"});
+  refused("{% for x in list %}{{ loop }}{% endfor %}", {"the namespace loop as a value"});
+  refused("{% for x in list %}{{ loop.cycle(1, 2) }}{% endfor %}", {"the namespace loop"});
+  refused("{{ namespace(a=1) | length }}", {"the function namespace()"});
   refused("{{ strftime_now }}", {"strftime_now without a call"});
   refused("{{ list in {'a': 1} }}", {"array `in` object"});
   refused("{{ \u4e2d }}", {"'\u4e2d' in an expression"});

@@ -53,6 +53,9 @@ TEXTS = [
     "{% if n == 1 %}1{% elif n == 7 %}7{% elif yes %}y{% else %}e{% endif %}{% if no %}x{% else %}e{% endif %}",
     "{% for x in list %}{% for y in list %}{{ loop.index }}{% endfor %}{{ loop.index }}{% endfor %}",
     "{% macro m(a, b='c') %}{{ a }}{% endmacro %}after",
+    "{% macro m(a, b='c', d=a) %}\n<{{ a }}{{ b }}{{ d }}{{ n }}>\n{% set n = 0 %}{% endmacro %}{{ m(1) }}{{ m(1, d=2) }}{{ m(b='x') | trim }}{{ n }}{{ m is defined }}",
+    "{% macro m(a) %}{{ a }}{% for x in list %}{{ loop.index }}{% endfor %}{{ later }}{% endmacro %}{% set later = 'L' %}{% for x in list %}{{ m(x) ~ loop.last }}{% endfor %}",
+    "{% macro m(n) %}{{ n }}{% if n > 0 %}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(3) }}{% macro m(n) %}other{% endmacro %}{{ m() }}",
     "{% set d = {'a': [1, {'b': 'c'}]} %}{{ d.a[1].b }}{{ d['a'] | length }}",
     "{%- set enable = enable if enable is defined else True %}{{ enable }}",
     # found by rendering random templates here and there
