@@ -1,10 +1,16 @@
 #include "model/config.h"
 
+#include <cmath>
+
+#include "model/parameters.h"
+
 namespace nestling {
 
 namespace {
 
-constexpr int64_t kMaxExtent = int64_t{1} << 24;  // no published axis comes near it
+// No published model comes near these. Bytes and FLOPs of what is within them fit int64.
+constexpr int64_t kMaxExtent = int64_t{1} << 24;
+constexpr int64_t kMaxParameters = int64_t{1} << 50;
 
 struct Checker {
   const std::string& where;
@@ -31,6 +37,25 @@ void validate_moe(const ModelConfig& c, const Checker& check) {
                        ": num_experts_per_tok is ", c.top_k, ", but topk_group ", c.gate.top_groups,
                        " leaves ", c.experts / c.gate.groups * c.gate.top_groups,
                        " experts to choose from");
+  NESTLING_CHECK_INPUT(std::isfinite(c.gate.scale), check.where, ": routed_scaling_factor is ",
+                       c.gate.scale, ", needs a finite number");
+}
+
+// Extents that are each within their range may have a product that is not.
+void validate_size(const ModelConfig& c, const std::string& where) {
+  double parameters = 0;
+  for (const ParameterSpec& spec : parameter_list(c)) {
+    double size = 1;
+    std::string extents;
+    for (const Dim& d : spec.dims) {
+      size *= static_cast<double>(d.extent);
+      extents += (extents.empty() ? "" : ",") + std::to_string(d.extent);
+    }
+    parameters += size;
+    NESTLING_CHECK_INPUT(parameters <= static_cast<double>(kMaxParameters), where, ": ",
+                         spec.published, " [", extents, "] brings the parameters to ", parameters,
+                         ", needs at most ", kMaxParameters);
+  }
 }
 
 }  // namespace
@@ -62,6 +87,7 @@ void ModelConfig::validate(const std::string& where) const {
   }
   if (has(LayerKind::kDense)) check.range("intermediate_size", ffn, 1);
   if (has(LayerKind::kMoe)) validate_moe(*this, check);
+  validate_size(*this, where);
 }
 
 }  // namespace nestling

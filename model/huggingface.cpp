@@ -93,8 +93,10 @@ void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterS
   }
 }
 
-// Experts one by one, or, as transformers keeps them in memory, stacked in one tensor.
-void read_stacked(Source& source, const ParameterSpec& spec, float* out, PublishedTypes& types) {
+// fn(tensor, its first row, expert) of every expert, which are stored one by one or, as
+// transformers keeps them in memory, stacked in one tensor.
+template <class Fn>
+void each_expert(Source& source, const ParameterSpec& spec, const Fn& fn) {
   const PublishedMatrix m = published_matrix(spec);
   std::string joined = spec.published;
   joined.erase(joined.find("{e}."), 4);
@@ -103,18 +105,18 @@ void read_stacked(Source& source, const ParameterSpec& spec, float* out, Publish
     if (source.find(name) == nullptr) continue;
     const StoredTensor& all =
         source.need(name, {m.count, spec.published_shape[0], spec.published_shape[1]});
-    for (int64_t e = 0; e < m.count; ++e) {
-      read_matrix(all, e * m.rows, spec, m, out + e * m.rows * m.cols);
-      types[spec.published_of(e)] = all.type;
-    }
+    for (int64_t e = 0; e < m.count; ++e) fn(all, e * m.rows, e);
     return;
   }
-  for (int64_t e = 0; e < m.count; ++e) {
-    const std::string name = spec.published_of(e);
-    const StoredTensor& tensor = source.need(name, spec.published_shape);
-    read_matrix(tensor, 0, spec, m, out + e * m.rows * m.cols);
-    types[name] = tensor.type;
-  }
+  for (int64_t e = 0; e < m.count; ++e)
+    fn(source.need(spec.published_of(e), spec.published_shape), 0, e);
+}
+
+// fn(tensor, first row in it, expert) of all that a parameter is read from.
+template <class Fn>
+void each_source(Source& source, const ParameterSpec& spec, const Fn& fn) {
+  if (spec.stacked()) return each_expert(source, spec, fn);
+  fn(source.need(spec.published, spec.published_shape), spec.row_begin, 0);
 }
 
 void narrow(StoredType type, const std::vector<float>& row, std::vector<std::byte>& out) {
@@ -192,6 +194,15 @@ StoredType published_type(const ParameterSpec& spec, StoredType type) {
   return sensitive ? StoredType::kF32 : type;
 }
 
+ModelConfig read_weights_config(const std::filesystem::path& directory) {
+  ModelConfig config = read_model_config(directory);
+  Source source(directory, config);
+  for (const ParameterSpec& spec : parameter_list(config))
+    each_source(source, spec, [](const StoredTensor&, int64_t, int64_t) {});
+  source.check_all_used();
+  return config;
+}
+
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights) {
   if (weights.device() != Device::kCpu) {
@@ -205,14 +216,12 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
   PublishedTypes types;
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
+    const PublishedMatrix m = published_matrix(spec);
     auto* out = weights.master(i).ptr<float>();
-    if (spec.stacked()) {
-      read_stacked(source, spec, out, types);
-      continue;
-    }
-    const StoredTensor& tensor = source.need(spec.published, spec.published_shape);
-    read_matrix(tensor, spec.row_begin, spec, published_matrix(spec), out);
-    types[spec.published] = tensor.type;
+    each_source(source, spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
+      read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
+      types[spec.published_of(expert)] = tensor.type;
+    });
   }
   source.check_all_used();
   Context ctx(Device::kCpu);

@@ -50,7 +50,7 @@ Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Si
 }
 
 Json inspect_directory(const fs::path& path, const std::string& only) {
-  const ModelConfig config = read_model_config(path);
+  const ModelConfig config = read_weights_config(path);
   const SafetensorsDir files(path);
   int64_t bytes = 0;
   std::string precision;

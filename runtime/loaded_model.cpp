@@ -6,7 +6,7 @@
 namespace nestling {
 
 LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& path, DType compute) {
-  const ModelConfig config = read_model_config(path);
+  const ModelConfig config = read_weights_config(path);
   Opened o{.config = config,
            .weights = Weights(config, Device::kCpu, {.compute = compute}),
            .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),

@@ -25,7 +25,7 @@ Json good_config() {
 // What opening the directory says; "" if it opens.
 std::string open_error(const fs::path& dir) {
   try {
-    const ModelConfig config = read_model_config(dir);
+    const ModelConfig config = read_weights_config(dir);
     Weights weights(config, Device::kCpu, {});
     import_weights(dir, config, weights);
     return "";
@@ -118,6 +118,9 @@ TEST(BrokenModel, ConfigOutOfRangeIsNamed) {
                                    {"hidden_size", 1e300},
                                    {"vocab_size", int64_t{1} << 40},
                                    {"num_attention_heads", 7},
+                                   {"num_hidden_layers", 1'000'000'000},
+                                   {"n_routed_experts", int64_t{1} << 40},
+                                   {"routed_scaling_factor", 1e300},
                                    {"num_experts_per_tok", 9},
                                    {"n_groups", 3},
                                    {"layer_norm_epsilon", 0},
@@ -133,6 +136,30 @@ TEST(BrokenModel, ConfigOutOfRangeIsNamed) {
     const std::string said = c.with_config(config);
     EXPECT_NE(said.find("config.json"), std::string::npos) << key << ": " << said;
   }
+}
+
+// Within the limits of each key, and beyond what any machine holds: nothing is allocated first.
+TEST(BrokenModel, SizesThatTheWeightsDoNotHaveAreNamed) {
+  Case c;
+  for (const auto& [key, tensor] : std::map<std::string, const char*>{
+           {"hidden_size", "backbone.embeddings.weight"},
+           {"vocab_size", "backbone.embeddings.weight"},
+           {"moe_intermediate_size", "backbone.layers.1.mixer.experts.0.up_proj.weight"},
+           {"moe_shared_expert_intermediate_size",
+            "backbone.layers.1.mixer.shared_experts.up_proj.weight"}}) {
+    Json config = good_config();
+    config[key] = 1 << 24;
+    EXPECT_SAYS(c.with_config(config), "model.safetensors", tensor, "16777216");
+  }
+}
+
+TEST(BrokenModel, MoreParametersThanCanBeCountedAreRefused) {
+  Case c;
+  Json config = good_config();
+  config["hidden_size"] = config["moe_intermediate_size"] = 1 << 24;
+  config["n_routed_experts"] = 1 << 16;
+  EXPECT_SAYS(c.with_config(config), "config.json", "experts.{e}.up_proj.weight",
+              "[65536,16777216,16777216]", "1125899906842624");
 }
 
 TEST(BrokenModel, MissingKeysAreNamed) {

@@ -10,10 +10,12 @@ trap 'rm -rf "$work"' EXIT
 fail() { echo "$*" >&2; cat "$work/said" >&2; exit 1; }
 
 parent=$source_dir/data/parents/tiny-reasoner
-mkdir "$work/short" "$work/typed"
+mkdir "$work/short" "$work/typed" "$work/large"
 cp "$parent"/*.json "$work/short"
 cp "$parent"/*.json "$work/typed"
 head -c 9000000 "$parent/model.safetensors" >"$work/short/model.safetensors"
+cp "$parent"/*.json "$parent/model.safetensors" "$work/large"
+sed 's/"hidden_size": .*,/"hidden_size": 16777216,/' "$parent/config.json" >"$work/large/config.json"
 LC_ALL=C sed '1s/"BF16"/"BF17"/' "$parent/model.safetensors" >"$work/typed/model.safetensors"
 
 refused() {  # MODEL TEXT COMMAND...
@@ -25,9 +27,12 @@ refused() {  # MODEL TEXT COMMAND...
   [ "$code" = 2 ] || fail "$* on a $model model: exit code $code, expected 2"
   grep -q "$model/model.safetensors.*$text" "$work/said" || fail "$* on a $model model does not say '$text'"
 }
-for model in short typed; do
-  text=BF17
-  [ $model = typed ] || text='ends\|beyond\|bytes'
+for model in short typed large; do
+  case $model in
+    short) text='ends\|beyond\|bytes' ;;
+    typed) text=BF17 ;;
+    large) text='config.json asks for \[4096,16777216\]' ;;
+  esac
   refused $model "$text" inspect "$work/$model"
   refused $model "$text" generate "$work/$model" --prompt hello
   refused $model "$text" logits "$work/$model" --token-ids 1,2 --out "$work/out.safetensors"

@@ -55,7 +55,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       run_(settings_of(config_), comm, change),
       curriculum_(config_),
       ctx_(parse_device(config_.device)),
-      model_(read_model_config(config_.parent)),
+      model_(read_weights_config(config_.parent)),
       teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
