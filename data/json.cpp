@@ -99,6 +99,8 @@ class TreeBuilder final : public nlohmann::json_sax<Json> {
     std::string what = e.what();
     if (const size_t bracket = what.find("] "); bracket != std::string::npos)
       what = what.substr(bracket + 2);
+    constexpr size_t kMost = 300;  // it quotes the token that was being read, however long
+    if (what.size() > kMost) what = what.substr(0, kMost) + "...";
     fail(str("byte ", position, ": ", what));
   }
 

@@ -64,6 +64,15 @@ class JsonRef {
 
   std::string path() const;                               // "model.merges[7]", "" for the root
   [[noreturn]] void fail(const std::string& what) const;  // "FILE: PATH: what", kind kInput
+  // fn(), whose errors are thrown anew with this value's place: for what knows of no file.
+  template <class Fn>
+  auto placed(const Fn& fn) const {
+    try {
+      return fn();
+    } catch (const Error& e) {
+      fail(e.what());
+    }
+  }
   const Json& json() const;
 
  private:

@@ -12,6 +12,16 @@ bool flag(JsonRef item, const char* key, bool absent) {
   return value ? value.boolean() : absent;
 }
 
+// A pattern of the file, whose faults are named with their place in it.
+Regex compiled(JsonRef pattern) {
+  if (const JsonRef regex = pattern.find("Regex")) {
+    const std::string& text = regex.string();
+    return regex.placed([&] { return Regex(text); });
+  }
+  const std::string& text = pattern.at("String").string();
+  return pattern.placed([&] { return Regex::literal(text); });
+}
+
 std::vector<Regex> one(Regex regex) {
   std::vector<Regex> list;
   list.push_back(std::move(regex));
@@ -56,11 +66,8 @@ void Pretokenizer::add_split(JsonRef item) {
   const bool keep = behavior == "Removed" && invert;
   if (behavior != "Isolated" && !keep)
     item.fail(str("Split behavior ", behavior, invert ? " (inverted)" : "", " is not supported"));
-  const JsonRef pattern = item.at("pattern");
-  const JsonRef regex = pattern.find("Regex");
-  stages_.push_back(
-      {keep ? Stage::Kind::kKeepMatches : Stage::Kind::kIsolate,
-       one(regex ? Regex(regex.string()) : Regex::literal(pattern.at("String").string()))});
+  stages_.push_back({keep ? Stage::Kind::kKeepMatches : Stage::Kind::kIsolate,
+                     one(compiled(item.at("pattern")))});
 }
 
 void Pretokenizer::split(std::string_view text, const Emit& emit) const {

@@ -169,7 +169,7 @@ std::optional<std::pair<size_t, size_t>> RegexMatcher::next(std::string_view tex
   // The interpreter finds the same match with a stack of its own.
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
   if (found == PCRE2_ERROR_NOMATCH) return std::nullopt;
-  NESTLING_CHECK(found >= 0, "regex match failed at byte ", from, ": ", message(found));
+  NESTLING_CHECK_INPUT(found >= 0, "regex match failed at byte ", from, ": ", message(found));
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data);
   return std::pair<size_t, size_t>{range[0], range[1]};
 }

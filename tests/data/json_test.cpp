@@ -43,6 +43,12 @@ TEST(Json, NamesTheByteOfASyntaxError) {
   expect_error([] { parse_json("{} x", "f.json"); }, {"f.json", "byte 4"});
   expect_error([] { parse_json("\"\xff\"", "f.json"); }, {"f.json", "byte 2"});
   expect_error([] { parse_json("1e999", "f.json"); }, {"f.json"});
+  try {  // the parser quotes all of a token
+    parse_json(std::string(1'000'000, '9') + "x", "f.json");
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_LT(std::string(e.what()).size(), 400);
+  }
 }
 
 TEST(Json, RefusesDuplicateKeysUnlessTold) {

@@ -51,6 +51,7 @@ TEST(Regex, RefusesWhatMeansSomethingElse) {
     expect_error([&] { Regex regex(pattern); }, {"regex ", pattern, "is not supported"});
   expect_error([] { Regex regex("(a"); }, {"regex (a", "at byte 2"});
   expect_error([] { Regex regex("a*"); }, {"matches empty text"});
+  expect_error([] { all_matches(Regex("(?:a+)+[bc]"), std::string(60, 'a')); }, {"match limit"});
   EXPECT_NO_THROW(Regex("[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}|(?i:'s)|\\[\\x{1F600}a-z\\]"));
 }
 

@@ -145,6 +145,13 @@ TEST(Tokenizer, RefusesWhatItDoesNotDo) {
       },
       {"model.merges[3]", "\"zz\" is not in"});
   expect_error([&] { load("/model/unk_token", "none"); }, {"model.unk_token"});
+  const Json split = {{"type", "Split"}, {"behavior", "Isolated"}, {"pattern", {{"Regex", "a|"}}}};
+  const Json stages = Json::array({split, good["pre_tokenizer"]});
+  expect_error(
+      [&] {
+        load("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", stages}});
+      },
+      {"t.json: pre_tokenizer.pretokenizers[0].pattern.Regex: regex a| matches empty"});
   expect_error([&] { load("/model/vocab/a", -1); }, {"model.vocab.a", "-1"});
   expect_error([&] { load("/model/vocab/a", 7); }, {"t.json: id 7 belongs to"});
   expect_error([&] { load("/normalizer", {{"type", "NFKC"}}); }, {"normalizer", "NFKC"});
