@@ -33,7 +33,8 @@ void add_caches(const ModelConfig& c, const MemoryTerms& m, std::vector<Term>& t
   const double window = batch * m.state_bytes * static_cast<double>(c.conv_kernel - 1);
   for (int64_t l = 0; l < c.layers(); ++l) {
     if (c.kind(l) == LayerKind::kAttention) {
-      const double elements = 2.0 * static_cast<double>(m.context * c.kv_heads * c.head_dim);
+      const double elements =
+          2.0 * static_cast<double>(m.context) * static_cast<double>(c.kv_heads * c.head_dim);
       terms.push_back(of_layer(l, batch * m.cache_bytes * elements, {}));
     }
     if (c.kind(l) != LayerKind::kMamba) continue;

@@ -57,9 +57,14 @@ void check_elastic_model(const ElasticModel& m, const std::string& where) {
     NESTLING_CHECK_INPUT(seen.insert(s.name).second, where, ": size ", s.name, " is there twice");
     NESTLING_CHECK_INPUT(std::isfinite(s.budget) && s.budget > 0 && s.budget <= 1, where, ": size ",
                          s.name, ": a budget of ", s.budget, ", needs (0, 1]");
+    const MemoryTerms& t = s.target.memory;
+    for (const double term : {t.weight_bytes, static_cast<double>(t.context),
+                              static_cast<double>(t.batch), t.cache_bytes, t.state_bytes})
+      NESTLING_CHECK_INPUT(std::isfinite(term) && term >= 0, where, ": size ", s.name,
+                           ": a term of memory is ", term, ", needs 0 or more");
     check_widths(m.config, s.widths, where + ": size " + s.name);
   }
-  if (!is_empty(m.order)) check_order(m.config, m.order);
+  if (!is_empty(m.order)) check_order(m.config, m.order, where + ": /elastic/order");
   for (const auto& [name, values] : m.router.tensors) check_name(name, where, "a router tensor");
   if (!m.router.json.empty())
     recorded_router(m.config, std::ssize(m.sizes), m.router, where + ": /router");

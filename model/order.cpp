@@ -78,43 +78,45 @@ std::string place(Axis axis, int64_t layer) {
 // Calls fn(axis, layer, list) for every list the architecture has; throws where one is missing, too
 // many or of another length.
 template <class UnitsOfT, class Fn>
-void each_list(const ModelConfig& c, UnitsOfT& units, const Fn& fn) {
+void each_list(const ModelConfig& c, UnitsOfT& units, const std::string& where, const Fn& fn) {
   const auto visit = [&](Axis axis, int64_t layer, auto& list) {
-    NESTLING_CHECK(std::ssize(list) == unit_count(c, axis), place(axis, layer), ": ", list.size(),
-                   " units, the architecture has ", unit_count(c, axis));
+    NESTLING_CHECK_INPUT(std::ssize(list) == unit_count(c, axis), where, ": ", place(axis, layer),
+                         ": ", list.size(), " units, the architecture has ", unit_count(c, axis));
     fn(axis, layer, list);
   };
-  NESTLING_CHECK(std::ssize(units.layers) == c.layers(), "units of ", units.layers.size(),
-                 " layers for a model of ", c.layers());
+  NESTLING_CHECK_INPUT(std::ssize(units.layers) == c.layers(), where, ": units of ",
+                       units.layers.size(), " layers for a model of ", c.layers());
   visit(Axis::kHidden, -1, units.hidden);
   visit(Axis::kLayers, -1, units.depth);
   for (int64_t l = 0; l < c.layers(); ++l) {
     auto& layer = units.layers[static_cast<size_t>(l)];
     const std::vector<Axis> axes = axes_of(c, c.kind(l));
-    NESTLING_CHECK(layer.size() == axes.size(), "layer ", l, ": units of ", layer.size(),
-                   " axes, its kind has ", axes.size());
+    NESTLING_CHECK_INPUT(layer.size() == axes.size(), where, ": layer ", l, ": units of ",
+                         layer.size(), " axes, its kind has ", axes.size());
     for (const Axis axis : axes) {
       const auto at = layer.find(axis);
-      NESTLING_CHECK(at != layer.end(), place(axis, l), ": no units");
+      NESTLING_CHECK_INPUT(at != layer.end(), where, ": ", place(axis, l), ": no units");
       visit(axis, l, at->second);
     }
   }
 }
 
-void check_list(const ModelConfig& c, const Order& order, Axis axis, int64_t layer,
-                const List& list) {
+void check_list(const ModelConfig& c, const Order& order, const std::string& where, Axis axis,
+                int64_t layer, const List& list) {
   std::vector<bool> seen(list.size());
   for (int64_t i = 0; i < std::ssize(list); ++i) {
     const int64_t unit = list[static_cast<size_t>(i)];
-    NESTLING_CHECK(unit >= 0 && unit < std::ssize(list) && !seen[static_cast<size_t>(unit)],
-                   place(axis, layer), ": unit ", unit, " in place ", i, " makes no permutation");
+    NESTLING_CHECK_INPUT(unit >= 0 && unit < std::ssize(list) && !seen[static_cast<size_t>(unit)],
+                         where, ": ", place(axis, layer), ": unit ", unit, " in place ", i,
+                         " makes no permutation");
     seen[static_cast<size_t>(unit)] = true;
     int64_t wanted = group_of(c, axis, i);
     if (axis == Axis::kExpertFfn)
       wanted =
           order.layers[static_cast<size_t>(layer)].at(Axis::kExperts)[static_cast<size_t>(wanted)];
-    NESTLING_CHECK(group_of(c, axis, unit) == wanted, place(axis, layer), ": unit ", unit,
-                   " in place ", i, " is of group ", group_of(c, axis, unit), ", needs ", wanted);
+    NESTLING_CHECK_INPUT(group_of(c, axis, unit) == wanted, where, ": ", place(axis, layer),
+                         ": unit ", unit, " in place ", i, " is of group ", group_of(c, axis, unit),
+                         ", needs ", wanted);
   }
 }
 
@@ -193,12 +195,12 @@ Order identity_order(const ModelConfig& c) {
   return order;
 }
 
-Order order_from_scores(const ModelConfig& c, const Scores& scores) {
+Order order_from_scores(const ModelConfig& c, const Scores& scores, const std::string& where) {
   Order order = identity_order(c);
-  each_list(c, scores, [&](Axis axis, int64_t layer, const std::vector<double>& list) {
+  each_list(c, scores, where, [&](Axis axis, int64_t layer, const std::vector<double>& list) {
     for (size_t i = 0; i < list.size(); ++i)
-      NESTLING_CHECK(std::isfinite(list[i]), place(axis, layer), ": score ", list[i], " of unit ",
-                     i);
+      NESTLING_CHECK(std::isfinite(list[i]), where, ": ", place(axis, layer), ": score ", list[i],
+                     " of unit ", i);
     List sorted = sorted_within_groups(list, [&](int64_t i) { return group_of(c, axis, i); });
     if (axis == Axis::kHidden) {
       order.hidden = std::move(sorted);
@@ -223,9 +225,9 @@ Order inverse(const ModelConfig& c, const Order& order) {
   return undo;
 }
 
-void check_order(const ModelConfig& c, const Order& order) {
-  each_list(c, order, [&](Axis axis, int64_t layer, const List& list) {
-    check_list(c, order, axis, layer, list);
+void check_order(const ModelConfig& c, const Order& order, const std::string& where) {
+  each_list(c, order, where, [&](Axis axis, int64_t layer, const List& list) {
+    check_list(c, order, where, axis, layer, list);
   });
 }
 

@@ -22,7 +22,8 @@ std::vector<WrittenChoices> read_choices(JsonRef list) {
   std::vector<WrittenChoices> all;
   for (size_t i = 0; i < list.size(); ++i) {
     const JsonRef entry = list.at(i), layer = entry.find("layer"), widths = entry.at("widths");
-    WrittenChoices c{.axis = parse_axis(entry.at("axis").string()),
+    const std::string& axis = entry.at("axis").string();
+    WrittenChoices c{.axis = entry.placed([&] { return parse_axis(axis); }),
                      .layer = layer ? layer.integer() : -1,
                      .widths = {}};
     for (size_t k = 0; k < widths.size(); ++k)
@@ -87,8 +88,10 @@ const std::vector<float>& tensor(const RouterBlob& blob, const std::string& name
 
 ElasticSpace read_space(const ModelConfig& config, JsonRef root) {
   const JsonRef order = root.find("layer_order");
-  return make_space(config, read_choices(root.at("choices")), kBlock,
-                    order ? read_layer_order(order, config) : std::vector<int64_t>());
+  const std::vector<WrittenChoices> choices = read_choices(root.at("choices"));
+  const std::vector<int64_t> layers =
+      order ? read_layer_order(order, config) : std::vector<int64_t>();
+  return root.placed([&] { return make_space(config, choices, kBlock, layers); });
 }
 
 }  // namespace

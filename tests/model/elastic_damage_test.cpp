@@ -6,6 +6,7 @@
 
 #include "data/hdf5_writer.h"
 #include "model/elastic_file.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/tiny_elastic.h"
 #include "tests/support/tiny_model.h"
 
@@ -163,6 +164,31 @@ TEST(DamagedElastic, AbsurdConfigs) {
   with("mamba_num_heads", -4);
   with("hybrid_override_pattern", std::string(3, 'M'));
   with("hidden_size", "wide");
+}
+
+TEST(DamagedElastic, OrdersThatAreNone) {
+  const TempDir dir;
+  write_sample(dir);
+  const ElasticHeader good = read_elastic_header(dir.path() / "good.h5");
+  const auto refused = [&](const std::function<void(ElasticModel&)>& change, const char* text) {
+    ElasticModel model = good.model;
+    change(model);
+    testing::expect_error([&] { check_elastic_model(model, "F.h5"); }, {"F.h5: ", text});
+  };
+  refused([](ElasticModel& m) { m.order.hidden[3] = int64_t{1} << 40; },
+          "/elastic/order: hidden: unit 1099511627776 in place 3 makes no permutation");
+  refused([](ElasticModel& m) { m.order.depth.clear(); },
+          "/elastic/order: layers: 0 units, the architecture has 4");
+  refused([](ElasticModel& m) { m.order.layers[2].clear(); },
+          "/elastic/order: layer 2: units of 0 axes, its kind has 1");
+  refused([](ElasticModel& m) { m.sizes[1].target.memory.context = -1; },
+          "size 50%: a term of memory is -1");
+  refused(
+      [](ElasticModel& m) {
+        const size_t at = m.router.json.find("\"hidden\"", m.router.json.find("choices"));
+        m.router.json.replace(at, 8, "\"wide\"");
+      },
+      "/router: choices[0]: no axis 'wide'");
 }
 
 }  // namespace

@@ -190,6 +190,16 @@ TEST(Report, ValuesThatAreNoNumbersSurvive) {
   EXPECT_THAT(page, HasSubstr("<figure id=\"fig-kl-active\">"));
 }
 
+TEST(ScoreFile, DamageIsNamedByItsPlace) {
+  const TempDir dir;
+  const auto read = [&](const char* text) { read_score_file(dir.write("s.json", text)); };
+  expect_error([&] { read(R"({"origin": "", "hidden": [1, "x"], "depth": [], "layers": []})"); },
+               {"s.json: hidden[1]: needs number, found string"});
+  expect_error(
+      [&] { read(R"({"origin": "", "hidden": [], "depth": [], "layers": [{"wide": [1]}]})"); },
+      {"s.json: layers[0].wide: no axis 'wide'"});
+}
+
 TEST(Report, TextFromFilesIsNeverMarkup) {
   const std::string evil = "\"><script>alert('x')</script><img src=x onerror=y>&\x01\xff";
   RunRecord run;

@@ -129,7 +129,7 @@ void ElasticRun::measure_importance() {
 }
 
 void ElasticRun::sort() {
-  order_ = order_from_scores(model_, *scores_);
+  order_ = order_from_scores(model_, *scores_, (run_.dir() / "scores.json").string());
   apply_order(model_, order_, teacher_);
   space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
                       order_.depth);

@@ -7,6 +7,16 @@
 
 namespace nestling {
 
+namespace {
+
+std::vector<double> numbers(JsonRef list) {
+  std::vector<double> values;
+  for (size_t i = 0; i < list.size(); ++i) values.push_back(list.at(i).number());
+  return values;
+}
+
+}  // namespace
+
 void write_scores(const std::filesystem::path& file, const Scores& scores,
                   const std::string& origin) {
   Json layers = Json::array();
@@ -24,21 +34,18 @@ void write_scores(const std::filesystem::path& file, const Scores& scores,
 
 ScoreFile read_score_file(const std::filesystem::path& file) {
   const JsonDocument document = read_json(file);
-  const Json& all = document.json();
-  try {
-    ScoreFile read{.scores = {.hidden = all.at("hidden").get<std::vector<double>>(),
-                              .layers = {},
-                              .depth = all.at("depth").get<std::vector<double>>()},
-                   .origin = all.at("origin").get<std::string>()};
-    for (const Json& layer : all.at("layers")) {
-      auto& axes = read.scores.layers.emplace_back();
-      for (const auto& [name, values] : layer.items())
-        axes[parse_axis(name)] = values.get<std::vector<double>>();
-    }
-    return read;
-  } catch (const nlohmann::json::exception& e) {
-    throw Error(str(file.string(), ": no scores: ", e.what()), ErrorKind::kInput);
+  const JsonRef all = document.root(), layers = all.at("layers");
+  ScoreFile read{.scores = {.hidden = numbers(all.at("hidden")),
+                            .layers = {},
+                            .depth = numbers(all.at("depth"))},
+                 .origin = all.at("origin").string()};
+  for (size_t l = 0; l < layers.size(); ++l) {
+    auto& axes = read.scores.layers.emplace_back();
+    layers.at(l).for_each([&](const std::string& name, JsonRef values) {
+      axes[values.placed([&] { return parse_axis(name); })] = numbers(values);
+    });
   }
+  return read;
 }
 
 std::optional<Scores> read_scores(const std::filesystem::path& file, const std::string& origin) {
