@@ -1,5 +1,7 @@
 #include "runtime/chat_template.h"
 
+#include "data/utf8.h"
+
 namespace nestling {
 
 namespace {
@@ -27,8 +29,12 @@ Json special_tokens(const Json& config) {
 }
 
 JinjaTemplate template_of(const Files& files, const std::string& where) {
-  if (const auto at = files.find("chat_template.jinja"); at != files.end())
+  if (const auto at = files.find("chat_template.jinja"); at != files.end()) {
+    const size_t fault = find_invalid_utf8(at->second);
+    NESTLING_CHECK_INPUT(fault == std::string::npos, where,
+                         ": chat_template.jinja: not UTF-8 at byte ", fault);
     return {at->second, where + ": chat_template.jinja"};
+  }
   const Json config = config_of(files, where);
   const auto at = config.find("chat_template");
   NESTLING_CHECK_INPUT(

@@ -144,6 +144,11 @@ TEST(Chat, LinesOverStreams) {
 
 TEST(Chat, WithoutATemplateNothingIsMadeUp) {
   testing::expect_error([] { ChatTemplate({}, "m"); }, {"m", "chat_template.jinja"});
+  testing::expect_error(
+      [] {
+        ChatTemplate({{"chat_template.jinja", "ab\xff"}}, "m");
+      },
+      {"m: chat_template.jinja: not UTF-8 at byte 2"});
   const ChatTemplate from_config(
       {{"tokenizer_config.json",
         R"({"bos_token": {"content": "<s>"}, "chat_template": "{{ bos_token }}{{ tools }}"})"}},
