@@ -64,7 +64,9 @@ int64_t block_step(int64_t extent) {
 }  // namespace
 
 int64_t WidthRule::nearest(double width) const {
-  const double steps = (width - static_cast<double>(least)) / static_cast<double>(step);
+  const double inside =  // a written width may be beyond int64
+      std::clamp(width, static_cast<double>(least), static_cast<double>(extent));
+  const double steps = (inside - static_cast<double>(least)) / static_cast<double>(step);
   const auto good = least + static_cast<int64_t>(std::ceil(steps - 0.5)) * step;
   return std::clamp(good, least, extent);
 }

@@ -53,7 +53,8 @@ std::optional<Decimal> split_decimal(const std::string& raw) {
   if (begin != end && *begin == '+' && begin + 1 != end && is_digit(begin[1])) ++begin;
   int exponent = 0;
   const auto [stop, failed] = std::from_chars(begin, end, exponent);
-  if (failed != std::errc() || stop != end || std::abs(exponent) > 1000) return std::nullopt;
+  if (failed != std::errc() || stop != end || exponent < -1000 || exponent > 1000)
+    return std::nullopt;
   d.exponent += exponent;
   return d;
 }
@@ -110,8 +111,9 @@ std::optional<uint64_t> parse_seed(const std::string& text) {
 
 std::optional<double> parse_number(const std::string& text) {
   if (text.ends_with('%')) {
+    if (text.ends_with("%%")) return std::nullopt;
     const auto percent = parse_number(text.substr(0, text.size() - 1));
-    return percent && !text.ends_with("%%") ? std::optional(*percent / 100) : std::nullopt;
+    return percent ? std::optional(*percent / 100) : std::nullopt;
   }
   if (!split_decimal(text)) return std::nullopt;
   const std::string plain = *without_separators(text);

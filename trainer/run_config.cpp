@@ -55,6 +55,13 @@ double positive(const Term& term, const std::string& where) {
   return *value;
 }
 
+int64_t whole(const Term& term, const std::string& where) {
+  const auto value = parse_integer(term.value);
+  NESTLING_CHECK_INPUT(value && *value > 0, where, ": ", term.name, ": '", term.value,
+                       "' is no positive integer");
+  return *value;
+}
+
 CostKind kind_of(const Term& first, const std::string& where) {
   if (first.name == "active_params") return CostKind::kActive;
   if (first.name == "total_params") return CostKind::kTotal;
@@ -121,9 +128,9 @@ WrittenTarget parse_target(const SizeConfig& size) {
     NESTLING_CHECK_INPUT(target.cost.kind == CostKind::kMemory, where, ": '", term.name,
                          "' belongs to a memory target");
     if (term.name == "context")
-      memory.context = static_cast<int64_t>(positive(term, where));
+      memory.context = whole(term, where);
     else if (term.name == "batch")
-      memory.batch = static_cast<int64_t>(positive(term, where));
+      memory.batch = whole(term, where);
     else if (term.name == "weight_bytes")
       memory.weight_bytes = positive(term, where);
     else

@@ -66,6 +66,9 @@ TEST_F(RunConfigTest, RefusesWhatDoesNotFit) {
   refused({"elastic.sizes.1.target=full"}, {"elastic.sizes.1 'half'", "target: full"});
   refused({"elastic.sizes.1.target={aktive: 50%}"}, {"'half'", "'aktive' is no target"});
   refused({"elastic.sizes.1.target={active_params: 50%, context: 3}"}, {"belongs to a memory"});
+  refused({"elastic.sizes.2.target={memory: 1e9, context: 1e300}"},
+          {"context: '1e300' is no positive"});
+  refused({"elastic.sizes.2.target={memory: 1e9, batch: 0.5}"}, {"batch: '0.5' is no positive"});
   refused({"curriculum.0.sampling={tiny: 1}"}, {"'one'", "no size 'tiny'"});
   refused({"curriculum.0.sampling=uniformly"}, {"neither uniform"});
   refused({"distill.sizes_per_micro_batch=4"}, {"exceeds the 3 sizes"});
