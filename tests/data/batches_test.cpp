@@ -247,5 +247,32 @@ TEST_F(BatchesTest, OnePositionResumesARun) {
   EXPECT_TRUE(differs);
 }
 
+// Each source has an order of its own: the same text twice is not dealt in step.
+TEST_F(BatchesTest, SourcesAreShuffledApart) {
+  const auto shard = make_shard(dir_, 4000);
+  Batches batches({{{shard}, 1.0}, {{shard}, 1.0}}, kVocabulary, 32, 5);
+  const Batch b = batches.load(0, Mixture::kBlock);
+  std::set<std::vector<int32_t>> windows[2];
+  for (int64_t i = 0; i < b.sequences; ++i)
+    windows[b.sources[static_cast<size_t>(i)]].emplace(b.tokens.begin() + i * 32,
+                                                       b.tokens.begin() + (i + 1) * 32);
+  EXPECT_GT(windows[0].size(), 100u);
+  EXPECT_NE(windows[0], windows[1]);
+}
+
+// Of two equal weights the sources take turns: in what order a block deals them is its shuffle alone.
+TEST(MixtureTest, BlocksAreShuffledApart) {
+  const std::vector<double> weights = {1.0, 1.0};
+  const Mixture mixture(weights, 3);
+  std::set<std::vector<int64_t>> orders;
+  for (int64_t block = 0; block < 4; ++block) {
+    std::vector<int64_t> sources;
+    for (int64_t i = 0; i < Mixture::kBlock; ++i)
+      sources.push_back(mixture.at(block * Mixture::kBlock + i).source);
+    orders.insert(sources);
+  }
+  EXPECT_EQ(orders.size(), 4u);
+}
+
 }  // namespace
 }  // namespace nestling

@@ -116,6 +116,12 @@ TEST_P(Sampling, TiesAtTheCutGoToTheLowerId) {
   // Ten of 300 equal weights hold 1/30; a hair less than ten need ten.
   for (int32_t id : draw(device, logits, {.temperature = 1.0f, .top_p = 0.0332f}, s))
     EXPECT_LT(id, 10);
+  // Half of all, where no weight is above the mean.
+  const std::vector<int32_t> half =
+      draw(device, logits, {.temperature = 1.0f, .top_p = 0.4999f}, s);
+  EXPECT_LT(*std::max_element(half.begin(), half.end()), 150);
+  EXPECT_GT(*std::max_element(half.begin(), half.end()),
+            130);  // none of 19 in 200 draws: (131/150)^200
 }
 
 // Weights of two devices differ by a few roundings, which moves each of the V borders between ids by

@@ -71,6 +71,16 @@ TEST(Cost, ForwardFlopsOfATokenAreTwoAParameterAttentionAndTheRecurrence) {
   EXPECT_EQ(forward_flops(c, half, 0),
             2.0 * static_cast<double>(parameter_cost(c, half).active - c.vocab * c.hidden / 2) +
                 recurrence / 2);
+  Widths shallow = full_widths(c);
+  width_of(shallow, 5, Axis::kLayers) = 0;  // of attention
+  width_of(shallow, 0, Axis::kLayers) = 0;  // of Mamba
+  EXPECT_EQ(forward_flops(c, shallow, 8192),
+            2.0 * static_cast<double>(parameter_cost(c, shallow).active - c.vocab * c.hidden) +
+                attention / 6 * 5 + recurrence / 23 * 22);
+  ModelConfig tied = c;  // what is looked up is multiplied too, as the head
+  tied.tied = true;
+  EXPECT_EQ(forward_flops(tied, full_widths(tied), 0),
+            2.0 * static_cast<double>(parameter_cost(tied).active) + recurrence);
 }
 
 TEST(ParameterList, HasThePublishedNumberOfTensors) {

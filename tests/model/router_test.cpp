@@ -141,6 +141,47 @@ TEST(Router, HardDrawsAreOneHotsAndAsOftenAsAsked) {
   EXPECT_NEAR(hard, 500, 4 * std::sqrt(2000 * 0.25 * 0.75));
 }
 
+// The Gumbel-max trick: whatever the temperature, the largest of a draw is choice i with probability
+// softmax(z)_i. The other way round the noise would not do so, of three choices or more.
+TEST(Router, TheLargestOfADrawIsAsOftenAsItsProbability) {
+  const ElasticSpace s = space();
+  const Router router(s, 2, {.hidden = 16, .init_std = 0.6, .hard_share = 0.0}, 1);
+  constexpr int64_t kDraws = 4000;
+  const Probabilities want = router.preferences({0, 1});
+  Probabilities share = zeros_like(want);
+  for (int64_t step = 0; step < kDraws; ++step) {
+    const Router::Noise noise{9, step, 0};
+    const RouterDraw d = router.draw({0, 1}, 0.0, &noise);
+    for (size_t a = 0; a < d.soft.size(); ++a)
+      share[a][static_cast<size_t>(std::max_element(d.soft[a].begin(), d.soft[a].end()) -
+                                   d.soft[a].begin())] += 1.0 / kDraws;
+  }
+  for (size_t a = 0; a < want.size(); ++a)
+    for (size_t i = 0; i < want[a].size(); ++i)
+      EXPECT_NEAR(share[a][i], want[a][i], 4.5 * std::sqrt(want[a][i] * (1 - want[a][i]) / kDraws))
+          << a << " " << i;
+}
+
+TEST(Router, AxesBeginWithWeightsOfTheirOwn) {
+  const ElasticSpace s = space();
+  const Router router(s, 2, {}, 1);
+  EXPECT_NE(router.first(0).ptr<float>()[0], router.first(1).ptr<float>()[0]);
+  EXPECT_NE(router.second(0).ptr<float>()[0], router.second(1).ptr<float>()[0]);
+}
+
+TEST(BudgetLoss, OfTheFullSizeHasNoDeadZone) {
+  const ElasticSpace s = space();
+  const CostFunction cost(s.config, {});
+  Probabilities p = one_hot(s, {0, 0, 0, 0}), dp = zeros_like(p);
+  p[0] = {0.99, 0.01, 0};
+  const double whole = cost(expected(full_widths(s.config)));
+  const double off = cost(expected_widths(s, p)) / whole - 1;
+  ASSERT_LT(std::abs(off), 0.02);
+  const BudgetLoss got =
+      budget_loss(s, {.cost = &cost, .allowed = whole, .full = true}, 0.02, p, 1.0, dp);
+  EXPECT_NEAR(got.loss, std::abs(off) + 10 * 2 * 1e-4 / 3, 1e-12);
+}
+
 TEST(BudgetLoss, IsZeroWithinTheDeadZoneAndRelativeOutside) {
   const ElasticSpace s = space();
   const CostFunction cost(s.config, {});
@@ -166,6 +207,26 @@ TEST(Feasible, KeepsTheBudgetAndTheLargestProbability) {
   const Feasible moved = nearest_feasible(s, cost, 0.6 * whole, 0.02, p);
   ASSERT_TRUE(moved.found);
   EXPECT_NEAR(moved.cost, 0.6 * whole, 0.02 * 0.6 * whole);
+}
+
+TEST(Feasible, MayCostALittleMoreThanTheBudget) {
+  const ElasticSpace s = space();
+  const CostFunction cost(s.config, {});
+  const Probabilities p = one_hot(s, {1, 0, 1, 0});
+  const double exact = cost(expected_widths(s, p));
+  for (const double allowed : {exact / 1.019, exact / 0.981})
+    EXPECT_EQ(nearest_feasible(s, cost, allowed, 0.02, p).selection, (Selection{1, 0, 1, 0}));
+  EXPECT_NE(nearest_feasible(s, cost, exact / 1.021, 0.02, p).selection, (Selection{1, 0, 1, 0}));
+}
+
+TEST(Feasible, OfEqualOnesTheLowerIndices) {
+  const ElasticSpace s = space();
+  const CostFunction cost(s.config, {});
+  Probabilities even = one_hot(s, {0, 0, 0, 0});
+  for (auto& axis : even)
+    std::fill(axis.begin(), axis.end(), 1.0 / static_cast<double>(axis.size()));
+  const double whole = cost(expected(full_widths(s.config)));
+  EXPECT_EQ(nearest_feasible(s, cost, whole, 1.0, even).selection, (Selection{0, 0, 0, 0}));
 }
 
 TEST(Feasible, NamesTheNearestTwoWhereNoneFits) {

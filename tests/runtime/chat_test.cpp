@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
+#include <set>
 #include <sstream>
 
 #include "runtime/think_splitter.h"
@@ -77,6 +78,16 @@ TEST(Chat, AnotherSizeRunsTheConversationAgain) {
   }
   testing::expect_error([&] { session.select("30B"); }, {"30B", "100%, 75%, 50%"});
   EXPECT_EQ(session.model().size(), "100%");
+}
+
+TEST(Chat, EveryTokenIsADrawOfItsOwn) {
+  LoadedModel model(testing::tiny_reasoner(), DType::kF32);
+  Context ctx(Device::kCpu);
+  ChatSession session(ctx, model, {.max_new_tokens = 12, .rule = {.temperature = 1000.0f}});
+  const int64_t drawn = session.answer(kTurns[0]).tokens;
+  ASSERT_GT(drawn, 6);
+  const std::set<int32_t> different(session.tokens().end() - drawn, session.tokens().end());
+  EXPECT_GT(std::ssize(different), drawn / 2);
 }
 
 // Cut off within its thinking, an answer is closed by the template and goes on.

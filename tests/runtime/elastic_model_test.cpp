@@ -121,6 +121,13 @@ TEST_F(ElasticModelFile, SliceIsTheSizeAsADirectory) {
       EXPECT_TRUE(fs::exists(out / name)) << name;
     EXPECT_EQ(testing::read_bytes(out / "tokenizer.json"),
               testing::read_bytes(testing::tiny_reasoner() / "tokenizer.json"));
+    // Both say what was asked for; of BF16 the published F32 tensors stay.
+    const bool wide = type == StoredType::kF32;
+    const std::string weights = testing::read_bytes(out / "model.safetensors");
+    EXPECT_EQ(weights.find("\"BF16\"") == std::string::npos, wide);
+    EXPECT_NE(testing::read_bytes(out / "config.json")
+                  .find(wide ? R"("torch_dtype": "float32")" : R"("torch_dtype": "bfloat16")"),
+              std::string::npos);
     LoadedModel cut(out, DType::kF32);
     LoadedSize size = load_elastic(file(), "50%", DType::kF32);
     ASSERT_EQ(cut.weights().count(), size.weights.count());

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <gtest/gtest.h>
 
+#include "data/reasoning.h"
+#include "runtime/generator.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_elastic.h"
 #include "tests/support/whole_logits.h"
@@ -91,6 +93,7 @@ TEST(EvaluateText, CountsTheSameTargetsInWindowsOfAnyLength) {
   }
   out.close();
   Context ctx(Device::kCpu);
+  EXPECT_EQ(evaluate_text(ctx, world(), model, file, 1024, first - 2).tokens, first - 3);
   for (int64_t seq_len = 1; seq_len <= sums.tokens + 2; ++seq_len) {
     const TextLoss loss = evaluate_text(ctx, world(), model, file, seq_len, 1024);
     EXPECT_EQ(loss.tokens, sums.tokens) << seq_len;
@@ -126,6 +129,45 @@ TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
     EXPECT_EQ(all[i].n, std::ssize(all[i].outcomes));
   }
   EXPECT_GT(all.back().correct, 0);
+}
+
+// Tasks and levels in turn, of the problems that no training text holds.
+TEST(EvaluateReasoning, AsksHeldOutProblemsOfEveryTaskAndLevel) {
+  if (world().size() > 1) return;  // what several ranks find is in Evaluate
+  LoadedModel model(testing::tiny_reasoner(), DType::kF32);
+  Context ctx(Device::kCpu);
+  const std::vector<std::string> tasks = {"addition", "sorting"};
+  GenerateOptions options;
+  options.max_new_tokens = 24;
+  options.stop_tokens = {*model.tokenizer().token_id("<|im_end|>")};
+  const int64_t problems = 2 * reasoning::kLevels;
+  std::vector<bool> outcomes;
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < problems; ++i) {
+    const int level = 1 + static_cast<int>(i / 2) % reasoning::kLevels;
+    const reasoning::Problem problem =
+        reasoning::generate(tasks[static_cast<size_t>(i % 2)], level, reasoning::Split::kHeldOut, 7,
+                            static_cast<uint64_t>(i));
+    const std::vector<int32_t> prompt =
+        model.tokenizer().encode(reasoning::prompt_text(problem), false);
+    const std::vector<int32_t> answer = generate(ctx, model, {prompt}, options)[0].tokens;
+    outcomes.push_back(reasoning::score(problem, model.tokenizer().decode(answer)) != 0);
+    tokens += std::ssize(answer);
+  }
+  const TaskAccuracy all =
+      evaluate_reasoning(
+          ctx, world(), model,
+          {.tasks = tasks, .problems = problems, .batch = 4, .max_new_tokens = 24, .seed = 7})
+          .back();
+  EXPECT_EQ(all.outcomes, outcomes);
+  EXPECT_EQ(all.tokens, tokens);
+}
+
+TEST(PairedDifference, IsTheFirstLessTheSecond) {
+  TaskAccuracy good{.task = "addition", .n = 4, .outcomes = {true, true, true, false}};
+  TaskAccuracy bad{.task = "addition", .n = 4, .outcomes = {true, false, false, false}};
+  EXPECT_EQ(paired_difference(good, bad).estimate, 0.5);
+  EXPECT_EQ(paired_difference(bad, good).estimate, -0.5);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
+#include <set>
 
 #include "kernels/core/rng.h"
 #include "tests/support/temp_dir.h"
@@ -20,8 +21,17 @@ struct TinyModel {
   LoadedModel model;
   TinyModel() : model(write(dir), DType::kF32) {}
 
+  // Of matrices ten times as large as at the start of training: what it says depends on all it has read.
   static std::filesystem::path write(const testing::TempDir& dir) {
-    testing::write_tiny_model(dir.path(), kVocab, 21);
+    const ModelConfig config = testing::tiny_config(kVocab);
+    Weights weights(config, Device::kCpu, {});
+    weights.initialize(21);
+    for (int64_t i = 0; i < weights.count(); ++i) {
+      if (!weights.specs()[static_cast<size_t>(i)].decay) continue;
+      const View w = weights.master(i);
+      for (int64_t k = 0; k < w.size(); ++k) w.ptr<float>()[k] *= 10;
+    }
+    export_weights(dir.path(), config, weights, {.types = {}, .type = StoredType::kF32});
     return dir.path();
   }
   // Logits of the last token of a sequence, by a forward over all of it.
@@ -92,6 +102,9 @@ TEST(Generate, SampledTokensRepeatForASeedWhateverTheBatch) {
   EXPECT_EQ(generate(ctx, tiny.model, {asked[0]}, options)[0].tokens, together[0].tokens);
   options.seed = 6;
   EXPECT_NE(generate(ctx, tiny.model, asked, options)[0].tokens, together[0].tokens);
+  options.rule.temperature = 1000.0f;  // every token is as likely: each is a draw of its own
+  const auto drawn = generate(ctx, tiny.model, {asked[0]}, options)[0].tokens;
+  EXPECT_GT(std::set<int32_t>(drawn.begin(), drawn.end()).size(), 3u);
 }
 
 // Sequences of other prompts that end earlier leave the batch; nothing of those that go on changes.
