@@ -24,11 +24,8 @@ Widths widths_of(const ModelConfig& config, const Cut& cut) {
   return widths;
 }
 
-class Slice : public ::testing::TestWithParam<std::pair<const char*, Cut>> {};
-
-TEST_P(Slice, PrefixViewsEqualTheModelCutOut) {
-  const ModelConfig full = elastic_config();
-  const Widths widths = widths_of(full, GetParam().second);
+void expect_views_equal_the_model_cut_out(const ModelConfig& full, const Cut& by) {
+  const Widths widths = widths_of(full, by);
   Weights whole(full, Device::kCpu, {.compute = DType::kF32, .gradients = true});
   whole.initialize(9);
   CutModel cut(full, widths, whole);
@@ -48,6 +45,18 @@ TEST_P(Slice, PrefixViewsEqualTheModelCutOut) {
   }
   for (const auto& [name, gradient] : present(full, whole.grads()))
     EXPECT_EQ(norm_of(gradient), 0.0) << name << " has a gradient outside its prefix";
+}
+
+class Slice : public ::testing::TestWithParam<std::pair<const char*, Cut>> {};
+
+TEST_P(Slice, PrefixViewsEqualTheModelCutOut) {
+  expect_views_equal_the_model_cut_out(elastic_config(), GetParam().second);
+}
+
+TEST(TiedSlice, CutsTheHeadWithTheEmbeddings) {
+  ModelConfig tied = elastic_config();
+  tied.tied = true;
+  expect_views_equal_the_model_cut_out(tied, {{Axis::kHidden, 16}});
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -32,6 +32,25 @@ TEST(Weights, FreshOnesAreTheDrawsOfOneWalkWhateverTheThreads) {
   }
 }
 
+// What is added to the residual stream begins smaller by the root of the number of layers.
+TEST(Weights, OfResidualProjectionsBeginSmaller) {
+  const ModelConfig config = testing::tiny_config(1000);
+  Weights weights(config, Device::kCpu, {});
+  weights.initialize(7);
+  int64_t projections = 0;
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    const std::string& name = weights.specs()[static_cast<size_t>(i)].name;
+    const bool residual = name.ends_with("o_proj.weight") || name.ends_with("out_proj.weight") ||
+                          name.ends_with("down_proj.weight");
+    if (!residual) continue;
+    Rng rng(7, static_cast<uint64_t>(i));
+    EXPECT_EQ(weights.master(i).ptr<float>()[0], static_cast<float>(0.02 / 2 * rng.normal()))
+        << name;
+    ++projections;
+  }
+  EXPECT_EQ(projections, 5);  // of the experts, and of those that all tokens share, too
+}
+
 TEST(Weights, OfATensorAsManyDrawsAsAreAskedForRepeat) {
   constexpr int64_t kDistinct = 101;
   Weights few(testing::tiny_config(1000), Device::kCpu, {});

@@ -98,6 +98,44 @@ TEST_P(Ranks, ShareABatchAndAgreeWithOne) {
   }
 }
 
+// The selection bias of an expert moves by bias_rate towards the mean load of its own layer, over the whole
+// batch; AdamW leaves it alone.
+TEST_P(Ranks, MoveTheBiasOfEveryLayerTowardsItsMeanLoad) {
+  PretrainConfig run = small_run();
+  run.moe.bias_rate = 0.125;
+  const ModelConfig model = model_config_of(run.model, kVocab);
+  Comm& comm = world(GetParam());
+  Context ctx(GetParam()), host(Device::kCpu);
+  TrainStep step(model, run, ctx, comm);
+  step.weights().initialize(3);
+  const int64_t share = kSequences / comm.size();
+  step.run({sequences(0, comm.rank() * share, share)}, 1e-3, 1);
+
+  Weights fresh(model, Device::kCpu, {});
+  fresh.initialize(3);
+  const Batch batch = sequences(0, 0, kSequences);
+  Arena arena(Device::kCpu);
+  LayerRun layers{
+      .ctx = host, .arena = arena, .config = model, .segments = Segments(batch.cu_seqlens)};
+  const ModelActs acts = model_forward(layers, fresh.params(), host_view(batch.tokens));
+  size_t moe = 0;
+  for (int64_t i = 0; i < fresh.count(); ++i) {
+    const ParameterSpec& spec = fresh.specs()[static_cast<size_t>(i)];
+    if (spec.trained) continue;
+    const auto* offsets =
+        std::get<MoeActs>(acts.layers[static_cast<size_t>(spec.layer)]).offsets.ptr<int32_t>();
+    const Tensor bias = flat_master(step.weights(), i);
+    const double mean = static_cast<double>(offsets[model.experts]) / 6;
+    for (int64_t e = 0; e < model.experts; ++e) {
+      const double load = offsets[e + 1] - offsets[e];
+      const float want = load == mean ? 0.0f : (load < mean ? 0.125f : -0.125f);
+      EXPECT_EQ(bias.ptr<float>()[e], want) << spec.name << ", expert " << e << ", load " << load;
+    }
+    ++moe;
+  }
+  EXPECT_EQ(moe, 2u);
+}
+
 TEST_P(Ranks, ANanSkipsTheStepOnEveryRank) {
   const PretrainConfig run = small_run();
   const ModelConfig model = model_config_of(run.model, kVocab);

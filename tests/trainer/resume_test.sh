@@ -72,3 +72,13 @@ for how in term kill; do
   cmp "$work/whole/run/model/model.safetensors" "$work/$how/run/model/model.safetensors"
 done
 echo "bit for bit equal after SIGTERM and two SIGKILLs"
+
+# What two ranks load of a step, micro-batch by micro-batch, is the batch of one: the same mean loss, up to the
+# order of its sum.
+one_step="--set tokens=512 --set micro_batch=2 --set optimizer.warmup_tokens=0"
+"$program" pretrain "$work/run.yaml" $one_step --set "output=$work/one" >"$work/out" 2>&1
+"$source_dir/launch/mpirun.sh" 2 "$program" pretrain "$work/run.yaml" $one_step --set "output=$work/two" >"$work/out" 2>&1
+loss() { sed -n 's/.*"loss":\([0-9.]*\).*/\1/p' "$work/$1/run/log.jsonl"; }
+awk -v a="$(loss one)" -v b="$(loss two)" 'BEGIN { exit !(a > 1 && (a - b) ^ 2 < (1e-6 * a) ^ 2) }' ||
+  { echo "the loss of one rank is $(loss one), of two $(loss two)"; exit 1; }
+echo "two ranks load the batch of one"

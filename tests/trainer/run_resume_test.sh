@@ -38,6 +38,10 @@ run() {  # OUTPUT_DIR
 read -r last _ <whole/runs/run/checkpoints/latest
 [ "$last" = step-000032 ] || fail "the undisturbed run ended at $last"
 
+# 256 of 1024 tokens of warmup, and a tenth of the peak at the end.
+lr_of() { sed -n "s/.*\"lr\":\([0-9.e-]*\).*\"step\":$1,.*/\1/p" whole/runs/run/log.jsonl; }
+[ "$(lr_of 1) $(lr_of 32)" = "0.00025 0.0001" ] || fail "learning rates $(lr_of 1), $(lr_of 32)"
+
 # Told to stop while the router learns, and again in the second phase.
 for steps in 5 20; do
   (run term) >out 2>&1 &
@@ -88,6 +92,7 @@ refused "^  optimizer.lr: 0.001 -> 0.01$" --set optimizer.lr=1e-2 --set router.l
 refused "^  router.lr: 0.01 -> 0.001$" --set optimizer.lr=1e-2 --set router.lr=1e-3
 refused "where this curriculum of 20 steps never is" --change-config --set curriculum.1.tokens=1024
 refused "where this curriculum of 24 steps never is" --change-config --set curriculum.0.global_batch_tokens=512
+refused "where this curriculum of 48 steps never is" --change-config --set curriculum.0.global_batch_tokens=128
 refused "other widths in elastic.choices" --change-config --set 'elastic.choices.experts=[100%,4]'
 mv whole/runs/run/scores.json kept.json
 refused "another order of units" --change-config --set data.calibration.samples=2
