@@ -122,9 +122,8 @@ def dispatch(flat, idx, w, up, down, mask, low):
     order = idx.reshape(-1).argsort(stable=True)
     back = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
     ends = torch.searchsorted(idx.reshape(-1)[order], torch.arange(up.shape[0], device=idx.device), right=True).to(torch.int32)
-    h = F.relu(grouped_mm(Rows.apply(flat.to(low), order, back, idx.shape[1]), up.to(low).transpose(-1, -2), ends)).square()
-    if mask is not None:
-        h = (h * mask).to(low)
+    h = F.relu(grouped_mm(Rows.apply(flat.to(low), order, back, idx.shape[1]), up.to(low).transpose(-1, -2), ends)).square()    # in float32 under CUDA's autocast
+    h = (h if mask is None else h * mask).to(low)
     y = Rows.apply(grouped_mm(h, down.to(low).transpose(-1, -2), ends), back, order, 1)
     return (y.view(*idx.shape, -1) * w[..., None]).sum(1).to(flat.dtype)
 
