@@ -1,9 +1,10 @@
 // bench_ops.h - `nestling bench ops`: the speed of every operator, against this machine's own peaks.
 //
-// Output        a table on stdout; with json one line:
+// Output        a table on stdout, a line a case as soon as it is done; with json that on stderr, and at the end one line:
 //               {"device":{...},"peaks":{...},"ops":[{"name","shape","dtype","ms","gflops","gbytes_s",
 //               "peak","share_of_peak","bound","floor"[,"floor_gflops"],"refused"}]}. All figures are
-//               measured, in this run; of what was refused only the reason.
+//               measured, in this run; of what was refused only the reason. An operator whose cases cannot go on, as after
+//               one that broke the device's context, is refused by its name, and all else is still said.
 // CUDA          the shapes of Nemotron 3 Nano's layers, medians by events; peaks as in device_peaks.h.
 // CPU           peaks of products: a loop of register FMAs (for bf16: of bf16 dot products where the CPU
 //               has them and cpu_isa allows them, else the same f32 loop), on all threads.
@@ -30,7 +31,7 @@ struct BenchOpsOptions {
   std::string only;     // operators whose name begins with this
 };
 
-// The exit code: 1 when a floor was asked for and missed.
+// The exit code: 1 when a floor was asked for and missed, or an operator's cases could not go on.
 int bench_ops(const BenchOpsOptions& options);
 
 }  // namespace nestling

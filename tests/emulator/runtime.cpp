@@ -17,7 +17,7 @@ namespace nestling::emulator {
 
 namespace {
 
-constexpr size_t kReserved = size_t{64} << 30;     // addresses, not memory
+constexpr size_t kReserved = size_t{256} << 30;    // addresses, not memory
 constexpr size_t kDeviceMemory = size_t{8} << 30;  // what there is of it, unless told otherwise
 constexpr size_t kAlign = 256;
 constexpr size_t kRedZone = 256;
@@ -188,6 +188,7 @@ bool is_device_memory(const void* data) {
 
 using nestling::emulator::allow_shared_memory;
 using nestling::emulator::begin_work;
+using nestling::emulator::broken;
 using nestling::emulator::kernels_run;
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
@@ -248,6 +249,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  if (broken()) return cudaErrorIllegalAddress;
   *properties = {.name = "emulated on the CPU", .totalGlobalMem = memory().whole()};
   return cudaSuccess;
 }
@@ -279,6 +281,8 @@ const char* cudaGetErrorName(cudaError_t code) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
     case cudaErrorNotReady:
@@ -295,6 +299,7 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (broken()) return cudaErrorIllegalAddress;
   *data = memory().allocate(bytes);
   return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -325,6 +330,7 @@ cudaError_t copy_rows(Lines<void*> to, Lines<const void*> from, size_t width, si
   if (memory().holds(to.data) != to_device || memory().holds(from.data) != from_device ||
       to.pitch < width || from.pitch < width)
     return cudaErrorInvalidValue;
+  if (broken()) return cudaErrorIllegalAddress;
   if (!begin_work(stream) || (to_device && from_device && !kernels_run())) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)
@@ -340,6 +346,7 @@ cudaError_t cudaMemset(void* data, int value, size_t bytes) {
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
   if (!memory().holds(data)) return cudaErrorInvalidValue;
   if (!begin_work(stream)) return cudaSuccess;
+  if (broken()) return cudaErrorIllegalAddress;
   const OpenMemory open;
   if (value == 0)
     memory().zero(static_cast<std::byte*>(data), bytes);
@@ -350,6 +357,7 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t rows,
                               cudaStream_t stream) {
   if (!memory().holds(data) || pitch < width || pitch > kMostPitch) return cudaErrorInvalidValue;
+  if (broken()) return cudaErrorIllegalAddress;
   if (!begin_work(stream) || !kernels_run()) return cudaSuccess;
   const OpenMemory open;
   for (size_t r = 0; r < rows; ++r)

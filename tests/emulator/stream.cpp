@@ -81,6 +81,13 @@ bool begin_work(nestling_emulated_stream* stream) {
   return !of(stream).stalled;
 }
 
+bool broken() {
+  static const char* text = std::getenv("NESTLING_EMULATOR_BREAK");
+  if (text == nullptr) return false;
+  const std::scoped_lock lock(mutex);
+  return work_clock >= std::strtoull(text, nullptr, 10);
+}
+
 void hold_work(nestling_emulated_stream* stream, std::function<bool()> work) {
   const std::scoped_lock lock(mutex);
   if (!of(stream).blocking && of(stream).seen < work_clock)
@@ -102,6 +109,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (nestling::emulator::broken()) return cudaErrorIllegalAddress;
   nestling_emulated_stream& s = of(stream);
   if (!finish(s, s.done + s.held.size()) || s.stalled) wait_for_ever();
   return cudaSuccess;
@@ -135,6 +143,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (nestling::emulator::broken()) return cudaErrorIllegalAddress;
   if (event->stream != nullptr && !finish(*event->stream, event->held)) wait_for_ever();
   return cudaSuccess;
 }

@@ -8,6 +8,8 @@
 //               on it is left out, its events stay not ready, and a host that waits, waits for ever.
 //               NESTLING_EMULATOR_QUEUE = N: so does the recording of the N-th event on streams that stalled,
 //               their queues being full, and with it all that asks for events.
+// Breaks        NESTLING_EMULATOR_BREAK = N: the N-th piece of work breaks the context, as an illegal address does: from
+//               then on every call that matters fails, but for those that free.
 // Threads       one enqueues; events may be asked by another.
 #pragma once
 #include <cstdint>
@@ -22,6 +24,9 @@ bool begin_work(nestling_emulated_stream* stream);
 
 // Enqueues work to be done later; it answers false to stall its stream.
 void hold_work(nestling_emulated_stream* stream, std::function<bool()> work);
+
+// Whether the context is.
+bool broken();
 
 bool is_device_memory(const void* data);
 

@@ -14,8 +14,19 @@ std::string part_of(int64_t whole, int64_t part) {
   return part == 1 ? str(whole) : str(whole / part, "/", whole);
 }
 
-Bench::Bench(Context& ctx, Scale scale, const Peaks& peaks, double longest)
-    : ctx_(ctx), scale_(scale), peaks_(peaks), longest_(longest), flush_(ctx) {}
+Bench::Bench(Context& ctx, Scale scale, const Peaks& peaks, double longest,
+             std::function<void(const Result&)> done)
+    : ctx_(ctx),
+      scale_(scale),
+      peaks_(peaks),
+      longest_(longest),
+      done_(std::move(done)),
+      flush_(ctx) {}
+
+void Bench::keep(const Result& r) {
+  results_.push_back(r);
+  done_(r);
+}
 
 double Bench::product_peak_beside(bool bf16) const {
   constexpr double kLongest = 0.03;
@@ -30,7 +41,7 @@ double Bench::seconds(const std::function<void(Context&)>& call) {
 }
 
 void Bench::refuse(const Case& c, const std::string& reason) {
-  results_.push_back({.of = c, .refused = reason});
+  keep({.of = c, .refused = reason});
 }
 
 double Bench::measure(const Case& c, const std::function<void(Context&)>& call) {
@@ -61,7 +72,7 @@ double Bench::measure(const Case& c, const std::function<void(Context&)>& call) 
   r.memory_bound = of_memory > of_product;
   r.share_of_peak = std::max(of_product, of_memory);
   r.peak = r.memory_bound ? peaks_.copy_gbytes_s : product;
-  results_.push_back(r);
+  keep(r);
   return r.gflops;
 }
 

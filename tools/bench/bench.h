@@ -6,7 +6,7 @@
 // Timing        CPU: the best of at least five (kernels/core/peaks.h). CUDA: the median of at least five by
 //               events, the L2 cache overwritten before each (timing.h).
 // Refusals      what an operator throws is a result too, with its reason. Nothing is measured in another type
-//               in its place. Operands that do not fit the memory end the run.
+//               in its place. Operands that do not fit the memory end the cases of their operator.
 #pragma once
 #include <functional>
 #include <string>
@@ -61,8 +61,9 @@ struct Result {
 
 class Bench {
  public:
-  // `longest`: seconds spent on repeats of one case.
-  Bench(Context& ctx, Scale scale, const Peaks& peaks, double longest);
+  // `longest`: seconds spent on repeats of one case. `done` is called with every result as soon as it is there.
+  Bench(Context& ctx, Scale scale, const Peaks& peaks, double longest,
+        std::function<void(const Result&)> done);
 
   // FLOPs and bytes are those that the operators called count. Returns the GFLOP/s, 0 if refused.
   // Shares of the CPU's product peak are of the better of two measurements right before and after the
@@ -101,11 +102,13 @@ class Bench {
  private:
   double seconds(const std::function<void(Context&)>& call);
   double product_peak_beside(bool bf16) const;
+  void keep(const Result& r);
 
   Context& ctx_;
   Scale scale_;
   Peaks peaks_;
   double longest_;
+  std::function<void(const Result&)> done_;
   CacheFlush flush_;
   Rng rng_{42};
   std::vector<Result> results_;

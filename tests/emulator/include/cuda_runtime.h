@@ -208,6 +208,7 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorIllegalAddress = 700,
   cudaErrorInsufficientDriver = 35,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
@@ -292,6 +293,7 @@ template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                Args&&... args) {
   if (!nestling::emulator::begin_work(config->stream)) return cudaSuccess;
+  if (nestling::emulator::broken()) return cudaErrorIllegalAddress;
   const auto body = [&] { kernel(static_cast<Params>(args)...); };
   const nestling::emulator::Launch launch{
       {config->gridDim.x, config->gridDim.y, config->gridDim.z},
