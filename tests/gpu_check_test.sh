@@ -31,7 +31,12 @@ SH
   chmod +x "$root/bin/$1"
 }
 fake passing Passed COMPLETED 'echo "passed under $NESTLING_BUNDLE"'
-fake failing Failed COMPLETED 'echo "3 is not 4"; exit 1'
+fake failing Failed COMPLETED 'echo "[  FAILED  ] Fake.Failed (3 ms)
+[  FAILED  ] 1 test, listed below:
+[  FAILED  ] Fake.Failed
+
+ 1 FAILED TEST"; exit 1'
+fake environment Passed COMPLETED '[ "$FAKE" = 1 ]'
 fake hanging Hung COMPLETED 'sleep 100'
 fake skipping Skipped SKIPPED 'echo "no second device"; exit 77'
 printf '#!/bin/sh\necho "{}"\n' >"$root/bin/nestling" && chmod +x "$root/bin/nestling"
@@ -86,9 +91,36 @@ check unasked --only train
 printf 'fake/failing bin/failing\nfake/passing bin/passing\n' >"$root/tests/tests.txt"
 check failing --only tests,skips
 [ $code = 1 ] || fail "a test that fails: $code, needs 1"
-has failing 'FAILED fake/failing .*3 is not 4'
+has failing 'FAILED fake/failing .*: \[  FAILED  \] Fake.Failed \(3 ms\)'
 has failing '^tests +FAILED .*1 FAILED, 1 ok'
 has failing '^skips +FAILED' # the skip that is expected did not happen
+
+# A sanitizer that finds something, on what failed alone; by an entry that sets a variable too.
+cat >"$work/tools/compute-sanitizer" <<'SH'
+#!/bin/sh
+echo "========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 4 bytes
+========= $FAKE of $*
+========= ERROR SUMMARY: 1 error"
+exit 1
+SH
+chmod +x "$work/tools/compute-sanitizer"
+printf 'fake/failing env FAKE=2 bin/failing\nfake/environment env FAKE=1 bin/environment\n' >"$root/tests/tests.txt"
+PATH=$work/tools:$PATH check memcheck --only tests,memcheck
+has memcheck '^tests +FAILED .*1 FAILED, 1 ok'
+has memcheck 'FAILED memcheck.fake/failing .*: =+ Invalid __global__ read'
+! grep -q memcheck.fake/environment "$work/memcheck/summary.txt" || fail "memcheck of a test that passed"
+grep -q '^========= 2 of .*--report-api-errors no .* bin/failing --gtest_filter=Fake.Failed$' \
+  "$work/memcheck/tests/memcheck.fake_failing.txt" || fail "not on the case that failed"
+PATH=$work/tools:$PATH check unneeded --only memcheck
+has unneeded '^memcheck +SKIPPED +no tests'
+
+# Scripts begin first, whatever their place.
+printf '#!/bin/sh\nsleep 100\n' >"$root/tests/slow.sh" && chmod +x "$root/tests/slow.sh"
+{ seq -f 'fake/hanging%g bin/hanging' 12; echo 'fake/slow tests/slow.sh bin/nestling'; } >"$root/tests/tests.txt"
+check order --only tests --seconds 7
+has order 'TIMED_OUT fake/slow'
+has order 'LEFT_OUT fake/hanging12'
 
 printf 'fake/hanging bin/hanging\n' >"$root/tests/tests.txt"
 check hanging --only tests,train --seconds 7
