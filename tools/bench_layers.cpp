@@ -112,6 +112,8 @@ class Trainer {
  public:
   virtual ~Trainer() = default;
   virtual Outcome step(const std::vector<Batch>& batches, int64_t i) = 0;
+  // Steps on the null device, after which memory() is what a device is asked for.
+  virtual void largest_steps(const std::vector<Batch>&) {}
   virtual std::vector<MemoryPool> memory() const = 0;
 };
 
@@ -147,6 +149,13 @@ class Distillation final : public Trainer {
 
   void choose(size_t size) { size_ = size; }
   void freeze() { router_.freeze_evenly(); }
+  // A step in slices has the memory of every size taken before it begins, whichever it trains.
+  void largest_steps(const std::vector<Batch>& batches) override {
+    if (!router_.frozen()) return;
+    const size_t chosen = size_;
+    for (size_ = 0; size_ < std::size(kSizes); ++size_) step(batches, 0);
+    size_ = chosen;
+  }
   Widths widths(int64_t size) const { return router_.widths(size); }
 
   Outcome step(const std::vector<Batch>& batches, int64_t i) override {
@@ -207,40 +216,37 @@ bool wanted(const Setting& s, const std::string& name) {
   return s.o.only.empty() || std::find(s.o.only.begin(), s.o.only.end(), name) != s.o.only.end();
 }
 
-// Every variant asked for, in the order they run: fn(variant, its trainer).
+// Every variant asked for, in the order they run: fn(variant, its trainer, its context). Each has its own, so that
+// none holds what another needed.
 template <class Fn>
-void for_each_variant(const Setting& s, Context& ctx, Fn fn) {
+void for_each_variant(const Setting& s, Device device, Fn fn) {
   if (wanted(s, "pretrain")) {
+    Context ctx(device);
     Pretraining pretraining(s, ctx);
-    fn(LayersVariant{.name = "pretrain", .widths = full_widths(s.model)}, pretraining);
+    fn(LayersVariant{.name = "pretrain", .widths = full_widths(s.model)}, pretraining, ctx);
   }
-  std::vector<std::string> elastic;
-  for (const char* mode : {"mask/", "slice/"})
-    for (const char* size : kSizes)
-      if (wanted(s, std::string(mode) + size)) elastic.push_back(std::string(mode) + size);
-  if (elastic.empty()) return;
-  Distillation distillation(s, ctx);
-  for (const std::string& name : elastic) {
-    const bool sliced = name.starts_with("slice/");
-    if (sliced) distillation.freeze();
-    const auto size =
-        std::find(std::begin(kSizes), std::end(kSizes), name.substr(name.find('/') + 1));
-    const auto index = static_cast<size_t>(size - std::begin(kSizes));
-    distillation.choose(index);
-    fn(LayersVariant{.name = name,
-                     .widths = sliced ? distillation.widths(static_cast<int64_t>(index))
-                                      : full_widths(s.model),
-                     .teacher = true},
-       distillation);
-  }
+  for (const bool sliced : {false, true})
+    for (size_t size = 0; size < std::size(kSizes); ++size) {
+      const std::string name = std::string(sliced ? "slice/" : "mask/") + kSizes[size];
+      if (!wanted(s, name)) continue;
+      Context ctx(device);
+      Distillation distillation(s, ctx);
+      if (sliced) distillation.freeze();
+      distillation.choose(size);
+      fn(LayersVariant{.name = name,
+                       .widths = sliced ? distillation.widths(static_cast<int64_t>(size))
+                                        : full_widths(s.model),
+                       .teacher = true},
+         distillation, ctx);
+    }
 }
 
 // On the null device: what every variant will hold and do. Refuses what the device cannot hold.
 OrderedJson estimate(const Setting& s, int64_t free_bytes) {
   OrderedJson all = OrderedJson::object();
-  Context ctx(Device::kNull);
   const std::vector<Batch> batches = batches_of(s, 0);
-  for_each_variant(s, ctx, [&](const LayersVariant& v, Trainer& trainer) {
+  for_each_variant(s, Device::kNull, [&](const LayersVariant& v, Trainer& trainer, Context& ctx) {
+    trainer.largest_steps(batches);
     ctx.reset_work();
     trainer.step(batches, 0);
     const std::vector<MemoryPool> pools = trainer.memory();
@@ -256,9 +262,9 @@ OrderedJson estimate(const Setting& s, int64_t free_bytes) {
 }
 
 // Each is printed when it is done: what comes after may run out of time or memory.
-OrderedJson measure_all(const Setting& s, Context& ctx, const Ceilings& ceilings, std::FILE* to) {
+OrderedJson measure_all(const Setting& s, Device device, const Ceilings& ceilings, std::FILE* to) {
   OrderedJson done = OrderedJson::array();
-  for_each_variant(s, ctx, [&](LayersVariant v, Trainer& trainer) {
+  for_each_variant(s, device, [&](LayersVariant v, Trainer& trainer, Context& ctx) {
     measure(s, trainer, ctx, v);
     add_variant(done, s.model, s.o.tokens, s.o.seq_len, ceilings, v);
     std::fprintf(to, "%s", variant_text(done.back()).c_str());
@@ -267,7 +273,9 @@ OrderedJson measure_all(const Setting& s, Context& ctx, const Ceilings& ceilings
   return done;
 }
 
-Ceilings measured_ceilings(const Setting& s, Context& ctx, OrderedJson& out) {
+// Its memory is given back before variants begin.
+Ceilings measured_ceilings(const Setting& s, Device device, OrderedJson& out) {
+  Context ctx(device);
   const bool low = s.o.compute == "bf16";
   const Peaks peaks = ctx.device() == Device::kCuda
                           ? bench::measure_device_peaks(ctx, s.o.tiny, !low)
@@ -320,14 +328,14 @@ int bench_layers(const BenchLayersOptions& options) {
     out["estimate"] = estimate(s, 0);
     print_heading(out, to);
   } else {
-    Context ctx(parse_device(s.o.device));
-    const bool cuda = ctx.device() == Device::kCuda;
-    out["estimate"] = estimate(s, cuda ? cuda::device_memory().free_bytes : 0);
+    const Device device =
+        Context(parse_device(s.o.device)).device();  // refused before it is counted for
+    out["estimate"] = estimate(s, device == Device::kCuda ? cuda::device_memory().free_bytes : 0);
     print_heading(out, to);
-    const Ceilings ceilings = measured_ceilings(s, ctx, out);
+    const Ceilings ceilings = measured_ceilings(s, device, out);
     std::fprintf(to, "ceilings %s\n", out["peaks"].dump().c_str());
-    out["variants"] = measure_all(s, ctx, ceilings, to);
-    out["device"] = bench::device_block(ctx.device());  // now, while it is warm
+    out["variants"] = measure_all(s, device, ceilings, to);
+    out["device"] = bench::device_block(device);  // now, while it is warm
     std::fprintf(to, "\ndevice %s\n", out["device"].dump().c_str());
   }
   if (s.o.json) std::printf("%s\n", out.dump().c_str());

@@ -28,9 +28,9 @@ struct BenchLayersOptions {
 //               full, and about 75% and 50% of the active parameters with every kind of width cut.
 // Setting       random weights, random tokens, each sequence one document, the model's own gate with
 //               the balance it happens to have: the imbalance seen is printed.
-// Memory        the pools of every variant are counted on the null device before anything is
-//               allocated; what does not fit the device is refused (kInput). Scratch is what the CPU's
-//               operators take.
+// Memory        every variant has its own. Its pools are counted on the null device before anything is
+//               allocated; what does not fit the device is refused (kInput). Of a slice they are those of the
+//               widest: a device is asked for them beforehand. Scratch is what the CPU's operators take.
 // Prints        seconds of every part by events on the device, tokens/s, what the operators count,
 //               arithmetic of the model against the device's ceilings, memory by pools, and the
 //               projection to the published layers (layers_report.h).
