@@ -3,7 +3,7 @@
 #
 # Sets what Open MPI needs here; a variable that is already set is left as it is. OMP_NUM_THREADS
 # becomes the cores divided by the ranks: threads that outnumber the cores spin against each other
-# and cost more than they give.
+# and cost more than they give. SIGTERM is passed on to the ranks; the exit code is theirs.
 set -eu
 if [ $# -lt 2 ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
   echo "usage: launch/mpirun.sh N PROGRAM ARGS..." >&2
@@ -32,4 +32,25 @@ export OMPI_ALLOW_RUN_AS_ROOT="${OMPI_ALLOW_RUN_AS_ROOT:-1}"
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}"
 # Open MPI leaks at exit, in modules that are gone by then: no leak check of programs built with ASan.
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"
-exec mpirun -n "$ranks" "$@"
+# SIGTERM at mpirun gives the ranks a second and ends with 1. Here it goes to the ranks, which are mpirun's children:
+# they end when they have saved, and mpirun with their code.
+exec 3<&0 # what runs aside has no standard input of its own
+mpirun -n "$ranks" "$@" <&3 3<&- &
+mpirun=$!
+told=0
+pass_on() {
+  told=1
+  children=$(cat /proc/"$mpirun"/task/*/children 2>/dev/null || true)
+  # shellcheck disable=SC2086  # a list of words
+  kill -TERM ${children:-"$mpirun"} 2>/dev/null || true
+}
+trap pass_on TERM INT
+code=0
+wait "$mpirun" || code=$?
+while [ "$told" = 1 ]; do # the wait was cut short
+  told=0
+  again=0
+  wait "$mpirun" || again=$?
+  [ "$again" = 127 ] || code=$again # 127: it was over
+done
+exit "$code"

@@ -59,8 +59,11 @@ cut_off() {
   pid=$!
   while ! [ -s "$work/cut/run/log.jsonl" ] && kill -0 $pid 2>/dev/null; do sleep 0.005; done
   told=$pid
-  # One of the ranks; mpirun would end them all.
-  if [ "$ranks" -gt 1 ]; then told=$(cut -d' ' -f1 "/proc/$pid/task/$pid/children" 2>/dev/null || true); fi
+  # One of the ranks, which are children of launch/mpirun.sh's mpirun.
+  if [ "$ranks" -gt 1 ]; then
+    mpirun=$(cut -d' ' -f1 "/proc/$pid/task/$pid/children" 2>/dev/null || true)
+    told=$(cut -d' ' -f1 "/proc/$mpirun/task/$mpirun/children" 2>/dev/null || true)
+  fi
   kill -TERM "$told" 2>/dev/null || true
   code=0
   wait $pid || code=$?

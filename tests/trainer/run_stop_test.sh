@@ -1,6 +1,6 @@
 #!/bin/sh
 # run_stop_test.sh PROGRAM SOURCE_DIR - SIGTERM outside of the training loop: while text is tokenised, importance
-# measured, sizes evaluated, on one rank and on one of two, and in verify-resume. It ends the program soon, with 75
+# measured, sizes evaluated, on one rank, on one of two and on both, and in verify-resume. It ends the program soon, with 75
 # and a line that says what is done again; nothing half-written stays, and the same command goes on.
 set -eu
 program=$1
@@ -30,11 +30,11 @@ text="data.train.0.path=reasoning:addition,sorting:1-2:0-100000000"
 samples=data.calibration.samples=4000000
 tokens=evaluation.tokens=100000000
 
-# The program, or what it is of mpirun's: a rank alone.
-rank_of() {  # PID
+first_child() {  # PID
   cat /proc/"$1"/task/*/children 2>/dev/null | tr ' ' '\n' | head -n 1
 }
-# stopped READY SAID TARGET COMMAND...: SIGTERM to the command, or to one rank of it, once the shell finds READY true.
+# stopped READY SAID TARGET COMMAND...: SIGTERM to the command, or to one rank of it (a child of launch/mpirun.sh's
+# mpirun), once the shell finds READY true.
 stopped() {
   ready=$1 said=$2 target=$3
   shift 3
@@ -49,7 +49,7 @@ stopped() {
     sleep 0.01
   done
   sleep 0.1
-  if [ "$target" = rank ]; then kill -TERM "$(rank_of $pid)"; else kill -TERM $pid; fi
+  if [ "$target" = rank ]; then kill -TERM "$(first_child "$(first_child $pid)")"; else kill -TERM $pid; fi
   code=0
   wait $pid || code=$?
   [ $code = 75 ] || fail "SIGTERM: exit code $code, expected 75: $*"
@@ -66,6 +66,10 @@ stopped 'grep -qs ^tokenised out' 'while importance was measured; the same comma
   "$program" importance run.yaml --set $samples
 rm -rf runs/run/shards
 stopped 'grep -qs ^tokenised out' 'while importance was measured; the same command measures it' rank \
+  "$source_dir/launch/mpirun.sh" 2 "$program" run run.yaml --set $samples
+# At launch/mpirun.sh it goes to all ranks.
+rm -rf runs/run/shards
+stopped 'grep -qs ^tokenised out' 'while importance was measured; the same command measures it' one \
   "$source_dir/launch/mpirun.sh" 2 "$program" run run.yaml --set $samples
 [ ! -e runs/run/scores.json ] || fail "scores that were not measured to their end"
 stopped 'grep -qs "^elastic checkpoint written" out' 'while sizes were evaluated; the same command evaluates' one \
