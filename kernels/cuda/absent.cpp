@@ -1,5 +1,6 @@
 // absent.cpp - the CUDA backend of a build without CUDA: one clear line, never a fallback.
 #include "kernels/comm/nccl.h"
+#include "kernels/cuda/attention_warpgroups.h"
 #include "kernels/cuda/device_info.h"
 #include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
@@ -101,6 +102,12 @@ double seconds_between(const Event&, const Event&) {
   absent();
 }
 double best_product_seconds(Context&, View, ConstView, ConstView, ProductMath) {
+  absent();
+}
+bool attention_on_warpgroups(Context&, std::initializer_list<ConstView>) {
+  absent();
+}
+void backward_on_warpgroups(Context&, const AttentionBackward&, int64_t) {
   absent();
 }
 View fetch(Context&, ConstView) {

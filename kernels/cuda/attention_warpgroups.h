@@ -9,6 +9,8 @@ namespace nestling::cuda {
 bool attention_on_warpgroups(Context& ctx, std::initializer_list<ConstView> heads);
 
 void forward_on_warpgroups(Context& ctx, const AttentionForward& a);
-void backward_on_warpgroups(Context& ctx, const AttentionBackward& a);
+// The pass over keys is cut into parts until it has `blocks`: of the shapes alone, so that a sum is the same on every
+// card.
+void backward_on_warpgroups(Context& ctx, const AttentionBackward& a, int64_t blocks = 768);
 
 }  // namespace nestling::cuda

@@ -23,8 +23,7 @@ namespace {
 using namespace warpgroups;  // NOLINT(google-build-using-namespace)
 using Half = __nv_bfloat16;
 
-constexpr int kOther = 64;        // rows that are walked, of a tile
-constexpr int64_t kBlocks = 768;  // wanted of the pass over keys
+constexpr int kOther = 64;  // rows that are walked, of a tile
 
 struct Backward {
   HeadRows<Half> dq, dk, dv;
@@ -360,24 +359,23 @@ void backward(Context& ctx, Backward b, const Segments& segments) {
   go(false, query_kernel<kDim>);
 }
 
-// As many equal parts as make kBlocks blocks, where there are query heads enough; of the shapes alone, so that a
-// sum is the same on every card. A rehearsal takes the fewest tiles that its tokens can lie in: fewer tiles, more parts,
+// As many equal parts as make so many blocks, where there are query heads enough. A rehearsal takes the fewest tiles that its tokens can lie in: fewer tiles, more parts,
 // more scratch.
-int parts_of(const Context& ctx, const AttentionBackward& a) {
+int parts_of(const Context& ctx, const AttentionBackward& a, int64_t blocks) {
   int64_t tiles = 0;
   for (int64_t s = 0; s < a.segments.count(); ++s)
     tiles += (a.segments.length(s) + kRows - 1) / kRows;
   if (ctx.device() == Device::kNull) tiles = (a.segments.tokens() + kRows - 1) / kRows;
   const int64_t slots = a.q.dim(1) / a.k.dim(1);
   int64_t parts = 1;
-  while (parts < slots && (parts * a.k.dim(1) * tiles < kBlocks || slots % parts != 0)) ++parts;
+  while (parts < slots && (parts * a.k.dim(1) * tiles < blocks || slots % parts != 0)) ++parts;
   return static_cast<int>(parts);
 }
 
 }  // namespace
 
-void backward_on_warpgroups(Context& ctx, const AttentionBackward& a) {
-  const int parts = parts_of(ctx, a);
+void backward_on_warpgroups(Context& ctx, const AttentionBackward& a, int64_t blocks) {
+  const int parts = parts_of(ctx, a, blocks);
   const Backward b{.dq = head_rows<Half>(a.dq),
                    .dk = head_rows<Half>(a.dk),
                    .dv = head_rows<Half>(a.dv),

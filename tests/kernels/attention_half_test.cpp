@@ -1,6 +1,7 @@
 // Attention on bf16 operands: CUDA's tensor core path against the reference.
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/attention_warpgroups.h"
 #include "kernels/ops/attention.h"
 #include "kernels/reference/attention.h"
 #include "tests/support/appended.h"
@@ -15,7 +16,9 @@ using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 struct Shape {
   std::vector<int32_t> offsets;
   int64_t heads, kv_heads, width, window;
-  int64_t gap = 3;  // elements between rows; 8 lets kernels read 16 bytes at a time
+  int64_t gap = 3;        // elements between rows; 8 lets kernels read 16 bytes at a time
+  int64_t out_gap = gap;  // and between those of outputs
+  int64_t blocks = 0;     // wanted of backward's pass over keys on warpgroups; 0: as on a card
   int64_t tokens() const { return offsets.back(); }
 };
 
@@ -31,7 +34,8 @@ struct Operands {
     v = half_mat(rng, s.tokens(), s.kv_heads * s.width);
     dy = half_mat(rng, s.tokens(), s.heads * s.width);
     for (const auto* m : {&q, &k, &v, &dy}) in.emplace_back(Device::kCuda, *m, s.gap);
-    for (const auto* m : {&q, &q, &k, &v}) out.emplace_back(Device::kCuda, m->rows, m->cols, s.gap);
+    for (const auto* m : {&q, &q, &k, &v})
+      out.emplace_back(Device::kCuda, m->rows, m->cols, s.out_gap);
   }
   View heads(GuardedHalf& g) {
     return g.view().reshape({shape.tokens(), g.view().dim(1) / shape.width, shape.width});
@@ -47,18 +51,24 @@ struct Operands {
                             .segments = segments(),
                             .scale = scale(),
                             .window = shape.window});
-    attention_backward(ctx, {.dq = heads(out[1]),
-                             .dk = heads(out[2]),
-                             .dv = heads(out[3]),
-                             .dy = heads(in[3]),
-                             .q = heads(in[0]),
-                             .k = heads(in[1]),
-                             .v = heads(in[2]),
-                             .y = heads(out[0]),
-                             .lse = lse.view(),
-                             .segments = segments(),
-                             .scale = scale(),
-                             .window = shape.window});
+    const AttentionBackward backward{.dq = heads(out[1]),
+                                     .dk = heads(out[2]),
+                                     .dv = heads(out[3]),
+                                     .dy = heads(in[3]),
+                                     .q = heads(in[0]),
+                                     .k = heads(in[1]),
+                                     .v = heads(in[2]),
+                                     .y = heads(out[0]),
+                                     .lse = lse.view(),
+                                     .segments = segments(),
+                                     .scale = scale(),
+                                     .window = shape.window};
+    if (shape.blocks > 0 && cuda::attention_on_warpgroups(ctx, {backward.q})) {
+      const Arena::Mark mark(ctx.scratch());
+      cuda::backward_on_warpgroups(ctx, backward, shape.blocks);
+    } else {
+      attention_backward(ctx, backward);
+    }
     ctx.synchronize();
   }
 
@@ -324,9 +334,12 @@ TEST(AttentionHalfScratch, OfARehearsalHoldsForEvenerDocuments) {
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, s] = test.param;
   return str(device_name(device), "_T", s.tokens(), "x", s.offsets.size() - 1, "_Q", s.heads, "_K",
-             s.kv_heads, "_h", s.width, "_w", s.window, s.gap == 3 ? "" : "_aligned");
+             s.kv_heads, "_h", s.width, "_w", s.window, s.gap == 3 ? "" : "_aligned",
+             s.out_gap == s.gap ? "" : "_in", s.blocks == 0 ? "" : "_parts");
 }
 
+// Where there are as many heads of queries as of keys, or blocks enough, a part has all queries of its keys; of nine
+// heads two parts would leave one.
 INSTANTIATE_TEST_SUITE_P(
     All, AttentionHalf,
     ::testing::Combine(
@@ -335,8 +348,66 @@ INSTANTIATE_TEST_SUITE_P(
                           Shape{{0, 150}, 2, 1, 64, 17, 8}, Shape{{0, 130, 210}, 4, 2, 128, 0, 8},
                           Shape{{0, 128, 129, 300}, 2, 1, 128, 0, 8},
                           Shape{{0, 270}, 4, 2, 72, 50, 8}, Shape{{0, 7, 260}, 3, 1, 40, 130, 8},
-                          Shape{{0, 33, 100}, 2, 1, 200, 0, 8}, Shape{{0, 90}, 40, 2, 12, 0})),
+                          Shape{{0, 33, 100}, 2, 1, 200, 0, 8}, Shape{{0, 90}, 40, 2, 12, 0},
+                          Shape{{0, 100}, 2, 2, 64, 66, 8}, Shape{{0, 100}, 9, 1, 16, 0, 8, 8, 2},
+                          Shape{{0, 70}, 2, 1, 16, 0, 8, 3})),
     case_name);
+
+// Of 200 tokens: what changes with key and value `at`, or with query and gradient `at`, and what does not, to the bit.
+// Windows of 191 and 66 end with the last row of a tile of 64, and one row behind it.
+class AttentionHalfWindow : public ::testing::TestWithParam<std::tuple<Device, int64_t>> {};
+
+TEST_P(AttentionHalfWindow, EndsAtTheLastKeyThatIsSeen) {
+  const auto [device, window] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
+  constexpr int64_t kTokens = 200;
+  Context ctx(device);
+  const auto run = [&](std::initializer_list<size_t> operands, int64_t at) {
+    Operands o({{0, kTokens}, 2, 1, 16, window, 8}, 7);
+    const Mat<double>* all[] = {&o.q, &o.k, &o.v, &o.dy};
+    for (const size_t i : operands) {
+      Mat<double> m = *all[i];
+      for (int64_t c = 0; c < m.cols; ++c) m(at, c) *= -2;
+      o.in[i] = GuardedHalf(Device::kCuda, m, o.shape.gap);
+    }
+    o.run(ctx);
+    std::vector<Mat<double>> results;
+    for (auto& g : o.out) results.push_back(g.read());
+    return results;
+  };
+  const auto before = run({}, 0);
+  // Of these outputs no row outside [first, last] changes, and the one at the far `end` does.
+  const auto expect_change = [&](const std::vector<Mat<double>>& after, std::array<size_t, 2> outs,
+                                 int64_t first, int64_t last, int64_t end) {
+    for (const size_t i : outs)
+      for (int64_t t = 0; t < kTokens; ++t) {
+        bool same = true;
+        for (int64_t c = 0; c < before[i].cols; ++c) same &= before[i](t, c) == after[i](t, c);
+        if (t < first || t > last) {
+          EXPECT_TRUE(same) << "output " << i << ", row " << t;
+        }
+        if (t == end) {
+          EXPECT_FALSE(same) << "output " << i << ", row " << t;
+        }
+      }
+  };
+  for (const int64_t key : {0, 127}) {  // y and dq of the queries that see it
+    const int64_t last = std::min(kTokens, key + window) - 1;
+    expect_change(run({1, 2}, key), {0, 1}, key, last, last);
+  }
+  for (const int64_t query : {191, 192}) {  // dk and dv of the keys that it sees
+    const int64_t first = std::max<int64_t>(0, query - window + 1);
+    expect_change(run({0, 3}, query), {2, 3}, first, query, first);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionHalfWindow,
+                         ::testing::Combine(::testing::Values(Device::kCuda),
+                                            ::testing::Values(int64_t{66}, int64_t{191})),
+                         [](const auto& test) {
+                           return str(device_name(std::get<0>(test.param)), "_w",
+                                      std::get<1>(test.param));
+                         });
 
 }  // namespace
 }  // namespace nestling
