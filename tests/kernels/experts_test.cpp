@@ -287,8 +287,9 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Way, Shape>>& te
   const auto& [way, s] = test.param;
   return str(way.name, "_", s.tokens, "x", s.chosen, "_of", s.experts, "_", s.width, "to", s.out);
 }
-// With few rows an expert and with many, in rows that start anywhere and in aligned ones; the last with
-// several tiles of 128 in every extent.
+// With few rows an expert and with many, in rows that start anywhere and in aligned ones; one with several tiles of
+// 128 in every extent, three of as many tiles as their rows can make, of these one of more experts than two warps have
+// lanes.
 INSTANTIATE_TEST_SUITE_P(
     All, Experts,
     ::testing::Combine(::testing::ValuesIn(kWays),
@@ -297,7 +298,8 @@ INSTANTIATE_TEST_SUITE_P(
                                          Shape{200, 2, 3, 64, 40, 8}, Shape{90, 4, 16, 149, 130},
                                          Shape{90, 3, 4, 40, 136, 8}, Shape{330, 2, 3, 264, 200, 8},
                                          Shape{20, 7, 9, 40, 396, 8}, Shape{9, 4, 6, 776, 390, 8},
-                                         Shape{6, 35, 40, 8, 12, 8})),
+                                         Shape{6, 35, 40, 8, 12, 8}, Shape{20, 2, 2, 40, 24, 8},
+                                         Shape{20, 2, 2, 24, 10}, Shape{1, 100, 100, 8, 12})),
     case_name);
 
 // The contract in the plainest words, on more pairs than a block of any device takes at once.
