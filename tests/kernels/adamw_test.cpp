@@ -214,6 +214,19 @@ TEST_P(Norm, IsExactToDoubleAndRepeatsOverThreads) {
   EXPECT_EQ(norm_of(ctx, {}), 0.0);
 }
 
+// More tensors than any block has threads.
+TEST_P(Norm, TakesEveryTensor) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
+  Rng rng(9);
+  const auto m = random_mat(rng, 1100, 1);
+  Guarded g(device, m);
+  std::vector<ConstView> grads;
+  for (int64_t i = 0; i < m.rows; ++i) grads.push_back(g.view().slice(0, i, 1));
+  Context ctx(device);
+  EXPECT_NEAR(norm_of(ctx, grads), norm(m), norm(m) * 1100 * 0x1.0p-53);
+}
+
 TEST_P(Norm, ShowsWhatIsNotFinite) {
   const Device device = GetParam();
   NESTLING_SKIP_WITHOUT(device, GlobalNorm);

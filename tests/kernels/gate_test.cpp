@@ -188,7 +188,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda), ::testing::Range(0, 6),
                        ::testing::Values(Shape{1, 1, 1, false}, Shape{5, 7, 3, true},
                                          Shape{33, 64, 6, true}, Shape{70, 128, 6, false},
-                                         Shape{9, 512, 32, true}, Shape{40, 256, 8, true})),
+                                         Shape{9, 512, 32, true}, Shape{40, 256, 8, true},
+                                         // More tokens than a device takes at a time.
+                                         Shape{4300, 3, 1, true})),
     case_name);
 
 class GateOn : public ::testing::TestWithParam<Device> {};
@@ -245,6 +247,18 @@ TEST_P(GateOn, SoftTendsToHard) {
         EXPECT_NEAR(got.weight[i], hard.weight[i], rule.scale * (4 * 20 * soft + 1e-6));
     }
   }
+}
+
+// A sum of scores below the least float is no reason to divide by nothing.
+TEST_P(GateOn, ScoresThatVanishWeighNothing) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);
+  const auto mask = constant(4, 1);
+  const auto got = run_gate(device, constant(4, -200), nullptr, &mask, constant(2, 1),
+                            {.renormalize = true, .scale = 2.5f});
+  for (const double w : got.weight.v) EXPECT_EQ(w, 0);
+  for (const double d : got.dlogits.v) EXPECT_EQ(d, 0);
+  for (const double d : got.dmask.v) EXPECT_EQ(d, 2);  // what it held
 }
 
 TEST_P(GateOn, NamesTheTokenWithTooFewExperts) {

@@ -124,6 +124,16 @@ TEST_P(Sampling, TiesAtTheCutGoToTheLowerId) {
             130);  // none of 19 in 200 draws: (131/150)^200
 }
 
+TEST_P(Sampling, AShareThatIsMetExactlyIsEnough) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Sample);
+  const Mat<double> logits(200, 4);  // all alike: one, two and three of four hold these shares
+  for (const int32_t held : {1, 2, 3})
+    for (int32_t id :
+         draw(device, logits, {.temperature = 1.0f, .top_p = 0.25f * held}, streams(200)))
+      EXPECT_LT(id, held);
+}
+
 // Weights of two devices differ by a few roundings, which moves each of the V borders between ids by
 // as much of the whole: a draw meets one with probability 4 V 2^-24 at most, 1 in 800 of the widest.
 TEST_P(Sampling, DrawsWhatTheCpuDraws) {
