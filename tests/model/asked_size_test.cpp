@@ -129,6 +129,19 @@ TEST(RouterRecord, TheRecordedRouterAnswersAsTheOneThatWasTrained) {
                   std::log(p[a][i] / p[a][0]), 1e-12);
 }
 
+TEST(RouterRecord, KeepsTheOrderInWhichLayersGo) {
+  const ModelConfig config = tiny_reasoner_model().config;
+  std::vector<int64_t> order;
+  for (int64_t l = config.layers(); l-- > 0;) order.push_back(l);
+  const auto width = [](int64_t n) { return WrittenWidth{.value = static_cast<double>(n)}; };
+  const ElasticSpace space = make_space(
+      config,
+      {{.axis = Axis::kLayers, .widths = {width(config.layers()), width(config.layers() - 2)}}},
+      kBlock, order);
+  const RouterBlob blob = record_router(Router(space, 2, {.hidden = 4}, 1));
+  EXPECT_EQ(recorded_router(config, 2, blob, "r").space->layer_order, order);
+}
+
 TEST(RouterRecord, WhatDoesNotFitIsRefused) {
   const ElasticModel good = tiny_reasoner_model();
   const auto refused = [&](RouterBlob blob, std::initializer_list<const char*> parts) {
