@@ -38,9 +38,9 @@ void add_chat_command(CLI::App& app, int& exit_code) {
   command->add_option("--system", o->chat.system, "The system's message");
   command->add_flag("--no-thinking", o->no_thinking, "Ask for an answer without thinking");
   command->add_option("--context", o->chat.context, "Tokens of the conversation")
-      ->check(CLI::PositiveNumber);
+      ->check(kTokenRange);
   command->add_option("--max-new-tokens", o->chat.max_new_tokens, "Of an answer")
-      ->check(CLI::PositiveNumber);
+      ->check(kTokenRange);
   add_sampling(*command, o->chat.rule, o->chat.seed);
   command->callback([o, &exit_code] { exit_code = run_chat(*o); });
 }

@@ -150,14 +150,14 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")
       ->check(CLI::PositiveNumber);
   command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion")
-      ->check(CLI::PositiveNumber);
+      ->check(kTokenRange);
   command->add_flag(
       "--outcomes", o->outcomes,
       "With --json: which problems were solved, 1 or 0 each, to compare models by pairs");
   command->add_option("--batch", o->reasoning.batch, "Completions at once")
       ->check(CLI::PositiveNumber);
   command->add_option("--seed", o->reasoning.seed, "Of the problems drawn");
-  command->add_option("--seq-len", o->seq_len, "Window of the loss")->check(CLI::PositiveNumber);
+  command->add_option("--seq-len", o->seq_len, "Window of the loss")->check(kTokenRange);
   command->add_option("--max-tokens", o->max_tokens, "Of each text")->check(CLI::PositiveNumber);
   command->callback([o, &exit_code] { exit_code = run_eval(*o); });
 }

@@ -40,7 +40,7 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   command->add_option("--prompt", o->prompt, "The user's turn")->required();
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");
   command->add_option("--max-new-tokens", o->generate.max_new_tokens, "Limit")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 24));
   add_sampling(*command, o->generate.rule, o->generate.seed);
   command->callback([o, &exit_code] { exit_code = run_generate(*o); });
 }

@@ -6,6 +6,7 @@
 #include "kernels/core/parallel.h"
 #include "runtime/verify.h"
 #include "tools/commands.h"
+#include "tools/model_options.h"
 
 namespace nestling {
 
@@ -39,8 +40,7 @@ void add_verify_command(CLI::App& app, int& exit_code) {
       "verify", "Checksums, nested sizes, slices against cuts, budgets; exit 1 if one fails");
   auto o = std::make_shared<VerifyOptions>();
   command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
-  command->add_option("--threads", o->threads, "Threads (default: all)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", o->threads, "Threads (default: all)")->check(kThreadRange);
   command->add_flag("--json", o->json, "Print one JSON object");
   command->callback([o, &exit_code] { exit_code = verify(*o); });
 }

@@ -23,7 +23,7 @@ void ModelOptions::add_to(CLI::App& command) {
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--device", on, "Where it computes: cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
-  command.add_option("--threads", threads, "Threads (default: all)")->check(CLI::PositiveNumber);
+  command.add_option("--threads", threads, "Threads (default: all)")->check(kThreadRange);
 }
 
 Precision ModelOptions::precision() const {

@@ -8,6 +8,10 @@
 
 namespace nestling {
 
+// What counts may be on a command line, as in a run config: their sums and products fit int64.
+inline const CLI::Range kThreadRange{1, 4096};
+inline const CLI::Range kTokenRange{1, 1 << 24};
+
 struct ModelOptions {
   std::string model;             // a Hugging Face directory or an elastic file
   std::string size;              // of an elastic file; empty: the largest

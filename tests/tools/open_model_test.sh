@@ -39,6 +39,12 @@ for model in short typed large; do
   refused $model "$text" eval "$work/$model" --data "$source_dir/data/samples/english.txt"
 done
 
+for count in --max-new-tokens=9223372036854775807 --threads=100000000; do
+  code=0
+  "$program" generate "$parent" --prompt hello "$count" >"$work/said" 2>&1 || code=$?
+  [ "$code" = 2 ] && grep -q "not in range" "$work/said" || fail "$count: exit code $code, expected 2"
+done
+
 mkdir "$work/bare"
 cp "$parent"/config.json "$parent"/tokenizer.json "$parent"/model.safetensors "$work/bare"
 code=0
