@@ -5,7 +5,7 @@
 #include <ctime>
 #include <map>
 #include <optional>
-#include <set>
+#include <string_view>
 #include <utility>
 
 #include "runtime/jinja_functions.h"
@@ -25,8 +25,9 @@ struct Variable {
   bool is_namespace = false;  // or loop: fields, and no value by itself
 };
 
-const std::set<std::string> kFunctions = {"namespace", "raise_exception", "strftime_now", "range",
-                                          "dict",      "lipsum",          "cycler",       "joiner"};
+// Names that stand for functions where no variable has them.
+constexpr std::array<std::string_view, 8> kFunctions = {
+    "namespace", "raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner"};
 
 constexpr int kMostCalls = 16;  // of macros in each other: no stack is at risk
 
@@ -215,7 +216,8 @@ class Renderer {
     fail(e.line, "an expression of no kind");
   }
   bool is_function(const std::string& name) const {
-    return kFunctions.contains(name) || macros_.contains(name);
+    return macros_.contains(name) ||
+           std::find(kFunctions.begin(), kFunctions.end(), name) != kFunctions.end();
   }
   bool is_function_name(const Expression& e) {
     return e.kind == Expression::Kind::kName && find(e.text) == nullptr && is_function(e.text);
