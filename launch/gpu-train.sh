@@ -5,8 +5,9 @@
 #
 # --out         the results (default trained): table.txt, summary.txt, models, logs, JSON, what every part said. What is
 #               worked on, checkpoints and tokenised text, lies under DIR/runs.
-# --seconds     for this call (default 540). Tokens are planned once, by what bench train measures, so that all of it
-#               fits: three tenths of the time for the parent, as many tokens for its twin, the rest for the elastic run.
+# --seconds     for this call (default 540). Tokens are planned once, by what bench train and bench elastic measure of steps
+#               of the default configs' sizes, so that all of it fits: three tenths of the time for the parent, as many
+#               tokens for its twin, the rest for the elastic run.
 # --tokens      instead of a plan.
 # --set         for both configs, for instance precision.activations=fp32.
 # PRETRAIN RUN  the configs (default configs/runs/tiny-reasoner-pretrain-gpu.yaml and tiny-reasoner-gpu.yaml).
@@ -89,12 +90,12 @@ decide() {
   echo "$1=$whole" >>"$plan"
   say plan "$1" "$whole tokens"
 }
-# A step of the elastic run costs about that of four of pretraining, by token: the teacher and three sizes.
-elastic_tokens() {
-  local rate=$1 left
-  left=$((seconds - SECONDS - seconds / 8 - $(planned parent) / rate))
+# What the twin and the evaluation leave; of that eight tenths, for validation, checkpoints and steps under masks.
+elastic_tokens() {  # RATE ELASTIC_RATE
+  local left
+  left=$((seconds - SECONDS - seconds / 8 - $(planned parent) / $1))
   [ $left -ge $((seconds / 10)) ] || left=$((seconds / 10))
-  echo $((left * rate / 4))
+  echo $((left * $2 * 8 / 10))
 }
 
 mkdir -p "$OUTPUT"
@@ -105,13 +106,19 @@ else
   rate=$(sed -n 's/.*"tokens_per_second":\([0-9]*\).*/\1/p' "$out/speed.txt" | tail -n 1)
   [ "${rate:-0}" -gt 0 ] || { say plan FAILED "no rate in $out/speed.txt"; leave 1; }
   rate=$((rate * 9 / 10)) # validation, checkpoints
+  # Sizes as those of tiny-reasoner-gpu.yaml, whose text would take longer to make than all these steps.
+  part distill "$PROGRAM" bench elastic configs/runs/quickstart.yaml --device cuda --compute bf16 --seq-len 256 --batch 32 \
+    --rounds 15 --only slice/all --json
+  elastic_rate=$(sed -n 's/.*"median_seconds":\([0-9.e-]*\).*/\1/p' "$out/distill.txt" | tail -n 1 |
+    awk '$1 > 0 { printf "%d", 256 * 32 / $1 }')
+  [ "${elastic_rate:-0}" -gt 0 ] || { say plan FAILED "no rate in $out/distill.txt"; leave 1; }
   decide parent $(((seconds - SECONDS) * rate * 3 / 10))
 fi
 n=$(planned parent)
 part parent "$PROGRAM" pretrain "$pretrain" --set "output=$OUTPUT" --set "tokens=$n" \
   --set "optimizer.warmup_tokens=$((n / 50))" --set "checkpoint.every_tokens=$((n / 16))" "${set[@]}"
 
-if [ -n "$tokens" ]; then decide elastic "${tokens#*,}"; else decide elastic "$(elastic_tokens "$rate")"; fi
+if [ -n "$tokens" ]; then decide elastic "${tokens#*,}"; else decide elastic "$(elastic_tokens "$rate" "$elastic_rate")"; fi
 n=$(planned elastic)
 TWINS=scratch SIZES=last RECIPE=$parent/config.yaml ALSO=${ALSO-$bundled} \
   part sizes bench/twins.sh "$run" --set "parent=$parent/model" \
