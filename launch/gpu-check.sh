@@ -40,7 +40,9 @@ for step in ${only//,/ }; do
 done
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -n "${NESTLING_BUNDLE-}" ] || exec "$here/launch/start.sh" "$here/launch/gpu-check.sh" "${given[@]}"
-ip link set lo up 2>/dev/null # ranks meet on it, and without a network it may be down
+# Ranks meet on the loopback, which may be down where there is no network.
+ip link set lo up 2>/dev/null || python3 -c 'import fcntl, socket, struct
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, struct.pack("16sh", b"lo", 0x49))' 2>/dev/null
 [ ! -e "$out" ] || { echo "gpu-check: $out exists" >&2; exit 2; }
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$here" || exit 2
 
@@ -214,24 +216,26 @@ if asked memcheck; then
     side_by_side memcheck 90 40 < <(memcheck_lines)
   fi
 fi
-# peers NAME LIMIT EXPERTS ARGS...: PyTorch's steps, at the sizes of layers-*.
+# peers NAME LIMIT EXPERTS BUDGET ARGS...: PyTorch's steps, at the sizes of layers-*; in less than BUDGET seconds where fewer
+# are left, so that it says itself what it measured.
 peers() {
-  local name=$1 limit=$2 experts=$3
-  shift 3
+  local name=$1 limit=$2 experts=$3 budget=$((seconds - SECONDS - 15))
+  [ $budget -le "$4" ] || budget=$4
+  shift 4
   if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
-    run "$name" "$limit" python3 bench/peers/torch_nano.py --config "configs/parents/nano3-5l-${experts}e/config.json" "$@"
+    run "$name" "$limit" python3 bench/peers/torch_nano.py --config "configs/parents/nano3-5l-${experts}e/config.json" --budget "$budget" "$@"
   else
     say "$name" SKIPPED "python3 has no torch and transformers that find a GPU"
   fi
 }
 compiled=fair/pretrain,transformers_compiled/pretrain
-if [ -z "$only" ] || asked peers; then peers peers 170 32 --budget 150 --variants $compiled,fair/elastic; fi
+if [ -z "$only" ] || asked peers; then peers peers 170 32 150 --variants $compiled,fair/elastic; fi
 if asked peers-more; then
-  peers peers-more "$seconds" 32 --budget 240 --variants kernels/pretrain,transformers_compiled/elastic,transformers/pretrain
+  peers peers-more "$seconds" 32 240 --variants kernels/pretrain,transformers_compiled/elastic,transformers/pretrain
 fi
-if asked peers-masters; then peers peers-masters "$seconds" 32 --budget 120 --variants transformers_compiled/pretrain --masters; fi
-if asked peers-49k; then peers peers-49k "$seconds" 32 --budget 200 --tokens 49152 --variants $compiled; fi
-if asked peers-128e; then peers peers-128e "$seconds" 128 --budget 200 --variants $compiled; fi
+if asked peers-masters; then peers peers-masters "$seconds" 32 120 --variants transformers_compiled/pretrain --masters; fi
+if asked peers-49k; then peers peers-49k "$seconds" 32 200 --tokens 49152 --variants $compiled; fi
+if asked peers-128e; then peers peers-128e "$seconds" 128 200 --variants $compiled; fi
 if [ $sanitizer = 1 ] || asked sanitizer; then
   if command -v compute-sanitizer >/dev/null; then
     side_by_side sanitizer "$seconds" "$seconds" < <(sanitizer_lines)

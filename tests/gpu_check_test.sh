@@ -88,6 +88,13 @@ fi
 check unasked --only train
 ! grep -q '^profile' "$work/unasked/summary.txt" || fail "a profile that nobody asked for"
 
+# PyTorch is told how long it has.
+printf '#!/bin/sh\n[ "$1" = -c ] || echo "$*"\n' >"$work/tools/python3" && chmod +x "$work/tools/python3"
+PATH=$work/tools:$PATH check peers --only peers,peers-128e --seconds 100
+has peers '^peers +ok'
+grep -qE -- '--budget 8[0-9] --variants fair/pretrain' "$work/peers/peers.json" || fail "a budget: $(cat "$work/peers/peers.json")"
+rm "$work/tools/python3"
+
 printf 'fake/failing bin/failing\nfake/passing bin/passing\n' >"$root/tests/tests.txt"
 check failing --only tests,skips
 [ $code = 1 ] || fail "a test that fails: $code, needs 1"
