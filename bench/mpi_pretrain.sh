@@ -13,10 +13,8 @@ for ranks in 1 2 4; do
     --set "output=$work/$ranks" --set "tokens=$tokens" --set optimizer.warmup_tokens=0 \
     --set global_batch_tokens=8192 --set micro_batch=4 --set checkpoint.every_tokens=0 \
     --set "data.train.0.path=reasoning:all:1-4:0-4000" --set "data.train.1.path=data/samples/english.txt" \
-    --set "data.validation.0.path=reasoning:all:1-4:0-400:heldout" \
-    --set "data.validation.1.path=data/samples/english.txt" \
-    --set "data.validation.2.path=data/samples/english.txt" \
-    --set data.validation_tokens=16384 --set log.every_steps=1 --set log.tensorboard=false >/dev/null 2>&1
+    --set "data.validation=[{path: 'reasoning:all:1-4:0-400:heldout'}, {path: data/samples/english.txt}]" \
+    --set data.validation_tokens=8192 --set log.every_steps=1 --set log.tensorboard=false >/dev/null 2>&1
 done
 
 awk -v steps="$steps" '

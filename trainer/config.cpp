@@ -30,15 +30,15 @@ void check_together(const PretrainConfig& c, const std::string& name) {
 
 }  // namespace
 
-void check_names(const std::vector<SourceConfig>& validation, const std::string& file) {
+void check_names(const std::vector<TextConfig>& validation, const std::string& file) {
   std::set<std::string> names;
-  for (const SourceConfig& source : validation)
-    NESTLING_CHECK_INPUT(names.insert(log_name(source)).second, file, ": data.validation has two '",
-                         log_name(source), "': a text is logged by its file's name");
+  for (const TextConfig& text : validation)
+    NESTLING_CHECK_INPUT(names.insert(log_name(text)).second, file, ": data.validation has two '",
+                         log_name(text), "': a text is logged by its file's name");
 }
 
-std::string log_name(const SourceConfig& source) {
-  return std::filesystem::path(source.path).stem();
+std::string log_name(const TextConfig& text) {
+  return std::filesystem::path(text.path).stem();
 }
 
 void settle_precision(PrecisionConfig& precision, const std::string& device,

@@ -21,6 +21,10 @@ struct SourceConfig {
   double weight = 1.0;  // share of the sequences drawn, relative to the others
 };
 
+struct TextConfig {  // what is scored by itself: no weight
+  std::string path;
+};
+
 struct ShapeConfig {  // a fresh model; widths as in model/config.h
   std::string pattern;
   int64_t hidden = 0;
@@ -35,7 +39,7 @@ struct ShapeConfig {  // a fresh model; widths as in model/config.h
 
 struct DataConfig {
   std::vector<SourceConfig> train;
-  std::vector<SourceConfig> validation;
+  std::vector<TextConfig> validation;
   int64_t validation_tokens = 65536;  // of each validation source, per evaluation
 };
 
@@ -65,8 +69,8 @@ struct PrecisionConfig {
   DType activations_type() const { return activations == "bf16" ? DType::kBF16 : DType::kF32; }
 };
 // By which a validation text is logged: its file's name without extension. No two may have the same (kInput).
-std::string log_name(const SourceConfig& source);
-void check_names(const std::vector<SourceConfig>& validation, const std::string& file);
+std::string log_name(const TextConfig& text);
+void check_names(const std::vector<TextConfig>& validation, const std::string& file);
 
 // Activations that nobody chose are bf16 on CUDA beside bf16 products, else fp32. Throws kInput: bf16 activations
 // without bf16 products, or on a device that keeps them in f32.

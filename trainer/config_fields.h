@@ -18,11 +18,17 @@ namespace nestling {
 template <class T, class Struct>
 concept FieldsOf = std::same_as<std::remove_const_t<T>, Struct>;
 
+inline constexpr const char* kSourceMeaning =
+    "a folder of token shards, a text or JSONL file, or reasoning:TASKS:LEVELS";
+
+template <class V, FieldsOf<TextConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("path", c.path, kSourceMeaning, TextRule{.filled = true, .required = true});
+}
+
 template <class V, FieldsOf<SourceConfig> C>
 void visit_fields(V& v, C& c) {
-  v.field("path", c.path,
-          "a folder of token shards, a text or JSONL file, or reasoning:TASKS:LEVELS",
-          TextRule{.filled = true, .required = true});
+  v.field("path", c.path, kSourceMeaning, TextRule{.filled = true, .required = true});
   v.field("weight", c.weight, "share of the sequences drawn, relative to the other sources",
           NumberRule{.low = 0, .high = 1e9, .above = true});
 }
@@ -63,9 +69,11 @@ template <class V, FieldsOf<DataConfig> C>
 void visit_fields(V& v, C& c) {
   v.list("train", c.train, "what is trained on", ListRule{.required = true});
   v.list("validation", c.validation, "what is evaluated on, each by itself", ListRule{});
-  v.field("validation_tokens", c.validation_tokens,
-          "tokens of each validation source, per evaluation",
-          IntegerRule{.low = 1, .high = kMaxCount});
+  v.field(
+      "validation_tokens", c.validation_tokens,
+      "tokens of each validation source, in whole sequences of seq_len, per evaluation; a source "
+      "that has fewer is refused",
+      IntegerRule{.low = 1, .high = kMaxCount});
 }
 
 template <class V, FieldsOf<OptimizerConfig> C>

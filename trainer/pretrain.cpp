@@ -79,8 +79,8 @@ Pretraining::Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange 
       ctx_(parse_device(config.device)),
       step_(model_, config, ctx_, comm),
       train_(run_.batches(config.data.train, config.seq_len, config.seed)) {
-  for (const SourceConfig& source : config.data.validation)
-    validation_.push_back(run_.batches({source}, config.seq_len, config.seed));
+  for (const TextConfig& text : config.data.validation)
+    validation_.push_back(run_.held_out(text, config.data.validation_tokens, config.seq_len));
 }
 
 void Pretraining::start() {
@@ -143,16 +143,14 @@ void Pretraining::one_step() {
 void Pretraining::validate() {
   LogRecord record{.step = run_.at.step, .tokens = run_.at.tokens, .scalars = {}, .event = {}};
   for (size_t k = 0; k < validation_.size(); ++k) {
-    const int64_t per_call = config_.micro_batch * comm_.size();
-    const int64_t wanted = config_.data.validation_tokens / config_.seq_len;
+    const int64_t sequences = config_.data.validation_tokens / config_.seq_len;
     LossSum sum;
-    for (int64_t at = 0; at < wanted; at += per_call) {
-      const LossSum part =
-          step_.evaluate(validation_[k].load(at, per_call, comm_.rank(), comm_.size()));
+    run_.each_held_out(validation_[k], sequences, config_.micro_batch, [&](const Batch& batch) {
+      const LossSum part = step_.evaluate(batch);
       sum.nll += part.nll;
       sum.targets += part.targets;
       sum.correct += part.correct;
-    }
+    });
     std::vector<double> all = {sum.nll, sum.targets, sum.correct};
     comm_.all_reduce(ctx_, host_view(all), Reduce::kSum);
     const std::string tag = "valid/" + log_name(config_.data.validation[k]);

@@ -15,7 +15,7 @@ struct CalibrationConfig {
 
 struct RunDataConfig {
   std::vector<SourceConfig> train;
-  std::vector<SourceConfig> validation;
+  std::vector<TextConfig> validation;
   int64_t validation_tokens = 16384;
   CalibrationConfig calibration;
 };
@@ -82,8 +82,8 @@ struct ParallelConfig {  // data parallel is what is left
 
 struct EvaluationConfig {
   int64_t problems = 1024;
-  int64_t batch = 128;             // problems completed at once
-  std::vector<SourceConfig> text;  // perplexity and KL; empty: the validation sources
+  int64_t batch = 128;           // problems completed at once
+  std::vector<TextConfig> text;  // perplexity and KL; empty: the validation sources
   int64_t tokens = 32768;
   int64_t seq_len = 512;
 };

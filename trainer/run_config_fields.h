@@ -21,9 +21,11 @@ void visit_fields(V& v, C& c) {
   v.list("train", c.train, "what is distilled on", ListRule{.required = true});
   v.list("validation", c.validation,
          "held-out text that every size is evaluated on, each by itself", ListRule{});
-  v.field("validation_tokens", c.validation_tokens,
-          "tokens of each validation source, per evaluation while the run goes on",
-          IntegerRule{.low = 1, .high = kMaxCount});
+  v.field(
+      "validation_tokens", c.validation_tokens,
+      "tokens of each validation source, in whole sequences of evaluation.seq_len, per evaluation "
+      "while the run goes on; a source that has fewer is refused",
+      IntegerRule{.low = 1, .high = kMaxCount});
   v.group("calibration", c.calibration, "sequences of `train` that importance is measured on");
 }
 

@@ -105,6 +105,21 @@ Batches TrainingRun::batches(const std::vector<SourceConfig>& sources, int64_t s
   return {specs, tokenizer_.vocab_size(), seq_len, seed};
 }
 
+Batches TrainingRun::held_out(const TextConfig& text, int64_t tokens, int64_t seq_len) {
+  Batches source = batches({{.path = text.path}}, seq_len, settings_.seed);
+  const int64_t there = source.source(0).tokens();
+  NESTLING_CHECK_INPUT(there >= tokens, text.path, ": has ", there,
+                       " tokens, data.validation_tokens asks for ", tokens);
+  return source;
+}
+
+void TrainingRun::each_held_out(Batches& text, int64_t sequences, int64_t micro_batch,
+                                const std::function<void(const Batch&)>& score) const {
+  const int64_t end = sequences * (comm_.rank() + 1) / comm_.size();
+  for (int64_t begin = sequences * comm_.rank() / comm_.size(); begin < end; begin += micro_batch)
+    score(text.load(begin, std::min(micro_batch, end - begin)));
+}
+
 std::vector<Batch> TrainingRun::load(Batches& source, int64_t position, int64_t sequences,
                                      int64_t micro_batch) const {
   const int64_t mine = sequences / comm_.size();

@@ -7,6 +7,7 @@
 // Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
 // Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -51,6 +52,12 @@ class TrainingRun {
 
   // Tokenises what is not in the cache yet; Interrupted where told to stop.
   Batches batches(const std::vector<SourceConfig>& sources, int64_t seq_len, uint64_t seed);
+  // A text by itself, of which the first `tokens` are to be scored; kInput where it has fewer.
+  Batches held_out(const TextConfig& text, int64_t tokens, int64_t seq_len);
+  // Calls `score` with this rank's part of the first `sequences`, at most `micro_batch` at a time. All ranks
+  // together have each once, whatever their number; of fewer sequences than ranks some have none.
+  void each_held_out(Batches& text, int64_t sequences, int64_t micro_batch,
+                     const std::function<void(const Batch&)>& score) const;
   // This rank's micro-batches of `sequences` sequences from `position` on; micro-batch i of all ranks is
   // one run of consecutive sequences.
   std::vector<Batch> load(Batches& source, int64_t position, int64_t sequences,

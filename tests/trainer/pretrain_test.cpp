@@ -13,13 +13,12 @@
 namespace nestling {
 namespace {
 
-TEST(Pretrain, RefusesATokenizerOfMoreTokensThanTheModel) {
-  const testing::TempDir dir;
+PretrainConfig config_from(const testing::TempDir& dir, int64_t vocab) {
   const std::filesystem::path init = dir.path() / "init";
   std::filesystem::create_directories(init);
-  testing::write_tiny_model(init, 60, 3);
+  testing::write_tiny_model(init, vocab, 3);
   PretrainConfig c;
-  c.name = "wide";
+  c.name = "run";
   c.output = dir.path() / "runs";
   c.init = init;
   c.tokenizer = testing::source_dir() / "data/tokenizers/tiny-reasoner";
@@ -27,9 +26,26 @@ TEST(Pretrain, RefusesATokenizerOfMoreTokensThanTheModel) {
   c.precision.compute = "fp32";
   c.seq_len = 40;
   c.global_batch_tokens = c.tokens = 80;
+  return c;
+}
+
+void refused(const PretrainConfig& c, std::initializer_list<const char*> parts) {
   const auto comm = make_self_comm();
-  testing::expect_error([&] { pretrain(c, *comm, ConfigChange::kRefused); },
-                        {"data/tokenizers/tiny-reasoner has ids up to 4095", "a vocab_size of 60"});
+  testing::expect_error([&] { pretrain(c, *comm, ConfigChange::kRefused); }, parts);
+}
+
+TEST(Pretrain, RefusesATokenizerOfMoreTokensThanTheModel) {
+  const testing::TempDir dir;
+  refused(config_from(dir, 60),
+          {"data/tokenizers/tiny-reasoner has ids up to 4095", "a vocab_size of 60"});
+}
+
+TEST(Pretrain, RefusesAValidationTextShorterThanAsked) {
+  const testing::TempDir dir;
+  PretrainConfig c = config_from(dir, 4096);
+  c.data.validation = {{.path = "reasoning:addition:1:0-2:heldout"}};
+  c.data.validation_tokens = 400;
+  refused(c, {"reasoning:addition:1:0-2:heldout: has ", "validation_tokens asks for 400"});
 }
 
 // tiny-reasoner trained on for a few steps; validated after each.

@@ -77,6 +77,8 @@ TEST_F(RunConfigTest, RefusesWhatDoesNotFit) {
   refused({"data.validation=[{path: a/v.txt}, {path: b/v.jsonl}]"}, {"two 'v'"});
   refused({"data.validation=[{path: v.txt}]", "data.validation_tokens=64"},
           {"validation_tokens 64 is less than one sequence"});
+  refused({"data.validation=[{path: v.txt, weight: 2}]"}, {"data.validation.0.weight"});
+  refused({"evaluation.text=[{path: v.txt, weight: 2}]"}, {"evaluation.text.0.weight"});
   refused({"elastic.sizes.2.name=half"}, {"two sizes are named 'half'"});
   refused({"router.tau=[1.0]"}, {"router.tau", "a list of 2"});
   refused({"elastic.choices.hiden=[100%]"},

@@ -53,6 +53,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
     : config_(checked(config, comm)),
       comm_(comm),
       run_(settings_of(config_), comm, change),
+      validation_(config_, run_),
       curriculum_(config_),
       ctx_(parse_device(config_.device)),
       model_(read_weights_config(config_.parent)),
@@ -232,10 +233,10 @@ void ElasticRun::one_step() {
 }
 
 void ElasticRun::validate() {
-  if (validation_->empty()) return;
+  if (validation_.empty()) return;
   run_.log().write({.step = run_.at.step,
                     .tokens = run_.at.tokens,
-                    .scalars = validation_->measure(*step_, ctx_, comm_),
+                    .scalars = validation_.measure(*step_, ctx_, comm_),
                     .event = {}});
 }
 
@@ -245,7 +246,6 @@ void ElasticRun::begin() {
   for (size_t p = 0; p < config_.curriculum.size(); ++p)
     phases_.push_back(
         run_.batches(config_.data.train, config_.curriculum[p].seq_len, config_.seed + p));
-  validation_.emplace(config_, run_);
   constexpr double kPeakSeconds = 0.05;
   if (ctx_.device() == Device::kCpu)
     peak_gflops_ = product_peak(config_.precision.compute == "bf16", kPeakSeconds);

@@ -28,7 +28,8 @@ namespace nestling {
 
 class ElasticRun {
  public:
-  // Reads the parent. kInput where the config does not fit it, the ranks or the build.
+  // Reads the parent and the validation texts. kInput where the config does not fit them, the ranks or the
+  // build.
   ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change);
 
   // The stages; each throws Interrupted (stop_signal.h) when told to stop.
@@ -60,6 +61,7 @@ class ElasticRun {
   const RunConfig config_;
   Comm& comm_;
   TrainingRun run_;
+  Validation validation_;
   Curriculum curriculum_;
   Context ctx_;
   ModelConfig model_;
@@ -70,7 +72,6 @@ class ElasticRun {
   std::optional<ElasticSpace> space_;
   std::optional<RouterTraining> router_;
   std::optional<DistillStep> step_;
-  std::optional<Validation> validation_;
   std::vector<Batches> phases_;  // training text of every phase
   double peak_gflops_ = 0;       // of this CPU; 0 on a device
   std::optional<int64_t> frozen_after_;

@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<SourceConfig>& texts_of(const RunConfig& c) {
+const std::vector<TextConfig>& texts_of(const RunConfig& c) {
   return c.evaluation.text.empty() ? c.data.validation : c.evaluation.text;
 }
 Precision precision_of(const RunConfig& c) {
@@ -27,7 +27,7 @@ Precision precision_of(const RunConfig& c) {
 // What a summary's numbers are of.
 Json origin_of(const RunConfig& c, const fs::path& dir) {
   Json texts = Json::array();
-  for (const SourceConfig& text : texts_of(c)) texts.push_back(text.path);
+  for (const TextConfig& text : texts_of(c)) texts.push_back(text.path);
   const auto provenance = read_elastic_header(dir / "elastic.h5").model.provenance;
   const auto digest = provenance.find(provenance::kParentDigest);
   return {{"elastic", elastic_digest(dir / "elastic.h5")},
@@ -58,7 +58,7 @@ class Evaluation {
   Json measure(LoadedModel& model) {
     const EvaluationConfig& e = config_.evaluation;
     double nll = 0, kl = 0, tokens = 0, seconds = 0;
-    for (const SourceConfig& text : texts_of(config_)) {
+    for (const TextConfig& text : texts_of(config_)) {
       const TextLoss loss =
           evaluate_text(ctx_, comm_, model, text.path, e.seq_len, e.tokens, &parent_, between_);
       const auto n = static_cast<double>(loss.tokens);

@@ -4,20 +4,20 @@
 
 namespace nestling {
 
-Validation::Validation(const RunConfig& config, TrainingRun& run) : config_(config) {
-  for (const SourceConfig& source : config.data.validation)
-    sources_.push_back(run.batches({source}, config.evaluation.seq_len, config.seed));
+Validation::Validation(const RunConfig& config, TrainingRun& run) : config_(config), run_(run) {
+  for (const TextConfig& text : config.data.validation)
+    sources_.push_back(
+        run.held_out(text, config.data.validation_tokens, config.evaluation.seq_len));
 }
 
 std::map<std::string, double> Validation::measure(DistillStep& step, Context& ctx, Comm& comm) {
   std::map<std::string, double> scalars;
   const auto& sizes = config_.elastic.sizes;
-  const int64_t per_call = config_.parallel.micro_batch * comm.size();
-  const int64_t wanted = config_.data.validation_tokens / config_.evaluation.seq_len;
+  const int64_t sequences = config_.data.validation_tokens / config_.evaluation.seq_len;
   for (size_t k = 0; k < sources_.size(); ++k) {
     std::vector<HeldOutLoss> sums(sizes.size());
-    for (int64_t at = 0; at < wanted; at += per_call)
-      step.evaluate(sources_[k].load(at, per_call, comm.rank(), comm.size()), sums);
+    run_.each_held_out(sources_[k], sequences, config_.parallel.micro_batch,
+                       [&](const Batch& batch) { step.evaluate(batch, sums); });
     std::vector<double> all;
     for (const HeldOutLoss& s : sums) all.insert(all.end(), {s.nll, s.targets, s.kl, s.tokens});
     comm.all_reduce(ctx, host_view(all), Reduce::kSum);

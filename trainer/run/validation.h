@@ -1,7 +1,8 @@
 // validation.h - held-out loss of every size while a run goes on.
 //
 // Text          each source of data.validation by itself, its first data.validation_tokens tokens in
-//               sequences of evaluation.seq_len; the same ones every time.
+//               whole sequences of evaluation.seq_len; the same ones every time, on any number of ranks.
+//               A source that has fewer is refused (kInput).
 // Sizes         prefix views of the student at the widths the router holds most probable now; they need not
 //               meet the budget before the choices are frozen.
 // Tags          valid/SOURCE/NAME/{loss, kl}: nats a token.
@@ -22,6 +23,7 @@ class Validation {
 
  private:
   const RunConfig& config_;
+  const TrainingRun& run_;
   std::vector<Batches> sources_;
 };
 
