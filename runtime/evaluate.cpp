@@ -36,14 +36,13 @@ void add_to(double& total, ConstView x) {
 // Windows of documents end to end, and where documents begin in them; every rank scores its own.
 class WindowLoss {
  public:
-  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, int64_t seq_len, LoadedModel* parent,
-             const std::function<void()>& between)
+  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, const TextLossOptions& options)
       : ctx_(ctx),
         comm_(comm),
         model_(model),
-        parent_(parent),
-        between_(between),
-        seq_len_(seq_len),
+        parent_(options.parent),
+        between_(options.between),
+        seq_len_(options.seq_len),
         arena_(ctx.device()) {}
 
   void add_document(const std::vector<int32_t>& tokens) {
@@ -195,26 +194,27 @@ std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
 }  // namespace
 
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent,
-                       const std::function<void()>& between) {
-  NESTLING_CHECK_INPUT(parent == nullptr || parent->config().vocab == model.config().vocab,
-                       "parent ", parent->name(), " has a vocabulary of ", parent->config().vocab,
-                       ", ", model.name(), " one of ", model.config().vocab);
-  const auto source = open_text(text_spec);
+                       const TextLossOptions& o) {
+  NESTLING_CHECK_INPUT(o.parent == nullptr || o.parent->config().vocab == model.config().vocab,
+                       "parent ", o.parent->name(), " has a vocabulary of ",
+                       o.parent->config().vocab, ", ", model.name(), " one of ",
+                       model.config().vocab);
+  const auto source = open_text(text_spec, {.seed = o.seed});
   const int32_t end = closing_token(model);
-  WindowLoss windows(ctx, comm, model, seq_len, parent, between);
+  WindowLoss windows(ctx, comm, model, o);
   std::string text;
   int64_t seen = 0;
-  while (seen < max_tokens && source->next(text)) {
+  while (seen < o.max_tokens && source->next(text)) {
     std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
     tokens.push_back(end);
-    if (seen + static_cast<int64_t>(tokens.size()) > max_tokens)
-      tokens.resize(static_cast<size_t>(max_tokens - seen));
+    if (seen + static_cast<int64_t>(tokens.size()) > o.max_tokens)
+      tokens.resize(static_cast<size_t>(o.max_tokens - seen));
     seen += static_cast<int64_t>(tokens.size());
     windows.add_document(tokens);
   }
   windows.finish();
-  const TextLoss loss = windows.loss();
+  TextLoss loss = windows.loss();
+  loss.read = seen;
   NESTLING_CHECK_INPUT(loss.tokens > 0, text_spec, ": no text to evaluate");
   return loss;
 }

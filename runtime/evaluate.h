@@ -23,16 +23,22 @@
 
 namespace nestling {
 
+struct TextLossOptions {
+  int64_t seq_len = 512;
+  int64_t max_tokens = 65536;     // of the text; one that ends before is scored whole
+  uint64_t seed = 0;              // of generated text
+  LoadedModel* parent = nullptr;  // of the same vocabulary, or null
+  std::function<void()> between = {};
+};
 struct TextLoss {
   int64_t tokens = 0;  // targets counted
+  int64_t read = 0;    // tokens of the text: max_tokens, or all there are
   double nll = 0;      // nats per target
   double kl = 0;       // nats per target; 0 without a parent
   double seconds = 0;
 };
-// parent: of the same vocabulary, or null.
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
-                       int64_t seq_len, int64_t max_tokens, LoadedModel* parent = nullptr,
-                       const std::function<void()>& between = {});
+                       const TextLossOptions& options);
 
 struct TaskAccuracy {
   std::string task;

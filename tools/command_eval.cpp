@@ -87,8 +87,9 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
   double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
-    const TextLoss loss =
-        evaluate_text(ctx, comm, model, spec, o.seq_len, o.max_tokens, parent.model.get());
+    const TextLoss loss = evaluate_text(
+        ctx, comm, model, spec,
+        {.seq_len = o.seq_len, .max_tokens = o.max_tokens, .parent = parent.model.get()});
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);

@@ -67,8 +67,9 @@ TEST(EvaluateText, IsTheMeanOverDocumentsThatDoNotSeeEachOther) {
   }
   Context ctx(Device::kCpu);
   const TextLoss loss = evaluate_text(ctx, world(), model, (dir.path() / "texts.jsonl").string(),
-                                      1024, 1024, &parent);
+                                      {.seq_len = 1024, .max_tokens = 1024, .parent = &parent});
   ASSERT_EQ(loss.tokens, sums.tokens);
+  EXPECT_EQ(loss.read, sums.tokens + std::ssize(kTexts));  // no target behind a document's last
   const auto n = static_cast<double>(sums.tokens);
   // Logits of single precision over 12 layers, whose products add in another order for other T.
   EXPECT_NEAR(loss.nll, sums.nll / n, 1e-5 * loss.nll);
@@ -95,7 +96,8 @@ TEST(EvaluateText, CountsTheSameTargetsInWindowsOfAnyLength) {
   Context ctx(Device::kCpu);
   EXPECT_EQ(evaluate_text(ctx, world(), model, file, 1024, first - 2).tokens, first - 3);
   for (int64_t seq_len = 1; seq_len <= sums.tokens + 2; ++seq_len) {
-    const TextLoss loss = evaluate_text(ctx, world(), model, file, seq_len, 1024);
+    const TextLoss loss =
+        evaluate_text(ctx, world(), model, file, {.seq_len = seq_len, .max_tokens = 1024});
     EXPECT_EQ(loss.tokens, sums.tokens) << seq_len;
     if (seq_len != first) continue;
     EXPECT_NEAR(loss.nll, sums.nll / static_cast<double>(sums.tokens), 1e-5 * loss.nll);
@@ -110,8 +112,13 @@ TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
   Context ctx(Device::kCpu);
   const auto self = make_self_comm();
   const std::string text = "reasoning:all:1-4:0-40:heldout";
-  const TextLoss alone = evaluate_text(ctx, *self, model, text, 128, 900, &parent);
-  const TextLoss shared = evaluate_text(ctx, world(), model, text, 128, 900, &parent);
+  const TextLossOptions o{.seq_len = 128, .max_tokens = 900, .parent = &parent};
+  const TextLoss alone = evaluate_text(ctx, *self, model, text, o);
+  const TextLoss shared = evaluate_text(ctx, world(), model, text, o);
+  EXPECT_EQ(shared.read, 900);
+  TextLossOptions other = o;
+  other.seed = 42;
+  EXPECT_NE(evaluate_text(ctx, world(), model, text, other).nll, shared.nll);
   EXPECT_EQ(alone.tokens, shared.tokens);
   EXPECT_NEAR(alone.nll, shared.nll, 1e-13 * alone.nll);
   EXPECT_NEAR(alone.kl, shared.kl, 1e-13 * alone.kl);

@@ -63,7 +63,9 @@ cp "$summary" first.json
 again ""
 cmp -s "$summary" first.json || fail "the summary is another"
 again "" --set log.every_steps=2
-again tokens --set evaluation.tokens=128
+[ "$(grep -c '"tokens":' "$summary")" = 6 ] || fail "not every row says how many tokens it is of"  # and the setting
+again tokens --set evaluation.tokens=100000
+grep -q 'heldout: has [0-9]* of the 100000 tokens of evaluation.tokens, all scored' out || fail "a short text is not said"
 again tokens
 again elastic --set curriculum.0.tokens=1536
 grep -q '^step 6 ' out || fail "no more steps were trained"

@@ -57,24 +57,34 @@ class Evaluation {
   // Loss, KL and accuracy of one model; the parent comes first.
   Json measure(LoadedModel& model) {
     const EvaluationConfig& e = config_.evaluation;
-    double nll = 0, kl = 0, tokens = 0, seconds = 0;
+    double nll = 0, kl = 0, seconds = 0;
+    int64_t tokens = 0;
     for (const TextConfig& text : texts_of(config_)) {
-      const TextLoss loss =
-          evaluate_text(ctx_, comm_, model, text.path, e.seq_len, e.tokens, &parent_, between_);
+      const TextLoss loss = evaluate_text(ctx_, comm_, model, text.path,
+                                          {.seq_len = e.seq_len,
+                                           .max_tokens = e.tokens,
+                                           .seed = config_.seed,
+                                           .parent = &parent_,
+                                           .between = between_});
+      if (loss.read < e.tokens && &model == &parent_ && comm_.rank() == 0)
+        std::fprintf(stderr, "%s: has %lld of the %lld tokens of evaluation.tokens, all scored\n",
+                     text.path.c_str(), static_cast<long long>(loss.read),
+                     static_cast<long long>(e.tokens));
       const auto n = static_cast<double>(loss.tokens);
       nll += loss.nll * n;
       kl += loss.kl * n;
-      tokens += n;
+      tokens += loss.tokens;
       seconds += loss.seconds;
     }
-    Json result = {{"perplexity", nullptr},       {"kl_to_parent", nullptr},
-                   {"accuracy", nullptr},         {"ci95", nullptr},
-                   {"minus_parent", nullptr},     {"n", e.problems},
-                   {"tokens_per_second", nullptr}};
+    Json result = {{"tokens", tokens},        {"perplexity", nullptr},
+                   {"kl_to_parent", nullptr}, {"accuracy", nullptr},
+                   {"ci95", nullptr},         {"minus_parent", nullptr},
+                   {"n", e.problems},         {"tokens_per_second", nullptr}};
     if (tokens > 0) {
-      result["perplexity"] = std::exp(nll / tokens);
-      result["kl_to_parent"] = kl / tokens;
-      result["tokens_per_second"] = tokens / seconds;
+      const auto n = static_cast<double>(tokens);
+      result["perplexity"] = std::exp(nll / n);
+      result["kl_to_parent"] = kl / n;
+      result["tokens_per_second"] = n / seconds;
     }
     if (e.problems > 0) {
       const auto& asked = reasoning::tasks();

@@ -2,15 +2,17 @@
 // same cut of before.h5, which was sorted but not trained.
 //
 // Writes        summary.json: {"parent": {...}, "sizes": [{"name", "params_total", "params_active",
-//               "perplexity", "kl_to_parent", "accuracy", "ci95", "tokens_per_second", "widths",
-//               "before": {"perplexity", "kl_to_parent", "accuracy", "ci95"}}]}, and the same as a table
-//               on stdout.
+//               "tokens", "perplexity", "kl_to_parent", "accuracy", "ci95", "tokens_per_second", "widths",
+//               "before": {"tokens", "perplexity", "kl_to_parent", "accuracy", "ci95"}}]}, and the same as
+//               a table on stdout.
 // Numbers       measured. Perplexity, KL (nats a token) and tokens_per_second are of the evaluation
 //               text, accuracy of the held-out reasoning problems (null where none were asked for).
+// Tokens        the targets scored, over all texts: fewer than evaluation.tokens a text where a document
+//               ends, or the text does, which is said. Generated text is that of the config's seed.
 // Ranks         share the text and the problems (runtime/evaluate.h); rank 0 writes and prints.
 // Of what       summary.json's "of": digests of the weights and sizes of elastic.h5 and before.h5, the parent
 //               and its digest, the evaluation's settings (text by its name, not its content), seed,
-//               precision and device.
+//               precision and device. Its "tokens" is the setting, evaluation.tokens.
 // Done before   a summary.json of the same is printed again, not measured again. Of anything else, or of
 //               nothing said: it is removed, and measured anew.
 // Signals       `between` is called by every rank at the same places, between models and batches; what
