@@ -47,12 +47,11 @@ std::string known(const std::vector<Size>& sizes, const RouterBlob& router) {
                     100 * sizes.front().budget, "%, as 65% or absolute");
 }
 
-Feasible nearest(const RecordedRouter& recorded, const CostFunction& cost, double allowed,
-                 const Probabilities& p) {
+Feasible nearest(const RecordedRouter& recorded, const SizeBudget& budget, const Probabilities& p) {
   const double dead_zone = recorded.router.options().dead_zone;
-  Feasible near = nearest_feasible(*recorded.space, cost, allowed, dead_zone, p);
+  Feasible near = nearest_feasible(*recorded.space, budget, dead_zone, p);
   if (near.found || dead_zone >= kAskedTolerance) return near;
-  return nearest_feasible(*recorded.space, cost, allowed, kAskedTolerance, p);
+  return nearest_feasible(*recorded.space, budget, kAskedTolerance, p);
 }
 
 }  // namespace
@@ -79,10 +78,12 @@ Size asked_size(const ModelConfig& config, const std::vector<Size>& sizes, const
   const RecordedRouter recorded =
       recorded_router(config, std::ssize(sizes), router, where + ": /router");
   const Probabilities p = recorded.router.preferences(interpolated_input(budgets, share));
-  const Feasible found = nearest(recorded, cost, share * whole, p);
+  const Feasible found =
+      nearest(recorded, {.cost = &cost, .allowed = share * whole, .kind = target.kind}, p);
   NESTLING_CHECK_INPUT(found.found, where, ": size '", text, "': no combination of choices costs ",
                        share * whole, " ", target_text(target), " within ", 100 * kAskedTolerance,
-                       "%; the nearest cost ", found.nearest_below, " and ", found.nearest_above);
+                       target.kind == CostKind::kMemory ? "% below" : "%", "; the nearest cost ",
+                       found.nearest_below, " and ", found.nearest_above);
   return {.name = text,
           .target = target,
           .budget = share,

@@ -2,8 +2,9 @@
 //
 // Budget        "65%" of the parent's cost, or "1.8e6" in its units, of the kind of cost that the file's
 //               sizes were given in; sizes of several kinds: refused. The full size has every kind.
-// Answer        u between the neighbouring sizes (interpolated_input); of the whole-number combinations within the router's dead zone of the budget the most
-//               probable; none: within kAskedTolerance; none: refused, naming the nearest two.
+// Answer        u between the neighbouring sizes (interpolated_input); of the whole-number combinations within
+//               the router's dead zone of the budget (of memory: below it) the most probable; none: within
+//               kAskedTolerance; none: refused, naming the nearest two.
 // Probabilities without the schedules (Router::preferences): combinations rank by probability as they do
 //               at every temperature and scale, and at the end of the schedules most underflow to 0.
 // Trained       the budget of a size (up to kSameBudget) is that size itself.

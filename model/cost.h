@@ -5,7 +5,9 @@
 //               the published totals.
 // Memory        weights at `weight_bytes` a parameter, and for `batch` sequences of `context` tokens
 //               keys and values at `cache_bytes` an element, scan states and convolution windows at
-//               `state_bytes`.
+//               `state_bytes`. Left out: activations. The published model adds the largest buffer of a
+//               prefill, as a soft maximum over MoE layers whose sharpness is not given, and how many
+//               tokens are prefilled at once is the runtime's choice.
 // One function  of widths, walking the list of parameters: exact for whole widths (doubles hold every
 //               integer up to 2^53), smooth for expectations. It is linear in every single width, so
 //               an expected cost of independent axes is the cost of the expected widths, except that

@@ -189,8 +189,10 @@ std::vector<double> interpolated_input(const std::vector<double>& costs, double 
   return u;
 }
 
-Feasible nearest_feasible(const ElasticSpace& space, const CostFunction& cost, double allowed,
-                          double tolerance, const Probabilities& p) {
+Feasible nearest_feasible(const ElasticSpace& space, const SizeBudget& budget, double tolerance,
+                          const Probabilities& p) {
+  const double allowed = budget.allowed;
+  const double most = budget.kind == CostKind::kMemory ? 0 : tolerance;
   int64_t combinations = 1;
   for (const AxisChoices& c : space.axes) {
     combinations *= std::ssize(c.widths);
@@ -210,10 +212,11 @@ Feasible nearest_feasible(const ElasticSpace& space, const CostFunction& cost, d
       rest /= choices;
       log_p += std::log(std::max(p[a][static_cast<size_t>(pick[a])], 1e-300));
     }
-    const double c = cost(expected(widths_of(space, pick)));
+    const double c = (*budget.cost)(expected(widths_of(space, pick)));
     if (c <= allowed) best.nearest_below = std::max(best.nearest_below, c);
     if (c >= allowed && (best.nearest_above == 0 || c < best.nearest_above)) best.nearest_above = c;
-    if (std::abs(c / allowed - 1.0) > tolerance) continue;
+    const double off = c / allowed - 1.0;
+    if (off < -tolerance || off > most) continue;
     if (best.found && log_p <= best_log) continue;
     best.found = true;
     best.selection = pick;

@@ -90,6 +90,7 @@ struct SizeBudget {
   const CostFunction* cost;
   double allowed;     // in the cost's own units
   bool full = false;  // the parent's size: anchored to choice 0 on every axis
+  CostKind kind = CostKind::kActive;
 };
 BudgetLoss budget_loss(const ElasticSpace& space, const SizeBudget& budget, double dead_zone,
                        const Probabilities& p, double weight, Probabilities& dp);
@@ -99,15 +100,16 @@ BudgetLoss budget_loss(const ElasticSpace& space, const SizeBudget& budget, doub
 std::vector<double> interpolated_input(const std::vector<double>& costs, double cost);
 
 // The whole-number choice nearest to the probabilities that keeps the budget: of all combinations
-// whose cost is within `tolerance` of `allowed`, the one of the largest probability (ties: the lower
-// indices). None: found is false, and the combinations nearest below and above are given.
+// whose cost is within `tolerance` of the budget, of itself, the one of the largest probability (ties: the
+// lower indices). Parameters may be above and below by as much; memory only below: what is over does not
+// fit. None: found is false, and the combinations nearest below and above are given.
 struct Feasible {
   bool found = false;
   Selection selection;
   double cost = 0;
   double nearest_below = 0, nearest_above = 0;  // costs; 0 where there is none
 };
-Feasible nearest_feasible(const ElasticSpace& space, const CostFunction& cost, double allowed,
-                          double tolerance, const Probabilities& p);
+Feasible nearest_feasible(const ElasticSpace& space, const SizeBudget& budget, double tolerance,
+                          const Probabilities& p);
 
 }  // namespace nestling

@@ -30,10 +30,9 @@ Probabilities uniform(const ElasticSpace& space) {
   return p;
 }
 
-std::string budget_text(const SizeConfig& size, const CostFunction& cost, double allowed,
-                        const Feasible& found) {
-  static_cast<void>(cost);
-  return str("elastic.sizes '", size.name, "': no combination of choices costs ", allowed,
+std::string budget_text(const SizeConfig& size, const SizeBudget& budget, const Feasible& found) {
+  return str("elastic.sizes '", size.name, "': no combination of choices costs ", budget.allowed,
+             budget.kind == CostKind::kMemory ? " or less," : "",
              " within router.dead_zone; the nearest cost ", found.nearest_below, " and ",
              found.nearest_above);
 }
@@ -57,12 +56,12 @@ RouterTraining::RouterTraining(const ElasticSpace& space, const RunConfig& confi
     const bool full = budgets_.empty();
     budgets_.push_back({.cost = &costs_.back(),
                         .allowed = target.relative ? target.value * whole : target.value,
-                        .full = full});
+                        .full = full,
+                        .kind = target.cost.kind});
     if (full) continue;
-    const Feasible found = nearest_feasible(space, costs_.back(), budgets_.back().allowed,
-                                            config.router.dead_zone, uniform(space));
-    NESTLING_CHECK_INPUT(found.found,
-                         budget_text(size, costs_.back(), budgets_.back().allowed, found));
+    const Feasible found =
+        nearest_feasible(space, budgets_.back(), config.router.dead_zone, uniform(space));
+    NESTLING_CHECK_INPUT(found.found, budget_text(size, budgets_.back(), found));
   }
   for (const Router::Parameter& p : router_.parameters()) {
     m_.emplace_back(Device::kCpu, DType::kF32,
@@ -175,10 +174,9 @@ void RouterTraining::freeze(const std::function<Probabilities(int64_t)>& probabi
   std::vector<Selection> taken{Selection(space_.axes.size(), 0)};  // the parent's size is whole
   for (int64_t s = 1; s < sizes(); ++s) {
     const SizeBudget& b = budget(s);
-    const Feasible found =
-        nearest_feasible(space_, *b.cost, b.allowed, config_.router.dead_zone, probabilities(s));
-    NESTLING_CHECK_INPUT(found.found, budget_text(config_.elastic.sizes[static_cast<size_t>(s)],
-                                                  *b.cost, b.allowed, found));
+    const Feasible found = nearest_feasible(space_, b, config_.router.dead_zone, probabilities(s));
+    NESTLING_CHECK_INPUT(found.found,
+                         budget_text(config_.elastic.sizes[static_cast<size_t>(s)], b, found));
     taken.push_back(found.selection);
   }
   store(taken);

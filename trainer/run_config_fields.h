@@ -85,8 +85,11 @@ void visit_fields(V& v, C& c) {
           "tokens over which tau and logit_scale run; 0: the whole curriculum", IntegerRule{});
   v.field("loss_weight", c.loss_weight, "weight of the budget loss",
           NumberRule{.low = 0, .high = 1e6});
-  v.field("dead_zone", c.dead_zone, "relative miss of a budget that costs nothing",
-          NumberRule{.low = 0, .high = 1});
+  v.field(
+      "dead_zone", c.dead_zone,
+      "relative miss of a budget that costs nothing, and that chosen widths may have; of a memory "
+      "budget they are never above",
+      NumberRule{.low = 0, .high = 1});
   v.field("hard_share", c.hard_share, "share of straight-through draws",
           NumberRule{.low = 0, .high = 1});
   v.group("freeze", c.freeze, "when choices are settled and slices replace masks");

@@ -201,10 +201,10 @@ TEST(Feasible, KeepsTheBudgetAndTheLargestProbability) {
   const double whole = cost(expected(full_widths(s.config)));
   Probabilities p = one_hot(s, {1, 0, 1, 0});
   const double wanted = cost(expected_widths(s, p));
-  const Feasible exact = nearest_feasible(s, cost, wanted, 0.02, p);
+  const Feasible exact = nearest_feasible(s, {.cost = &cost, .allowed = wanted}, 0.02, p);
   ASSERT_TRUE(exact.found);
   EXPECT_EQ(exact.selection, (Selection{1, 0, 1, 0}));
-  const Feasible moved = nearest_feasible(s, cost, 0.6 * whole, 0.02, p);
+  const Feasible moved = nearest_feasible(s, {.cost = &cost, .allowed = 0.6 * whole}, 0.02, p);
   ASSERT_TRUE(moved.found);
   EXPECT_NEAR(moved.cost, 0.6 * whole, 0.02 * 0.6 * whole);
 }
@@ -215,8 +215,10 @@ TEST(Feasible, MayCostALittleMoreThanTheBudget) {
   const Probabilities p = one_hot(s, {1, 0, 1, 0});
   const double exact = cost(expected_widths(s, p));
   for (const double allowed : {exact / 1.019, exact / 0.981})
-    EXPECT_EQ(nearest_feasible(s, cost, allowed, 0.02, p).selection, (Selection{1, 0, 1, 0}));
-  EXPECT_NE(nearest_feasible(s, cost, exact / 1.021, 0.02, p).selection, (Selection{1, 0, 1, 0}));
+    EXPECT_EQ(nearest_feasible(s, {.cost = &cost, .allowed = allowed}, 0.02, p).selection,
+              (Selection{1, 0, 1, 0}));
+  EXPECT_NE(nearest_feasible(s, {.cost = &cost, .allowed = exact / 1.021}, 0.02, p).selection,
+            (Selection{1, 0, 1, 0}));
 }
 
 TEST(Feasible, OfEqualOnesTheLowerIndices) {
@@ -226,14 +228,33 @@ TEST(Feasible, OfEqualOnesTheLowerIndices) {
   for (auto& axis : even)
     std::fill(axis.begin(), axis.end(), 1.0 / static_cast<double>(axis.size()));
   const double whole = cost(expected(full_widths(s.config)));
-  EXPECT_EQ(nearest_feasible(s, cost, whole, 1.0, even).selection, (Selection{0, 0, 0, 0}));
+  EXPECT_EQ(nearest_feasible(s, {.cost = &cost, .allowed = whole}, 1.0, even).selection,
+            (Selection{0, 0, 0, 0}));
+}
+
+// What is over a budget of memory does not fit, however probable and near.
+TEST(Feasible, MemoryIsNeverAboveItsBudget) {
+  const ElasticSpace s = space();
+  const CostFunction cost(s.config, {.kind = CostKind::kMemory, .memory = {.context = 16}});
+  const Probabilities p = one_hot(s, {1, 0, 1, 0});
+  const double probable = cost(expected_widths(s, p));
+  SizeBudget budget{.cost = &cost, .allowed = 0.99 * probable};
+  EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
+  budget.kind = CostKind::kMemory;
+  const Feasible fits = nearest_feasible(s, budget, 0.1, p);
+  ASSERT_TRUE(fits.found);
+  EXPECT_LE(fits.cost, budget.allowed);
+  EXPECT_GE(fits.cost, 0.9 * budget.allowed);
+  budget.allowed = probable;
+  EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
 }
 
 TEST(Feasible, NamesTheNearestTwoWhereNoneFits) {
   const ElasticSpace s = space();
   const CostFunction cost(s.config, {});
   const double whole = cost(expected(full_widths(s.config)));
-  const Feasible none = nearest_feasible(s, cost, 0.9999 * whole, 1e-6, one_hot(s, {0, 0, 0, 0}));
+  const Feasible none = nearest_feasible(s, {.cost = &cost, .allowed = 0.9999 * whole}, 1e-6,
+                                         one_hot(s, {0, 0, 0, 0}));
   EXPECT_FALSE(none.found);
   EXPECT_EQ(none.nearest_above, whole);
   EXPECT_LT(none.nearest_below, whole);
