@@ -302,7 +302,6 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_x = teacher.x,
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
-                     .temperature = static_cast<float>(config_.distill.temperature),
                      .chunk = loss_chunk(ctx_.device())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);

@@ -79,7 +79,8 @@ class DistillStep {
                     const DistillMoment& at);
   // Takes the memory of such a step, as run() does itself.
   void reserve(const std::vector<Batch>& micro_batches);
-  // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size.
+  // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size. At
+  // temperature 1, whatever distill.temperature is, as every evaluation.
   void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
   Weights& student() { return student_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far

@@ -103,6 +103,17 @@ TEST(Validation, ScoresTheTokensAskedForOnAnyLayout) {
   }
 }
 
+// As every other evaluation: the temperature is the training's.
+TEST(Validation, KlIsThatOfTemperatureOne) {
+  const testing::TempDir dir;
+  write_text(dir.path() / "text", kScored * kLength);
+  RunConfig c = settings(dir.path());
+  const auto self = make_self_comm();
+  const double kl = SmallRun(c, dir.path(), *self).measure(1).at("valid/text/half/kl");
+  c.distill.temperature = 4;
+  EXPECT_EQ(SmallRun(c, dir.path(), *self).measure(1).at("valid/text/half/kl"), kl);
+}
+
 TEST(Validation, RefusesATextShorterThanAsked) {
   const testing::TempDir dir;
   write_text(dir.path() / "text", kScored * kLength - 1);
