@@ -162,7 +162,8 @@ void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const
   const Arena::Mark mark(arena_);
   const ModelMaskGrads gradients =
       masks_.grads(mask_gradients_.slice(0, std::ssize(draws_), 1).reshape({masks_.size()}));
-  draws_.push_back({drawn, router_.draw(drawn.size, key)});
+  const double weight = drawn.weight * per_token * static_cast<double>(batch.tokens.size());
+  draws_.push_back({drawn.size, weight, router_.draw(drawn.size, key)});
   masks_.set(ctx_, draws_.back().draw.used);
   LayerRun run{.ctx = ctx_,
                .arena = arena_,
@@ -323,20 +324,19 @@ void DistillStep::collect_losses() {
 }
 
 // The backward of every draw, in their order: gradients of its masks, its share of the budget loss.
-void DistillStep::train_router(ConstView mask_gradients, double share) {
+void DistillStep::train_router(ConstView mask_gradients) {
   const Span span(ctx_, "router");
   for (size_t i = 0; i < draws_.size(); ++i) {
-    const auto& [drawn, draw] = draws_[i];
+    const auto& [size, weight, draw] = draws_[i];
     Probabilities dp = draw.used;
     for (auto& axis : dp) std::fill(axis.begin(), axis.end(), 0.0);
     const ConstView row = mask_gradients.slice(0, static_cast<int64_t>(i), 1);
     masks_.backward(draw.used, row.reshape({masks_.size()}), dp);
-    const BudgetLoss loss =
-        router_.backward(drawn.size, draw, dp, drawn.weight * share, comm_.size());
-    double* sums = sums_.data() + drawn.size * kColumns;
-    sums[kCost] += loss.cost / router_.budget(drawn.size).allowed;
+    const BudgetLoss loss = router_.backward(size, draw, dp, weight);
+    double* sums = sums_.data() + size * kColumns;
+    sums[kCost] += loss.cost / router_.budget(size).allowed;
     sums[kDraws] += 1;
-    sums_.back() += drawn.weight * share * loss.loss / comm_.size();
+    sums_.back() += weight * loss.loss;
   }
 }
 
@@ -356,19 +356,19 @@ void DistillStep::begin_step(bool whole) {
   sums_.assign(static_cast<size_t>(router_.sizes() * kColumns + 2), 0.0);
 }
 
-// Reads what the step left on the device, all at once, and sums it over the ranks; returns the norm of
-// the gradients.
-double DistillStep::finish(double share) {
+// Reads what the step left on the device, all at once, and sums it over the ranks.
+DistillStep::Norms DistillStep::finish() {
   optimizer_.reduce_gradients(ctx_, comm_, device_sums_.at(2 * router_.sizes()));
   device_sums_.fetch(ctx_);
   for (ExpertLoad& load : loads_) load.fetch(ctx_);
   const View mask_gradients = draws_.empty() ? View() : fetch(ctx_, mask_gradients_);
   ctx_.synchronize();
   collect_losses();
-  train_router(mask_gradients, share);
+  train_router(mask_gradients);
   comm_.all_reduce(ctx_, host_view(ctx_, sums_), Reduce::kSum);
   for (ExpertLoad& load : loads_) load.reduce(ctx_, comm_);
-  return device_sums_.values().back();
+  return {.weights = device_sums_.values().back(),
+          .router = router_.frozen() ? 0 : router_.reduce_gradients(ctx_, comm_)};
 }
 
 DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
@@ -395,10 +395,13 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
   for (size_t i = 0; i < micro_batches.size(); ++i)
     micro_batch(micro_batches[i], drawn[i], 1.0 / counted[0],
                 {.tokens = at.tokens, .step = at.step, .micro_step = static_cast<int64_t>(i)});
-  const double grad_norm = finish(1.0 / static_cast<double>(micro_batches.size()));
+  const Norms norms = finish();
 
-  DistillResult result{
-      .loss = sums_[sums_.size() - 2], .budget = sums_.back(), .grad_norm = grad_norm, .sizes = {}};
+  DistillResult result{.loss = sums_[sums_.size() - 2],
+                       .budget = sums_.back(),
+                       .grad_norm = norms.weights,
+                       .router_grad_norm = norms.router,
+                       .sizes = {}};
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const double* row = sums_.data() + s * kColumns;
     result.sizes.push_back(
@@ -408,10 +411,10 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
          .imbalance = loads_[static_cast<size_t>(s)].worst_imbalance(experts_of(s))});
   }
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.budget) ||
-                   !std::isfinite(result.grad_norm);
+                   !std::isfinite(result.grad_norm) || !std::isfinite(result.router_grad_norm);
   if (result.skipped) return result;
   optimizer_.step(ctx_, at.lr, at.update, result.grad_norm);
-  if (!router_.frozen()) router_.step(ctx_, comm_, at.update);
+  if (!router_.frozen()) router_.step(ctx_, at.update);
   return result;
 }
 

@@ -2,7 +2,7 @@
 // one student.
 //
 //   loss = sum over micro-batches and the sizes drawn of w_size (KL(teacher || student) + ce_weight CE)
-//          + router.loss_weight * budget loss;   means over the tokens of the global batch
+//          + router.loss_weight * budget loss;   means over the tokens of the global batch, of the CE too
 //
 // Sizes         k = sizes_per_micro_batch of them share one teacher forward, its small logits too. k < all: drawn without
 //               replacement by the phase's sampling weights, each with weight 1/k. k = all: every size,
@@ -15,7 +15,8 @@
 // Memory        on a CUDA device all of it is taken before a step begins, by a rehearsal on the null device of
 //               the largest step of its shape (trainer/step_shape.h); a step allocates nothing. One of
 //               a larger shape than all before takes the arenas anew. Other devices take as they go.
-// Not finite    a loss or gradient norm that is NaN or infinite changes nothing but the counters.
+// Not finite    a loss or gradient norm, the router's too, that is NaN or infinite changes nothing but the
+//               counters.
 // Precision     masters, moments, gradients and logits f32; products read low copies with compute bf16.
 // Ownership     borrows the teacher's weights and the router; owns the student.
 #pragma once
@@ -48,9 +49,10 @@ struct HeldOutLoss {
 };
 
 struct DistillResult {
-  double loss = 0;    // weighted KL and CE, nats a token
-  double budget = 0;  // weighted budget loss
-  double grad_norm = 0;
+  double loss = 0;              // weighted KL and CE, nats a token
+  double budget = 0;            // budget loss, without router.loss_weight
+  double grad_norm = 0;         // of the student, before clipping
+  double router_grad_norm = 0;  // apart from it, never clipped; 0 once choices are frozen
   bool skipped = false;
   std::vector<SizeLoss> sizes;
 };
@@ -92,8 +94,13 @@ class DistillStep {
     double weight;
   };
   struct MaskedDraw {
-    Drawn drawn;
+    int64_t size;
+    double
+        weight;  // of its budget loss: that of the size, times this share of the global batch's tokens
     RouterDraw draw;
+  };
+  struct Norms {
+    double weights, router;
   };
   struct Teacher {  // as in HeadLoss: x and w, or logits
     ConstView x = {}, w = {}, logits = {};
@@ -112,8 +119,8 @@ class DistillStep {
   void begin_step(bool whole);  // whether the step's first backward is one of whole weights
   void rehearse(const std::function<void(DistillStep&)>& step);
   void largest_step(const StepShape& shape);
-  void train_router(ConstView mask_gradients, double share);
-  double finish(double share);
+  void train_router(ConstView mask_gradients);
+  Norms finish();
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
              const Batch& batch, const Teacher& teacher, const Drawn& drawn, double per_token);

@@ -99,20 +99,30 @@ RouterDraw RouterTraining::plain(int64_t size, int64_t tokens) const {
 }
 
 BudgetLoss RouterTraining::backward(int64_t size, const RouterDraw& draw, Probabilities& dp,
-                                    double weight, int64_t ranks) {
-  const double share = weight * config_.router.loss_weight / static_cast<double>(ranks);
-  const BudgetLoss loss =
-      budget_loss(space_, budget(size), config_.router.dead_zone, draw.used, share, dp);
+                                    double weight) {
+  const BudgetLoss loss = budget_loss(space_, budget(size), config_.router.dead_zone, draw.used,
+                                      weight * config_.router.loss_weight, dp);
   router_.backward(draw, dp);
   return loss;
 }
 
-void RouterTraining::step(Context& ctx, Comm& comm, int64_t update) {
+double RouterTraining::reduce_gradients(Context& ctx, Comm& comm) {
+  double squares = 0;
+  for (const Router::Parameter& p : router_.parameters()) {
+    comm.all_reduce(ctx, seen_by(ctx, p.grad), Reduce::kSum);
+    for (int64_t i = 0; i < p.grad.size(); ++i) {
+      const double g = p.grad.ptr<float>()[i];
+      squares += g * g;
+    }
+  }
+  return std::sqrt(squares);
+}
+
+void RouterTraining::step(Context& ctx, int64_t update) {
   const std::vector<Router::Parameter> parameters = router_.parameters();
   std::vector<AdamWTensor> tensors;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Router::Parameter& p = parameters[i];
-    comm.all_reduce(ctx, seen_by(ctx, p.grad), Reduce::kSum);
     tensors.push_back({.master = seen_by(ctx, p.weight),
                        .m = seen_by(ctx, m_[i].view()),
                        .v = seen_by(ctx, v_[i].view()),

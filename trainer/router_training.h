@@ -2,10 +2,10 @@
 // choices are settled.
 //
 // Budgets       of every size from the config's targets, against the parent's cost. A budget that no
-//               combination of choices meets within the dead zone is refused (kInput), naming the
-//               nearest two.
-// Ranks         draws come from (seed, step, micro-step, size): all ranks draw alike. The budget loss
-//               is counted once, its gradient shared equally among the ranks.
+//               combination of choices meets within the dead zone (of memory: from below alone) is
+//               refused (kInput), naming the nearest two.
+// Ranks         draws come from (seed, step, micro-step, size): all ranks draw alike. Of a budget loss
+//               each counts the share of its tokens in those of the global batch.
 // Freezing      (DESIGN law 6) when the choices without noise have been the same for `agree_steps`
 //               steps with every probability at least `min_prob`, or `at_tokens` have been seen: each
 //               size takes the feasible combination of largest probability, as Router::preferences ranks
@@ -36,11 +36,12 @@ class RouterTraining {
   const SizeBudget& budget(int64_t size) const { return budgets_[static_cast<size_t>(size)]; }
   RouterDraw draw(int64_t size, const DrawKey& key) const;
   // Adds the budget loss with this weight to the gradient of the task, and passes both to the router.
-  BudgetLoss backward(int64_t size, const RouterDraw& draw, Probabilities& dp, double weight,
-                      int64_t ranks);
+  BudgetLoss backward(int64_t size, const RouterDraw& draw, Probabilities& dp, double weight);
   void zero_gradients() { router_.zero_gradients(); }
-  // One AdamW update of all ranks' gradients, at router.lr throughout.
-  void step(Context& ctx, Comm& comm, int64_t update);
+  // Sums the gradients over the ranks; their norm.
+  double reduce_gradients(Context& ctx, Comm& comm);
+  // One AdamW update with the reduced gradients, at router.lr throughout, not clipped.
+  void step(Context& ctx, int64_t update);
 
   // To be called after every step that was not skipped; true when this one froze the choices.
   bool settle(int64_t tokens);

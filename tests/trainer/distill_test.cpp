@@ -196,5 +196,39 @@ TEST(Distill, ANanSkipsTheStep) {
   EXPECT_TRUE(bytes_of(run.state()) == before);
 }
 
+// Its weights are finite, and so are losses and the student's gradients, as no size reads them.
+TEST(Distill, ARouterGradientThatIsNotFiniteSkipsTheStep) {
+  RunConfig c = settings(2, 0);
+  c.router.logit_scale = {1e6, 1e6};
+  SmallRun run(c, world());
+  for (const NamedState& s : run.router.state()) {
+    if (s.name.ends_with("/first")) std::fill_n(s.view.ptr<float>(), s.view.size(), 3e38f);
+    if (s.name.ends_with("/second")) fill_zero(s.view);
+  }
+  const auto before = bytes_of(run.state());
+  const DistillResult result = run.step.run({sequences(0, 0, 1)}, {0.5, 0.5}, {.lr = 1e-3});
+  EXPECT_TRUE(std::isfinite(result.loss) && std::isfinite(result.budget));
+  EXPECT_TRUE(std::isfinite(result.grad_norm));
+  EXPECT_FALSE(std::isfinite(result.router_grad_norm));
+  EXPECT_TRUE(result.skipped);
+  EXPECT_TRUE(bytes_of(run.state()) == before);
+}
+
+// A draw depends on its step and micro-step alone, so batches of other tokens weigh the same two draws.
+TEST(Distill, ABudgetLossCountsByTheTokensOfItsMicroBatch) {
+  RunConfig c = settings(2, 0);
+  const auto self = make_self_comm();
+  const auto budget = [&](std::vector<Batch> batches) {
+    SmallRun run(c, *self);
+    return run.step.run(batches, {0.5, 0.5}, {.lr = 0}).budget;
+  };
+  const Batch one = sequences(0, 0, 1), three = sequences(0, 1, 3);
+  const double even = budget({one, one}), first = budget({one});
+  const double second = 2 * even - first;
+  ASSERT_GT(std::abs(first - second), 1e-3);
+  EXPECT_NEAR(budget({one, three}), 0.25 * first + 0.75 * second, 1e-12);
+  EXPECT_NEAR(budget({three, one}), 0.75 * first + 0.25 * second, 1e-12);
+}
+
 }  // namespace
 }  // namespace nestling

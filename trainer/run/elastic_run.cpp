@@ -213,8 +213,9 @@ void ElasticRun::one_step() {
          .tokens = run_.at.tokens,
          .scalars = {},
          .event = str("step ", run_.at.step, " skipped: loss ", result.loss, ", budget loss ",
-                      result.budget, ", gradient norm ", result.grad_norm, ", phase ", phase.name,
-                      ", sequences ", place.position, " to ", run_.at.position - 1)});
+                      result.budget, ", gradient norm ", result.grad_norm, ", of the router ",
+                      result.router_grad_norm, ", phase ", phase.name, ", sequences ",
+                      place.position, " to ", run_.at.position - 1)});
   } else {
     run_.at.updates += 1;
     if (router_->settle(run_.at.tokens)) {

@@ -4,6 +4,8 @@
 //               share_of_peak, memory_bytes, sliced, skipped; a size: size/NAME/{kl, cost_of_budget,
 //               expert_imbalance, least_probability, entropy, width/AXIS}.
 // Width         of the parent's, 0 to 1: expected while the router learns, chosen afterwards.
+// Sliced        1 where the step ran on slices: the one whose end freezes the choices ran under masks.
+// Budget loss   without router.loss_weight.
 // Share of peak products, counted by the operators, against register FMAs measured at the start, this rank.
 #pragma once
 #include "trainer/distill_step.h"
