@@ -1,7 +1,7 @@
 #!/bin/sh
 # run_again_test.sh PROGRAM SOURCE_DIR - what a finished run does when it is started again: it validates nothing a
 # second time, evaluates again where its elastic file or the evaluation's settings are others and only there,
-# and removes what a killed run was writing aside, and nothing else.
+# and removes what a killed run was writing aside, and nothing else. And what its log and its summary say.
 set -eu
 program=$1
 source_dir=$2
@@ -60,6 +60,9 @@ again() {  # SAYS [ARGS...]
 }
 "$program" run run.yaml >out 2>&1 || fail "the run failed"
 cp "$summary" first.json
+sliced() { grep "\"step\":$1[,}]" runs/run/log.jsonl | sed -n 's/.*"sliced":\([01]\).*/\1/p'; }
+[ "$(sliced 2)$(sliced 3)" = 01 ] || fail "steps 2 and 3 are logged as sliced: $(sliced 2), $(sliced 3)"
+echo "the step whose end freezes the choices ran under masks"
 again ""
 cmp -s "$summary" first.json || fail "the summary is another"
 again "" --set log.every_steps=2

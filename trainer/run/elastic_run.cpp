@@ -218,19 +218,20 @@ void ElasticRun::one_step() {
                       place.position, " to ", run_.at.position - 1)});
   } else {
     run_.at.updates += 1;
-    if (router_->settle(run_.at.tokens)) {
-      frozen_after_ = run_.at.step;
-      log_choices("choices frozen, slices from here on");
-    }
   }
-  if (run_.at.step % config_.log.every_steps != 0 && run_.at.step != curriculum_.steps()) return;
-  const StepCost cost{.seconds = seconds_since(start),
-                      .flops = ctx_.total_work().flops,
-                      .tokens = static_cast<double>(phase.global_batch_tokens),
-                      .peak_gflops = peak_gflops_};
-  run_.log().write(step_record(config_, *space_, *router_, result, run_.at, lr, cost));
-  run_.log().progress(run_.at.step, run_.at.tokens, curriculum_.tokens(), result.loss,
-                      cost.tokens / cost.seconds);
+  if (run_.at.step % config_.log.every_steps == 0 || run_.at.step == curriculum_.steps()) {
+    const StepCost cost{.seconds = seconds_since(start),
+                        .flops = ctx_.total_work().flops,
+                        .tokens = static_cast<double>(phase.global_batch_tokens),
+                        .peak_gflops = peak_gflops_};
+    run_.log().write(step_record(config_, *space_, *router_, result, run_.at, lr, cost));
+    run_.log().progress(run_.at.step, run_.at.tokens, curriculum_.tokens(), result.loss,
+                        cost.tokens / cost.seconds);
+  }
+  if (!result.skipped && router_->settle(run_.at.tokens)) {  // after the record: it ran under masks
+    frozen_after_ = run_.at.step;
+    log_choices("choices frozen, slices from here on");
+  }
 }
 
 void ElasticRun::validate() {
