@@ -132,6 +132,7 @@ TEST(Report, WholeRunHasEveryPart) {
   EXPECT_THAT(page, Not(HasSubstr("Not shown")));
   EXPECT_THAT(page, Not(HasSubstr("Not in this folder yet")));
   EXPECT_THAT(page, HasSubstr("choices frozen</text>"));
+  EXPECT_THAT(page, HasSubstr("draws of the step, noise and all, as the mean over them"));
   EXPECT_THAT(page, HasSubstr("phase short</text>"));
   EXPECT_THAT(page, HasSubstr("phase long</text>"));
   EXPECT_THAT(page, HasSubstr("prefers-color-scheme: dark"));

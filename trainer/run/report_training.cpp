@@ -147,8 +147,9 @@ std::string budget_figure(const RunRecord& run) {
   for (PlotSeries& s : series)
     for (PlotPoint& p : s.points) p.y = 100 * (p.y - 1);
   std::string caption =
-      "Expected cost of a size's choices against its budget; 0 is met exactly. Not measured but "
-      "computed from the router's probabilities, after the freeze from the widths themselves.";
+      "Cost of a size against its budget; 0 is met exactly. Not measured but computed: before the "
+      "freeze from the router's draws of the step, noise and all, as the mean over them; after it "
+      "from the widths themselves.";
   const double zone = run.config ? 100 * run.config->router.dead_zone : 0;
   if (zone > 0)
     caption += str(" Shaded: the dead zone of \u00b1", short_number(zone),
