@@ -59,6 +59,10 @@ AxisChoices resolve(const ModelConfig& config, const WrittenChoices& written, in
                                 written.layer >= 0 ? str(" of layer ", written.layer) : "");
   const WidthRule rule = rule_of(config, written.axis, multiple_of);
   NESTLING_CHECK_INPUT(rule.extent > 0, where, ": the parent has no such axis");
+  if (is_contracted(written.axis) && written.widths.size() > 1 && multiple_of > kBlock)
+    NESTLING_CHECK_INPUT(rule.extent % kBlock == 0 && rule.extent >= multiple_of, where,
+                         ": multiple_of ", multiple_of, " cannot hold in the parent's width of ",
+                         rule.extent, "; it must be a multiple of ", kBlock, " and no less");
   AxisChoices choices{.axis = written.axis, .layer = written.layer, .widths = {}};
   for (const WrittenWidth& w : written.widths) choices.widths.push_back(resolve(w, rule, where));
   NESTLING_CHECK_INPUT(!choices.widths.empty() && choices.widths[0] == rule.extent, where,

@@ -41,7 +41,9 @@ struct WrittenChoices {
 };
 
 // Checks the lists against the architecture. `multiple_of` holds for the axes products contract
-// (hidden, mamba_channels, state, ffn, expert_ffn, shared_ffn) and is kBlock or a multiple of it.
+// (hidden, mamba_channels, state, ffn, expert_ffn, shared_ffn) and is kBlock or a multiple of it. A
+// parent's width that is no multiple of kBlock may be cut anywhere; there, and in one that is less than
+// `multiple_of`, more than kBlock is refused.
 ElasticSpace make_space(const ModelConfig& config, const std::vector<WrittenChoices>& written,
                         int64_t multiple_of, const std::vector<int64_t>& layer_order);
 

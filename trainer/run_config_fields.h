@@ -55,9 +55,11 @@ void visit_fields(V& v, C& c) {
 
 template <class V, FieldsOf<ElasticConfig> C>
 void visit_fields(V& v, C& c) {
-  v.field("multiple_of", c.multiple_of,
-          "step of the widths that products contract; a multiple of 16",
-          IntegerRule{.low = kBlock, .high = 65536});
+  v.field(
+      "multiple_of", c.multiple_of,
+      "step of the widths that products contract; a multiple of 16. A parent's width that is no "
+      "multiple of 16 may be cut anywhere, and refuses more than 16",
+      IntegerRule{.low = kBlock, .high = 65536});
   v.group("choices", c.choices, "widths an axis may take; an axis without a list is not cut");
   v.list("sizes", c.sizes, "largest first; the first is the parent's", ListRule{.required = true});
 }

@@ -107,6 +107,29 @@ TEST(Choices, RefusesWhatBreaksAGroupABlockOrAKvHeadWithTheNearestGoodWidth) {
                "importance of every layer");
 }
 
+TEST(Choices, RefusesAMultipleThatCannotHold) {
+  const auto refusal_of = [](int64_t hidden, double to, int64_t multiple_of) -> std::string {
+    ModelConfig c = parent();
+    c.hidden = hidden;
+    try {
+      make_space(c, {{.axis = Axis::kHidden, .widths = {percent(100), {.value = to}}}}, multiple_of,
+                 {});
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal_of(40, 30, kBlock), "");  // no multiple of kBlock: cut anywhere
+  EXPECT_EQ(refusal_of(96, 32, 32), "");
+  const auto says = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  EXPECT_PRED2(says, refusal_of(40, 30, 32),
+               "hidden: multiple_of 32 cannot hold in the parent's width of 40");
+  EXPECT_PRED2(says, refusal_of(48, 32, 64),
+               "hidden: multiple_of 64 cannot hold in the parent's width of 48");
+}
+
 TEST(Cost, IsThatOfTheModelCutOut) {
   const ElasticSpace s = space();
   Rng rng(3);
