@@ -367,6 +367,8 @@ INSTANTIATE_TEST_SUITE_P(
                           Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
                           Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16},
                           Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16},
+                          Case{{16, 4, 5, 16}, {0, 9, 20}, 8, true, -2, 0, DType::kBF16},
+                          Case{{2, 8, 130, 1}, {0, 9, 20}, 8, true, -3, 0, DType::kBF16},
                           // Chunks of several tiles, and no gaps; walks in several runs.
                           Case{{4, 64, 40, 2}, {0, 300, 420}, 256, true, -4, 0, DType::kBF16},
                           Case{{1, 20, 16, 1}, {0, 1100, 1164}, 128, true, -5, 4, DType::kBF16})),
