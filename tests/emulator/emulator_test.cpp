@@ -6,6 +6,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/core/isa.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream_state.h"
 #include "kernels/cuda/warpgroup.cuh"
