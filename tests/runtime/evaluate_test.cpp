@@ -94,7 +94,9 @@ TEST(EvaluateText, CountsTheSameTargetsInWindowsOfAnyLength) {
   }
   out.close();
   Context ctx(Device::kCpu);
-  EXPECT_EQ(evaluate_text(ctx, world(), model, file, 1024, first - 2).tokens, first - 3);
+  EXPECT_EQ(
+      evaluate_text(ctx, world(), model, file, {.seq_len = 1024, .max_tokens = first - 2}).tokens,
+      first - 3);
   for (int64_t seq_len = 1; seq_len <= sums.tokens + 2; ++seq_len) {
     const TextLoss loss =
         evaluate_text(ctx, world(), model, file, {.seq_len = seq_len, .max_tokens = 1024});
