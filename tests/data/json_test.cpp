@@ -104,8 +104,7 @@ TEST(Json, FilesAreWholeAndNamed) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
   expect_error([&] { read_json(dir.path() / "none.json"); }, {"none.json"});
   expect_error([&] { read_json(dir.path()); }, {"not a regular file"});
-  expect_error([&] { write_json(dir.path() / "no" / "a.json", {}); }, {"no/a.json"},
-               ErrorKind::kRuntime);
+  expect_error([&] { write_json(dir.path() / "no" / "a.json", {}); }, {"no/a.json"});
 }
 
 }  // namespace

@@ -363,6 +363,8 @@ TEST(DistillValidation, EverySizeIsMeasuredAsItWouldBeCut) {
   ReferenceRun run(settings(1, {{"full", "1"}, {"most", "1"}, {"half", "1"}}));
   run.router.freeze_now();
   const Batch batch = sequences(5, 0, 2);
+  DistillConfig at_one = run.config.distill;  // whatever the training's temperature
+  at_one.temperature = 1;
   std::vector<HeldOutLoss> sums(3);
   run.step.evaluate(batch, sums);
   run.step.evaluate(batch, sums);  // adds to them
@@ -374,7 +376,7 @@ TEST(DistillValidation, EverySizeIsMeasuredAsItWouldBeCut) {
                     .segments = Segments(batch.cu_seqlens)};
     const LossSums want = add_size(
         layers, prefix_parameters(parent(), run.router.widths(s), run.step.student().params()),
-        nullptr, run.teacher, batch, run.config.distill, 0);
+        nullptr, run.teacher, batch, at_one, 0);
     const HeldOutLoss& got = sums[static_cast<size_t>(s)];
     EXPECT_NEAR(got.kl, 2 * want.kl, 1e-5 * want.kl) << s;
     EXPECT_NEAR(got.nll, 2 * want.nll, 1e-5 * want.nll) << s;

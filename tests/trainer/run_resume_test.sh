@@ -52,6 +52,7 @@ for steps in 5 20; do
     sleep 0.01
     tries=$((tries + 1))
   done
+  kill -STOP "$pid" 2>/dev/null || true # it is not over before a second one has begun
   code=0
   (run term) >second 2>&1 || code=$?
   if [ "$code" != 2 ] || ! grep -q "runs/run: is at work already: process $pid on " second; then
@@ -59,6 +60,7 @@ for steps in 5 20; do
     fail "a second run in the same folder: exit code $code, expected 2 and a line that names process $pid"
   fi
   kill -TERM "$pid" 2>/dev/null || true
+  kill -CONT "$pid" 2>/dev/null || true
   code=0
   wait "$pid" || code=$?
   [ "$code" = 75 ] || fail "SIGTERM after $steps steps: exit code $code, expected 75"
