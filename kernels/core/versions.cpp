@@ -28,4 +28,10 @@ std::map<std::string, std::string> library_versions() {
           {"compiler", __VERSION__}};
 }
 
+std::string version_text() {
+  std::string text = "nestling " NESTLING_VERSION "\ncuda " NESTLING_BUILT_WITH_CUDA;
+  for (const auto& [name, version] : library_versions()) text += str("\n", name, " ", version);
+  return text;
+}
+
 }  // namespace nestling
