@@ -58,7 +58,14 @@ Json number(double value) {
 struct RunLog::State {
   std::string name;
   File lines;
-  std::optional<TensorboardWriter> events;
+  std::filesystem::path dir;
+  bool tensorboard = false;
+  std::optional<TensorboardWriter> writer;
+  // Null where none are kept. The file is made for the first: a command that has nothing to tell leaves none.
+  TensorboardWriter* events() {
+    if (tensorboard && !writer) writer.emplace(dir, seconds_since_1970());
+    return writer ? &*writer : nullptr;
+  }
   bool terminal = false;
   bool open_line = false;  // a progress line without its end stands on the terminal
 };
@@ -72,7 +79,8 @@ RunLog::RunLog(const std::filesystem::path& run_dir, bool tensorboard, bool writ
   NESTLING_CHECK(state_->lines != nullptr, "cannot open ", state_->name, ": ",
                  std::strerror(errno));
   end_cut_line(state_->lines.get(), state_->name);
-  if (tensorboard) state_->events.emplace(run_dir, seconds_since_1970());
+  state_->dir = run_dir;
+  state_->tensorboard = tensorboard;
   state_->terminal = ::isatty(STDERR_FILENO) == 1;
 }
 
@@ -91,17 +99,19 @@ void RunLog::write(const LogRecord& record) {
   const size_t n = std::fwrite(text.data(), 1, text.size(), file);
   NESTLING_CHECK(n == text.size() && std::fflush(file) == 0, "cannot write ", state_->name, ": ",
                  std::strerror(errno));
-  if (!state_->events) return;
-  if (!record.scalars.empty()) state_->events->scalars(now, record.step, record.scalars);
-  if (!record.event.empty()) state_->events->text(now, record.step, "event", record.event);
+  TensorboardWriter* events = state_->events();
+  if (events == nullptr) return;
+  if (!record.scalars.empty()) events->scalars(now, record.step, record.scalars);
+  if (!record.event.empty()) events->text(now, record.step, "event", record.event);
 }
 
 void RunLog::text(const std::string& tag, const std::string& text) {
-  if (!state_ || !state_->events) return;
+  TensorboardWriter* events = state_ ? state_->events() : nullptr;
+  if (events == nullptr) return;
   // TensorBoard reads Markdown: four spaces keep the lines as they are.
   std::string block = "    ";
   for (char c : text) block += c == '\n' ? "\n    " : std::string(1, c);
-  state_->events->text(seconds_since_1970(), 0, tag, block);
+  events->text(seconds_since_1970(), 0, tag, block);
 }
 
 void RunLog::progress(int64_t step, int64_t tokens, int64_t total_tokens, double loss,

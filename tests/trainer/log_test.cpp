@@ -109,8 +109,11 @@ TEST(RunLog, ResumedRunGoesOnAfterACutLine) {
 
 TEST(RunLog, TwoWritersInOneSecondHaveTwoFiles) {
   const TempDir dir;
-  const RunLog one(dir.path(), true, true);
-  const RunLog two(dir.path(), true, true);
+  RunLog one(dir.path(), true, true);
+  RunLog two(dir.path(), true, true);
+  EXPECT_TRUE(event_files(dir.path()).empty());  // nothing is told yet
+  one.write(record_of(1));
+  two.write(record_of(1));
   EXPECT_EQ(event_files(dir.path()).size(), 2u);
 }
 

@@ -65,6 +65,11 @@ sliced() { grep "\"step\":$1[,}]" runs/run/log.jsonl | sed -n 's/.*"sliced":\([0
 echo "the step whose end freezes the choices ran under masks"
 again ""
 cmp -s "$summary" first.json || fail "the summary is another"
+events() { find runs/run -name 'events.*' | wc -l; }
+before=$(events)
+"$program" importance run.yaml --set log.tensorboard=true >out 2>&1 || fail "importance of a run that is over failed"
+grep -q 'importance is measured already: .*runs/run/scores.json' out || fail "not said: scores are there"
+[ "$(events)" = "$before" ] || fail "importance that measured nothing left a file of events"
 again "" --set log.every_steps=2
 [ "$(grep -c '"tokens":' "$summary")" = 6 ] || fail "not every row says how many tokens it is of"  # and the setting
 again tokens --set evaluation.tokens=100000

@@ -42,6 +42,11 @@ RunSettings settings_of(const RunConfig& c) {
 
 // Before anything is read or written.
 const RunConfig& checked(const RunConfig& config, const Comm& comm) {
+  NESTLING_CHECK_INPUT(
+      fs::is_directory(config.parent), "parent: ", config.parent,
+      fs::exists(config.parent)
+          ? ": a Hugging Face directory is needed; `nestling slice` makes one of an elastic .h5"
+          : ": not found");
   check_ranks(config, comm.size());
   pin_machine(config);
   return config;
@@ -104,7 +109,10 @@ void ElasticRun::measure_importance() {
   Batches text = run_.batches(config_.data.train, c.seq_len, config_.seed);
   const std::string origin = score_origin(config_, model_, run_.inputs());
   scores_ = read_scores(file, origin);
-  if (scores_) return;
+  if (scores_) {
+    run_.say(str("importance is measured already: ", file.string()));
+    return;
+  }
   scores_ = run_importance(
       ctx_, model_, teacher_.params(),
       [&](int64_t position, int64_t count) {
