@@ -13,16 +13,22 @@ namespace nestling {
 
 using detail::Hdf5Id;
 
+bool is_hdf5(const std::filesystem::path& file) {
+  constexpr std::array<char, 8> kSignature = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
+  std::array<char, 8> head{};
+  std::ifstream in(file, std::ios::binary);
+  in.read(head.data(), head.size());
+  return in && head == kSignature;
+}
+
 namespace {
 
 // Older superblocks have no checksum: a damaged version number must not make one of them.
 void check_superblock(const std::filesystem::path& file) {
-  constexpr std::array<char, 8> kSignature = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
   std::array<char, 9> head{};
   std::ifstream in(file, std::ios::binary);
   in.read(head.data(), head.size());
-  NESTLING_CHECK_INPUT(in && std::equal(kSignature.begin(), kSignature.end(), head.begin()),
-                       file.string(), ": not an HDF5 file");
+  NESTLING_CHECK_INPUT(in && is_hdf5(file), file.string(), ": not an HDF5 file");
   NESTLING_CHECK_INPUT(head[8] == 2 || head[8] == 3, file.string(), ": HDF5 superblock version ",
                        static_cast<int>(head[8]), ", needs 2 or 3 (library format latest)");
 }

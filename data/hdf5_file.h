@@ -29,6 +29,9 @@ using Shape = std::vector<int64_t>;
 
 class Hdf5File;
 
+// Whether it begins as an HDF5 file does, sound or not.
+bool is_hdf5(const std::filesystem::path& file);
+
 // An open dataset; borrows its file.
 class Hdf5Dataset {
  public:

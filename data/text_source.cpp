@@ -71,6 +71,7 @@ class JsonLines : public TextSource {
 };
 
 std::unique_ptr<TextSource> open_file(const fs::path& path, const TextOptions& options) {
+  NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
   if (path.extension() == ".jsonl") return std::make_unique<JsonLines>(path, options.field);
   NESTLING_CHECK_INPUT(path.extension() == ".txt", path.string(),
                        ": text comes from .txt and .jsonl files, folders of them, or reasoning:");

@@ -60,6 +60,8 @@ void write_slice(const fs::path& elastic, const std::string& name, const fs::pat
                  StoredType type) {
   NESTLING_CHECK_INPUT(type == StoredType::kBF16 || type == StoredType::kF32, "slice in ",
                        stored_name(type), ": this file gives BF16 or F32");
+  NESTLING_CHECK_INPUT(!fs::is_directory(elastic), elastic.string(),
+                       ": a directory; sizes are cut out of an elastic .h5");
   const ElasticHeader header = read_elastic_header(elastic);
   const LoadedSize loaded = load_elastic(elastic, name, DType::kF32);
   DirectoryAside out(without_slash(directory));

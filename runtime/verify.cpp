@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "data/hdf5_file.h"
 #include "model/elastic_layout.h"
 #include "model/model.h"
 #include "model/router_record.h"
@@ -210,6 +211,8 @@ class ElasticVerifier {
 
 std::vector<Check> verify_model(Context& ctx, const fs::path& path) {
   NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
+  NESTLING_CHECK_INPUT(fs::is_directory(path) || is_hdf5(path), path.string(),
+                       ": not an HDF5 file; needs an elastic .h5 or a Hugging Face directory");
   if (!fs::is_directory(path)) return ElasticVerifier(ctx, path).run();
   try {
     LoadedModel model(path, DType::kF32);
