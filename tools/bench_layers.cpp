@@ -292,8 +292,8 @@ OrderedJson heading(const Setting& s) {
   return {{"mode", "layers"},
           {"config", s.o.tiny ? "tiny" : s.o.config},
           {"pattern", s.model.pattern},
-          {"parameters", cost.total},
-          {"parameters_active", cost.active},
+          {"params_total", cost.total},
+          {"params_active", cost.active},
           {"tokens", s.o.tokens},
           {"seq_len", s.o.seq_len},
           {"micro_batch", s.o.micro_batch},
@@ -307,7 +307,7 @@ OrderedJson heading(const Setting& s) {
 void print_heading(const OrderedJson& out, std::FILE* to) {
   std::fprintf(to, "%s: %s, %.4g parameters (%.4g active), random weights; %lld tokens a step\n",
                out["config"].get<std::string>().c_str(), out["pattern"].get<std::string>().c_str(),
-               out["parameters"].get<double>(), out["parameters_active"].get<double>(),
+               out["params_total"].get<double>(), out["params_active"].get<double>(),
                static_cast<long long>(out["tokens"].get<int64_t>()));
   std::fprintf(to, "%-12s %10s %10s %10s  counted on the null device\n", "estimate", "GiB", "TFLOP",
                "GB");

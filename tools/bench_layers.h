@@ -15,7 +15,7 @@ struct BenchLayersOptions {
   std::string compute = "bf16";  // precision of the products
   std::string activations;       // empty: bf16 on CUDA with bf16 products, else fp32
   std::string recompute = "none";
-  std::string device = "cuda";
+  std::string device = "cpu";
   std::vector<std::string> only;  // variants; empty: all
   int threads = 0;                // 0: all
   bool dry_run = false;           // no device: only what the null device counts

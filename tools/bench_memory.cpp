@@ -99,7 +99,7 @@ int bench_memory(const BenchMemoryOptions& o) {
     return 0;
   }
   Json pools = Json::object();
-  for (const MemoryPool& p : m.pools) pools[p.name] = p.bytes;
+  for (const MemoryPool& p : m.pools) pools[pool_key(p)] = p.bytes;
   const Json out = {{"mode", o.mode},
                     {"size", o.size},
                     {"recompute", config.parallel.recompute},

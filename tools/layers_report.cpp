@@ -154,7 +154,7 @@ OrderedJson projection_json(const ModelConfig& model, const LayersVariant& v, do
   const double flops =
       model_flops(deep, widths_like(model, v.widths, deep), v.teacher, tokens, seq_len);
   OrderedJson out = {{"pattern", kPublishedPattern},
-                     {"parameters", parameter_cost(deep).total},
+                     {"params_total", parameter_cost(deep).total},
                      {"step_seconds", seconds_json(s)}};
   out.update(rates_json(flops, tokens, s.median, ceilings));
   return out;
@@ -226,7 +226,7 @@ std::string parts_text(const OrderedJson& v) {
 
 OrderedJson pools_json(const std::vector<MemoryPool>& pools) {
   OrderedJson out = OrderedJson::object();
-  for (const MemoryPool& p : pools) out[p.name] = p.bytes;
+  for (const MemoryPool& p : pools) out[pool_key(p)] = p.bytes;
   out["sum"] = total_bytes(pools);
   return out;
 }
@@ -240,7 +240,7 @@ void add_variant(OrderedJson& all, const ModelConfig& model, int64_t tokens, int
   for (const TimedStep& step : v.steps) seconds.push_back(step.seconds);
   OrderedJson out = {{"name", v.name},
                      {"widths", widths_text(model, v.widths)},
-                     {"parameters", parameter_cost(model, v.widths).total},
+                     {"params_total", parameter_cost(model, v.widths).total},
                      {"step_seconds", seconds_json(s)},
                      {"seconds_by_width", seconds_json(spread_of(v.steps, seconds_by_width))},
                      {"steps", seconds}};
@@ -281,7 +281,7 @@ std::string variant_text(const OrderedJson& v) {
   return text +
          line(
              "  projected to 52 layers, %.2f G parameters: %.1f ms (%.1f to %.1f), %.0f tokens/s; ",
-             p["parameters"].get<double>() / 1e9, 1e3 * t["median"].get<double>(),
+             p["params_total"].get<double>() / 1e9, 1e3 * t["median"].get<double>(),
              1e3 * t["least"].get<double>(), 1e3 * t["most"].get<double>(),
              p["tokens_per_second"].get<double>()) +
          shares_text(p) + "\n";

@@ -72,8 +72,8 @@ for dtype in ("fp32", "bf16"):
     # Float32 sums of 1e6 terms in another order differ by some 1e-5 in a norm; bf16 rounds at 2^-9 in other places.
     bound = {"fp32": 1e-4, "bf16": 2.0 ** -6}[dtype]
     for n, r in peers.items():
-        if r[0]["parameters"] != ours[0]["parameters"]:
-            bad, _ = 1, print(f"{n}: {r[0]['parameters']} parameters, here {ours[0]['parameters']}")
+        if r[0]["params_total"] != ours[0]["params_total"]:
+            bad, _ = 1, print(f"{n}: {r[0]['params_total']} parameters, here {ours[0]['params_total']}")
         for key in ("first_loss", "first_grad_norm"):
             off = abs(r[0][key] / ours[0][key] - 1)
             if ours[0]["weights"] == "loaded" and not off <= bound:

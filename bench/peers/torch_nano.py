@@ -331,7 +331,7 @@ def run(a, c, name, left):
     memory = {"peak_allocated_bytes": torch.cuda.max_memory_allocated(), "peak_reserved_bytes": torch.cuda.max_memory_reserved()} if on_gpu else {}
     return {"tokens_per_second": a.tokens / median, "median_seconds": median, "step_seconds": times[2:], "first_step_seconds": times[0], "seconds_in_all": time.perf_counter() - start,
             "device": torch.cuda.get_device_name() if on_gpu else "cpu", "compile": a.compile, "masters": "fp32" if a.masters or make is not Transformers else a.dtype,
-            "micro_batch": a.micro, "checkpoint": a.checkpoint, "loss": float(total), "parameters": torch_elastic.held(subject.model)} | seen | memory | getattr(subject, "settings", {})
+            "micro_batch": a.micro, "checkpoint": a.checkpoint, "loss": float(total), "params_total": torch_elastic.held(subject.model)} | seen | memory | getattr(subject, "settings", {})
 
 
 def out_of_memory(e):

@@ -1,5 +1,6 @@
 #include "kernels/core/memory_table.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace nestling {
@@ -29,6 +30,12 @@ const char* pool_name(Pool pool) {
       return "other";
   }
   return "unknown";
+}
+
+std::string pool_key(const MemoryPool& pool) {
+  std::string key = pool.name;
+  std::replace(key.begin(), key.end(), ' ', '_');
+  return key;
 }
 
 int64_t total_bytes(const std::vector<MemoryPool>& pools) {

@@ -28,6 +28,8 @@ struct MemoryPool {
   Pool pool = Pool::kOther;
 };
 
+// Its name as a key: "low_copies".
+std::string pool_key(const MemoryPool& pool);
 int64_t total_bytes(const std::vector<MemoryPool>& pools);
 // A line a pool and, under it, a line for each of its parts; then the sum. MiB.
 std::string memory_table(const std::vector<MemoryPool>& pools);

@@ -210,7 +210,7 @@ std::string dry_run_json(const DryRun& run) {
     Json work = Json::object(), pools = Json::object();
     for (const auto& [op, one] : s.work)
       work[op] = {{"flops", one.flops}, {"bytes", one.bytes}, {"calls", one.calls}};
-    for (const MemoryPool& p : s.pools) pools[p.name] = p.bytes;
+    for (const MemoryPool& p : s.pools) pools[pool_key(p)] = p.bytes;
     steps.push_back({{"phase", s.phase},
                      {"mode", s.mode},
                      {"size", s.size},
@@ -222,7 +222,7 @@ std::string dry_run_json(const DryRun& run) {
                      {"work", work},
                      {"memory", pools}});
   }
-  for (const MemoryPool& p : run.largest()) memory[p.name] = p.bytes;
+  for (const MemoryPool& p : run.largest()) memory[pool_key(p)] = p.bytes;
   const Json all = {{"ranks", run.ranks}, {"sizes", sizes}, {"steps", steps}, {"memory", memory}};
   return dump_json(all, -1);
 }
