@@ -9,6 +9,7 @@
 #include "tools/bench_ops.h"
 #include "tools/bench_train.h"
 #include "tools/commands.h"
+#include "tools/one_process.h"
 #include "tools/set_option.h"
 
 namespace nestling {
@@ -56,7 +57,7 @@ void add_ops(CLI::App& bench, int& exit_code) {
   ops->add_option("--cpu-isa", options->cpu_isa, "avx2, avx512 or avx512_bf16 (default: the best)");
   add_cuda_isa(*ops);
   ops->add_option("--only", options->only, "Operators whose name begins with this");
-  ops->callback([options, &exit_code] { exit_code = bench_ops(*options); });
+  in_one_process(*ops, exit_code, [options] { return bench_ops(*options); });
 }
 
 void add_train(CLI::App& bench, int& exit_code) {
@@ -71,9 +72,11 @@ void add_train(CLI::App& bench, int& exit_code) {
       ->check(CLI::PositiveNumber);
   train->add_option("--batch", options->batch, "Sequences a step (default: 8, or 2 with --tiny)")
       ->check(CLI::PositiveNumber);
-  train->add_option("--steps", options->steps, "Steps timed")->check(CLI::PositiveNumber);
+  train->add_option("--steps", options->steps, "Steps timed")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   add_setting(*train, *options);
-  train->callback([options, &exit_code] { exit_code = bench_train(*options); });
+  in_one_process(*train, exit_code, [options] { return bench_train(*options); });
 }
 
 void add_importance(CLI::App& bench, int& exit_code) {
@@ -83,17 +86,25 @@ void add_importance(CLI::App& bench, int& exit_code) {
   command->add_option("MODEL", o->model, "A Hugging Face directory with a tokenizer")->required();
   command->add_option("--calibration", o->calibration, "Texts scores are taken from")->required();
   command->add_option("--held-out", o->held_out, "Texts losses are taken from")->required();
-  command->add_option("--seq-len", o->seq_len, "Tokens a sequence")->check(CLI::PositiveNumber);
-  command->add_option("--samples", o->samples, "Calibration sequences")->check(CLI::PositiveNumber);
+  command->add_option("--seq-len", o->seq_len, "Tokens a sequence")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--samples", o->samples, "Calibration sequences")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--depth-samples", o->depth_samples, "Of them, for the search of layers")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--evaluated", o->evaluated, "Sequences of each held-out text")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--orders", o->orders, "Random orders")->check(CLI::Range(2, 1000));
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--orders", o->orders, "Random orders")
+      ->check(CLI::Range(2, 1000))
+      ->capture_default_str();
   command->add_option("--threads", o->threads, "Threads (default: all)")
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
-  command->callback([o, &exit_code] { exit_code = bench_importance(*o); });
+  in_one_process(*command, exit_code, [o] { return bench_importance(*o); });
 }
 
 void add_memory(CLI::App& bench, int& exit_code) {
@@ -103,17 +114,19 @@ void add_memory(CLI::App& bench, int& exit_code) {
   command->add_option("CONFIG", o->config, "YAML file of the run")->required();
   add_set_option(*command, o->set);
   command->add_option("--seq-len", o->seq_len, "Tokens of the one sequence")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--mode", o->mode, "mask, or slice: as with choices frozen")
-      ->check(CLI::IsMember({"mask", "slice"}));
+      ->check(CLI::IsMember({"mask", "slice"}))
+      ->capture_default_str();
   command->add_option("--size", o->size, "The size trained (default: the parent's)");
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
-  command->callback([o, &exit_code] { exit_code = bench_memory(*o); });
+  in_one_process(*command, exit_code, [o] { return bench_memory(*o); });
 }
 
 void add_device(CLI::App& bench, int& exit_code) {
   auto* device = bench.add_subcommand("device", "What CUDA devices are here, as one JSON object");
-  device->callback([&exit_code] { exit_code = bench_device(); });
+  in_one_process(*device, exit_code, [] { return bench_device(); });
 }
 
 void add_elastic(CLI::App& bench, int& exit_code) {
@@ -137,7 +150,7 @@ void add_elastic(CLI::App& bench, int& exit_code) {
   elastic->add_option("--peer-files", o->peer_files,
                       "Write what another program needs for the same steps to this folder");
   add_setting(*elastic, *o);
-  elastic->callback([o, &exit_code] { exit_code = bench_elastic(*o); });
+  in_one_process(*elastic, exit_code, [o] { return bench_elastic(*o); });
 }
 
 void add_layers(CLI::App& bench, int& exit_code) {
@@ -166,7 +179,7 @@ void add_layers(CLI::App& bench, int& exit_code) {
                              "slice/75%", "slice/50%"}));
   layers->add_flag("--dry-run", o->dry_run, "Count memory and work on no device; run nothing");
   add_setting(*layers, *o);
-  layers->callback([o, &exit_code] { exit_code = bench_layers(*o); });
+  in_one_process(*layers, exit_code, [o] { return bench_layers(*o); });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "runtime/inspect.h"
 #include "runtime/model_card.h"
 #include "tools/commands.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -62,7 +63,7 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
   command->add_option("--size", o->size, "One size alone, by name or budget (65%)");
   command->add_flag("--json", o->json, "Print one JSON object");
-  command->callback([o, &exit_code] { exit_code = inspect(*o); });
+  in_one_process(*command, exit_code, [o] { return inspect(*o); });
 }
 
 }  // namespace nestling

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "tools/commands.h"
+#include "tools/one_process.h"
 #include "trainer/run/report.h"
 
 namespace nestling {
@@ -12,9 +13,9 @@ void add_report_command(CLI::App& app, int& exit_code) {
   auto dir = std::make_shared<std::string>();
   command->add_option("RUN_DIR", *dir, "Folder of the run; report.html is written there")
       ->required();
-  command->callback([dir, &exit_code] {
+  in_one_process(*command, exit_code, [dir] {
     std::printf("%s\n", write_report(*dir).c_str());
-    exit_code = 0;
+    return 0;
   });
 }
 

@@ -7,6 +7,7 @@
 #include "runtime/verify.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -42,7 +43,7 @@ void add_verify_command(CLI::App& app, int& exit_code) {
   command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
   command->add_option("--threads", o->threads, "Threads (default: all)")->check(kThreadRange);
   command->add_flag("--json", o->json, "Print one JSON object");
-  command->callback([o, &exit_code] { exit_code = verify(*o); });
+  in_one_process(*command, exit_code, [o] { return verify(*o); });
 }
 
 }  // namespace nestling

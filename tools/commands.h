@@ -2,7 +2,7 @@
 //
 // A subcommand adds itself to the program; when it is the one chosen, its callback does the work
 // and stores the exit code: 0 done, 1 failed at run time, 2 bad usage, config or input. Errors are
-// thrown, as everywhere.
+// thrown, as everywhere. What does not run on ranks is set up by in_one_process (one_process.h).
 #pragma once
 
 namespace CLI {

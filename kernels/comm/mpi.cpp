@@ -266,6 +266,9 @@ void MpiComm::run_broadcast(Context& ctx, View x, int root) {
 }  // namespace
 
 MpiWorld::MpiWorld(double timeout_seconds) {
+  // Alone, Open MPI starts a daemon that could start others through ssh or rsh, and ends the program where neither is
+  // installed. This one starts none.
+  if (!launched_as_rank()) ::setenv("OMPI_MCA_plm", "isolated", 0);
   int provided = MPI_THREAD_SINGLE;
   NESTLING_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
   NESTLING_CHECK(provided >= MPI_THREAD_FUNNELED, "MPI_Init_thread: thread level ", provided,
@@ -298,6 +301,16 @@ bool launched_as_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
     if (std::getenv(name) != nullptr) return true;
   return false;
+}
+
+LaunchedRank launched_rank() {
+  const auto number = [](std::initializer_list<const char*> names, int otherwise) {
+    for (const char* name : names)
+      if (const char* text = std::getenv(name)) return std::atoi(text);
+    return otherwise;
+  };
+  return {.rank = number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}, 0),
+          .size = number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1)};
 }
 
 namespace {

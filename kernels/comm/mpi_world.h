@@ -34,6 +34,11 @@ class MpiWorld {
 
 // Whether a launcher (mpirun, srun with PMI) started this process as one of several.
 bool launched_as_rank();
+// Which of them, by what the launcher says in the environment: for who does not start MPI.
+struct LaunchedRank {
+  int rank = 0, size = 1;
+};
+LaunchedRank launched_rank();
 
 // Runs body(world) and returns what it returns. What it throws goes on to the caller where there is one
 // rank; else it ends all ranks with the message, and the exit code is the error's kind.
