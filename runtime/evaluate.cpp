@@ -204,17 +204,20 @@ TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::
   WindowLoss windows(ctx, comm, model, o);
   std::string text;
   int64_t seen = 0;
+  bool cut = false;
   while (seen < o.max_tokens && source->next(text)) {
     std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
     tokens.push_back(end);
-    if (seen + static_cast<int64_t>(tokens.size()) > o.max_tokens)
-      tokens.resize(static_cast<size_t>(o.max_tokens - seen));
+    cut = seen + static_cast<int64_t>(tokens.size()) > o.max_tokens;
+    if (cut) tokens.resize(static_cast<size_t>(o.max_tokens - seen));
     seen += static_cast<int64_t>(tokens.size());
     windows.add_document(tokens);
   }
+  cut = cut || source->next(text);
   windows.finish();
   TextLoss loss = windows.loss();
   loss.read = seen;
+  loss.cut = cut;
   NESTLING_CHECK_INPUT(loss.tokens > 0, text_spec, ": no text to evaluate");
   return loss;
 }

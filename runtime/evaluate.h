@@ -36,6 +36,7 @@ struct TextLoss {
   double nll = 0;      // nats per target
   double kl = 0;       // nats per target; 0 without a parent
   double seconds = 0;
+  bool cut = false;  // the text is longer than max_tokens
 };
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
                        const TextLossOptions& options);

@@ -18,12 +18,16 @@ int64_t longest(const std::vector<std::vector<int32_t>>& prompts) {
 // Whether the sequence goes on after its new token.
 bool take(int32_t token, const GenerateOptions& options, Generated& out) {
   out.tokens.push_back(token);
-  out.stopped = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-                options.stop_tokens.end();
+  out.stopped = is_stop(token, options);
   return !out.stopped && std::ssize(out.tokens) < options.max_new_tokens;
 }
 
 }  // namespace
+
+bool is_stop(int32_t token, const GenerateOptions& options) {
+  return std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+         options.stop_tokens.end();
+}
 
 std::vector<Generated> generate(Context& ctx, LoadedModel& model,
                                 const std::vector<std::vector<int32_t>>& prompts,

@@ -23,6 +23,9 @@ struct GenerateOptions {
   std::function<void(size_t i, int32_t token)> on_token = nullptr;
 };
 
+// Whether the token ends a sequence.
+bool is_stop(int32_t token, const GenerateOptions& options);
+
 struct Generated {
   std::vector<int32_t> tokens;  // without the prompt
   bool stopped = false;         // by a stop token; else by the limit

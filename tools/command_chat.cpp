@@ -5,6 +5,7 @@
 #include "runtime/chat.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -38,11 +39,13 @@ void add_chat_command(CLI::App& app, int& exit_code) {
   command->add_option("--system", o->chat.system, "The system's message");
   command->add_flag("--no-thinking", o->no_thinking, "Ask for an answer without thinking");
   command->add_option("--context", o->chat.context, "Tokens of the conversation")
-      ->check(kTokenRange);
+      ->check(kTokenRange)
+      ->capture_default_str();
   command->add_option("--max-new-tokens", o->chat.max_new_tokens, "Of an answer")
-      ->check(kTokenRange);
+      ->check(kTokenRange)
+      ->capture_default_str();
   add_sampling(*command, o->chat.rule, o->chat.seed);
-  command->callback([o, &exit_code] { exit_code = run_chat(*o); });
+  in_one_process(*command, exit_code, [o] { return run_chat(*o); });
 }
 
 }  // namespace nestling

@@ -8,6 +8,7 @@
 #include "runtime/evaluate.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -79,6 +80,7 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
                {"params_total", cost.total},
                {"params_active", cost.active},
                {"tokens", 0},
+               {"cut", Json::array()},
                {"nll", nullptr},
                {"perplexity", nullptr},
                {"kl_to_parent", nullptr},
@@ -94,6 +96,11 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
     if (parent.model) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
+    if (loss.cut) {
+      std::fprintf(stderr, "%s: cut at --max-tokens %lld\n", spec.c_str(),
+                   static_cast<long long>(o.max_tokens));
+      size["cut"].push_back(spec);
+    }
     nll += loss.nll * static_cast<double>(loss.tokens);
     kl += loss.kl * static_cast<double>(loss.tokens);
     tokens += loss.tokens;
@@ -142,25 +149,36 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<EvalOptions>();
   o->add_to(*command);
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
-  command->add_option("--data", o->data, "Text: files, folders, reasoning:TASKS:LEVELS:BEGIN-END");
+  command->add_option(
+      "--data", o->data,
+      "Text: .txt and .jsonl files, folders of them, reasoning:TASKS:LEVELS:BEGIN-END");
   command->add_option(
       "--parent", o->parent,
       "Model of the same vocabulary to measure the KL to, and to compare by pairs of problems");
   command->add_option("--tasks", o->tasks, "Reasoning tasks, or `reasoning` for all")
       ->delimiter(',');
   command->add_option("--problems", o->reasoning.problems, "Held-out problems in all")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--max-new-tokens", o->reasoning.max_new_tokens, "Of a completion")
-      ->check(kTokenRange);
+      ->check(kTokenRange)
+      ->capture_default_str();
   command->add_flag(
       "--outcomes", o->outcomes,
       "With --json: which problems were solved, 1 or 0 each, to compare models by pairs");
   command->add_option("--batch", o->reasoning.batch, "Completions at once")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--seed", o->reasoning.seed, "Of the problems drawn");
-  command->add_option("--seq-len", o->seq_len, "Window of the loss")->check(kTokenRange);
-  command->add_option("--max-tokens", o->max_tokens, "Of each text")->check(CLI::PositiveNumber);
-  command->callback([o, &exit_code] { exit_code = run_eval(*o); });
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seed", o->reasoning.seed, "Of the problems drawn")->capture_default_str();
+  command->add_option("--seq-len", o->seq_len, "Window of the loss")
+      ->check(kTokenRange)
+      ->capture_default_str();
+  command
+      ->add_option("--max-tokens", o->max_tokens,
+                   "Of each text; a longer one is cut, and said to be")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  in_one_process(*command, exit_code, [o] { return run_eval(*o); });
 }
 
 }  // namespace nestling

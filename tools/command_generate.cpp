@@ -4,6 +4,7 @@
 #include "runtime/generator.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -23,6 +24,7 @@ int run_generate(GenerateCommand& o) {
   o.generate.stop_tokens = model.config().eos;
   TokenStream stream(tokenizer);
   o.generate.on_token = [&](size_t, int32_t token) {
+    if (is_stop(token, o.generate)) return;  // it ends the text and is no part of it
     std::fputs(stream.push(token).c_str(), stdout);
     std::fflush(stdout);
   };
@@ -37,12 +39,14 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("generate", "Complete a prompt");
   auto o = std::make_shared<GenerateCommand>();
   o->add_to(*command);
-  command->add_option("--prompt", o->prompt, "The user's turn")->required();
+  command->add_option("--prompt", o->prompt, "The user's turn; -: what standard input holds")
+      ->required();
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");
   command->add_option("--max-new-tokens", o->generate.max_new_tokens, "Limit")
-      ->check(CLI::Range(0, 1 << 24));
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
   add_sampling(*command, o->generate.rule, o->generate.seed);
-  command->callback([o, &exit_code] { exit_code = run_generate(*o); });
+  in_one_process(*command, exit_code, [o] { return run_generate(*o); });
 }
 
 }  // namespace nestling

@@ -6,6 +6,7 @@
 #include "runtime/loaded_model.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -58,7 +59,8 @@ void add_logits_command(CLI::App& app, int& exit_code) {
   o->add_to(*command);
   auto* input = command->add_option_group("input");
   input->add_option("--token-ids", o->token_ids, "Token ids, separated by commas")->delimiter(',');
-  auto* prompt = input->add_option("--prompt", o->prompt, "Text: the user's turn, as in generate");
+  auto* prompt =
+      input->add_option("--prompt", o->prompt, "Text: the user's turn, or -, as in generate");
   input->require_option(1);
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat")
       ->needs(prompt);
@@ -66,7 +68,7 @@ void add_logits_command(CLI::App& app, int& exit_code) {
       ->add_option("--out", o->out,
                    "A safetensors file: tensors `logits` [T, V] and `token_ids` [T]")
       ->required();
-  command->callback([o, &exit_code] { exit_code = write_logits(*o); });
+  in_one_process(*command, exit_code, [o] { return write_logits(*o); });
 }
 
 }  // namespace nestling

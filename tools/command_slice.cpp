@@ -3,6 +3,7 @@
 
 #include "runtime/slice.h"
 #include "tools/commands.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -31,8 +32,9 @@ void add_slice_command(CLI::App& app, int& exit_code) {
   command->add_option("--size", o->size, "Size to cut out: its name, or a budget as 65% or 1.8e6")
       ->required();
   command->add_option("--precision", o->precision, "bf16 or fp32")
-      ->check(CLI::IsMember({"bf16", "fp32"}));
-  command->callback([o, &exit_code] { exit_code = slice(*o); });
+      ->check(CLI::IsMember({"bf16", "fp32"}))
+      ->capture_default_str();
+  in_one_process(*command, exit_code, [o] { return slice(*o); });
 }
 
 }  // namespace nestling

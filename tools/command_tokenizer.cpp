@@ -4,6 +4,7 @@
 #include "data/bpe_trainer.h"
 #include "data/text_source.h"
 #include "tools/commands.h"
+#include "tools/one_process.h"
 
 namespace nestling {
 
@@ -27,11 +28,15 @@ int train_tokenizer(const TokenizerOptions& o) {
     const auto source = open_text(spec);
     std::string text;
     int64_t bytes = 0;
-    while (bytes < o.max_bytes && source->next(text)) {
+    bool more = source->next(text);
+    for (; more && bytes < o.max_bytes; more = source->next(text)) {
       trainer.add_text(text);
       bytes += static_cast<int64_t>(text.size());
     }
     std::fprintf(stderr, "%s: %lld bytes\n", spec.c_str(), static_cast<long long>(bytes));
+    if (more)
+      std::fprintf(stderr, "%s: cut at --max-bytes %lld\n", spec.c_str(),
+                   static_cast<long long>(o.max_bytes));
   }
   AtomicFile file(o.out);
   file.write(std::string_view(trainer.train()));
@@ -45,13 +50,20 @@ void add_tokenizer_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("train-tokenizer", "Learn a byte-level BPE from text");
   auto o = std::make_shared<TokenizerOptions>();
   command
-      ->add_option("SOURCES", o->sources, "Text: files, folders, reasoning:TASKS:LEVELS:BEGIN-END")
+      ->add_option("SOURCES", o->sources,
+                   "Text: .txt and .jsonl files, folders of them, reasoning:TASKS:LEVELS:BEGIN-END")
       ->required();
-  command->add_option("--vocab", o->vocab, "Tokens in all")->check(CLI::PositiveNumber);
+  command->add_option("--vocab", o->vocab, "Tokens in all")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--special", o->special, "Special tokens: ids 0, 1, ...");
-  command->add_option("--max-bytes", o->max_bytes, "Of text, from each source");
+  command
+      ->add_option("--max-bytes", o->max_bytes,
+                   "Of text, from each source, to the end of a document; a longer one is cut, and "
+                   "said to be")
+      ->capture_default_str();
   command->add_option("--out", o->out, "tokenizer.json to write")->required();
-  command->callback([o, &exit_code] { exit_code = train_tokenizer(*o); });
+  in_one_process(*command, exit_code, [o] { return train_tokenizer(*o); });
 }
 
 }  // namespace nestling

@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <iostream>
+#include <iterator>
 
 #include "kernels/core/parallel.h"
 #include "runtime/chat_template.h"
@@ -16,13 +18,15 @@ void ModelOptions::add_to(CLI::App& command) {
       "Size of an elastic model: its name, or a budget as 65% or 1.8e6 (default: the "
       "largest; eval: or all)");
   command.add_option("--compute", compute, "Precision of the products: fp32 or bf16")
-      ->check(CLI::IsMember({"fp32", "bf16"}));
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
   command
       .add_option("--activations", activations,
                   "Between the operators: fp32 or bf16 (default: bf16 on cuda with bf16 products)")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   command.add_option("--device", on, "Where it computes: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   command.add_option("--threads", threads, "Threads (default: all)")->check(kThreadRange);
 }
 
@@ -37,6 +41,13 @@ void ModelOptions::apply() const {
 
 namespace {
 
+// Without the newline that ends its last line.
+std::string standard_input() {
+  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
 // Refuses, as bad usage, a number that does not hold.
 CLI::Validator number(const std::string& needs, bool (*holds)(float)) {
   return {[=](std::string& text) {
@@ -50,14 +61,19 @@ CLI::Validator number(const std::string& needs, bool (*holds)(float)) {
 
 void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
   command.add_option("--temperature", rule.temperature, "0: the most likely token")
-      ->check(number("0 or above", [](float x) { return x >= 0; }));
-  command.add_option("--top-k", rule.top_k, "0: all")->check(CLI::NonNegativeNumber);
+      ->check(number("0 or above", [](float x) { return x >= 0; }))
+      ->capture_default_str();
+  command.add_option("--top-k", rule.top_k, "0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command.add_option("--top-p", rule.top_p, "Nucleus")
-      ->check(number("above 0 and at most 1", [](float x) { return x > 0 && x <= 1; }));
-  command.add_option("--seed", seed, "Of the draws");
+      ->check(number("above 0 and at most 1", [](float x) { return x > 0 && x <= 1; }))
+      ->capture_default_str();
+  command.add_option("--seed", seed, "Of the draws")->capture_default_str();
 }
 
-std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& prompt, bool raw) {
+std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& given, bool raw) {
+  const std::string prompt = given == "-" ? standard_input() : given;
   if (raw) return model.tokenizer().encode(prompt, false);
   const ChatTemplate turns(model.tokenizer_files(), model.name() + " (--raw needs none)");
   const std::string text = turns.render({{.role = "user", .content = prompt}}, true);

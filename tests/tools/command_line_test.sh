@@ -9,10 +9,10 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 fail() { echo "$*" >&2; cat said >&2; exit 1; }
 says() {  # TEXT COMMAND...
-  text=$1
+  wanted=$1
   shift
   "$program" "$@" >said 2>&1 || fail "$*: exit code $?"
-  grep -qF -- "$text" said || fail "$*: does not say: $text"
+  grep -qF -- "$wanted" said || fail "$*: does not say: $wanted"
 }
 
 # Memory of a variant of `bench layers` is its own, whatever else is asked for.
@@ -25,3 +25,47 @@ for variant in mask/50% slice/full slice/50%; do
   [ "$(sums --only $variant)" = "$(grep "^$variant " all)" ] || fail "$variant alone: $(sums --only $variant), in all: $(cat all)"
 done
 [ "$(sed -n 's/^mask.* //p' all | sort -u)" -gt "$(sed -n 's/^slice.* //p' all | sort -u)" ] || fail "memory: $(cat all)"
+
+says 'nestling ' --version
+for library in cuda compiler mpi onednn; do grep -q "^$library " said || fail "--version: no $library"; done
+
+# Defaults stand in the help.
+defaults() {  # OPTIONS COMMAND...
+  options=$1
+  shift
+  "$program" "$@" --help >said
+  for option in $options; do grep -q -- "--$option [A-Z].*=" said || fail "$*: no default of --$option"; done
+}
+defaults 'max-new-tokens temperature top-k top-p compute device' generate
+defaults 'problems batch seq-len max-tokens compute device' eval
+defaults 'vocab max-bytes' train-tokenizer
+defaults precision slice
+
+# A text that is cut is said to be; one that is not, is not.
+parent=$source_dir/data/parents/tiny-reasoner
+text=$source_dir/data/samples/english.txt
+says "$text: cut at --max-tokens 64" eval "$parent" --data "$text" --max-tokens 64 --json
+grep -qF "\"cut\":[\"$text\"]" said || fail "eval --json does not say that the text is cut"
+printf 'one\ntwo\n' >short.txt
+says '"cut":[]' eval "$parent" --data short.txt --json
+if grep -q 'cut at' said; then fail "a whole text is said to be cut"; fi
+printf '{"text":"some words"}\n{"text":"some more words"}\n' >two.jsonl
+says 'two.jsonl: cut at --max-bytes 5' train-tokenizer two.jsonl --vocab 263 --max-bytes 5 --out cut.json
+says 'two.jsonl: 25 bytes' train-tokenizer two.jsonl --vocab 263 --out whole.json
+if grep -q 'cut at' said; then fail "all of a text is said to be cut"; fi
+
+# The end token is no text; a prompt may come from standard input.
+ask() { "$program" generate "$parent" --temperature 0 "$@" 2>said; }
+answer=$(ask --prompt 'What is 3+4?')
+case $answer in
+  *'<|im_end|>'*) fail "the end token is printed: $answer" ;;
+  *'</think>'*) ;;
+  *) fail "no thinking in the answer: $answer" ;;
+esac
+[ "$answer" = "$(echo 'What is 3+4?' | ask --prompt -)" ] || fail "another answer to a prompt from standard input"
+
+# Open MPI alone needs no ssh.
+mkdir none
+code=0
+PATH=$work/none "$program" run absent.yaml >said 2>&1 || code=$?
+[ $code = 2 ] && grep -q 'cannot open absent.yaml' said || fail "without ssh: exit code $code"
