@@ -8,18 +8,23 @@
 
 namespace nestling {
 
-// exit_code becomes what `body` returns; 2, with a line from rank 0, where a launcher started several processes.
+// exit_code becomes what `body` returns. Where a launcher started several processes none runs it: rank 0 says so and ends
+// with 2, which the launcher hands on; the others end with 0, as a rank that fails has the launcher end rank 0 unheard.
 inline void in_one_process(CLI::App& command, int& exit_code, std::function<int()> body) {
   command.callback([&command, &exit_code, body = std::move(body)] {
     const LaunchedRank launched = launched_rank();
+    if (launched.size == 1) {
+      exit_code = body();
+      return;
+    }
+    if (launched.rank != 0) return;
     const CLI::App* group = command.get_parent();
-    if (launched.size > 1 && launched.rank == 0)
-      std::fprintf(stderr,
-                   "nestling: %s%s: started as %d ranks, but shares no work among them; run it "
-                   "without a launcher\n",
-                   group->get_parent() != nullptr ? (group->get_name() + " ").c_str() : "",
-                   command.get_name().c_str(), launched.size);
-    exit_code = launched.size > 1 ? 2 : body();
+    std::fprintf(stderr,
+                 "nestling: %s%s: started as %d ranks, but shares no work among them; run it "
+                 "without a launcher\n",
+                 group->get_parent() != nullptr ? (group->get_name() + " ").c_str() : "",
+                 command.get_name().c_str(), launched.size);
+    exit_code = 2;
   });
 }
 
