@@ -16,9 +16,9 @@ using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 struct Shape {
   std::vector<int32_t> offsets;
   int64_t heads, kv_heads, width, window;
-  int64_t gap = 3;        // elements between rows; 8 lets kernels read 16 bytes at a time
-  int64_t out_gap = gap;  // and between those of outputs
-  int64_t blocks = 0;     // wanted of backward's pass over keys on warpgroups; 0: as on a card
+  int64_t gap = 3;     // elements between rows; 8 lets kernels read 16 bytes at a time
+  int odd = -1;        // of one operand 3 all the same: q, k, v, dy, y, dq, dk or dv
+  int64_t blocks = 0;  // wanted of backward's pass over keys on warpgroups; 0: as on a card
   int64_t tokens() const { return offsets.back(); }
 };
 
@@ -33,9 +33,10 @@ struct Operands {
     k = half_mat(rng, s.tokens(), s.kv_heads * s.width);
     v = half_mat(rng, s.tokens(), s.kv_heads * s.width);
     dy = half_mat(rng, s.tokens(), s.heads * s.width);
-    for (const auto* m : {&q, &k, &v, &dy}) in.emplace_back(Device::kCuda, *m, s.gap);
-    for (const auto* m : {&q, &q, &k, &v})
-      out.emplace_back(Device::kCuda, m->rows, m->cols, s.out_gap);
+    int made = 0;
+    const auto gap = [&] { return made++ == s.odd ? 3 : s.gap; };
+    for (const auto* m : {&q, &k, &v, &dy}) in.emplace_back(Device::kCuda, *m, gap());
+    for (const auto* m : {&q, &q, &k, &v}) out.emplace_back(Device::kCuda, m->rows, m->cols, gap());
   }
   View heads(GuardedHalf& g) {
     return g.view().reshape({shape.tokens(), g.view().dim(1) / shape.width, shape.width});
@@ -335,7 +336,7 @@ std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>&
   const auto& [device, s] = test.param;
   return str(device_name(device), "_T", s.tokens(), "x", s.offsets.size() - 1, "_Q", s.heads, "_K",
              s.kv_heads, "_h", s.width, "_w", s.window, s.gap == 3 ? "" : "_aligned",
-             s.out_gap == s.gap ? "" : "_in", s.blocks == 0 ? "" : "_parts");
+             s.odd < 0 ? "" : str("_odd", s.odd), s.blocks == 0 ? "" : "_parts");
 }
 
 // Where there are as many heads of queries as of keys, or blocks enough, a part has all queries of its keys; of nine
@@ -349,9 +350,19 @@ INSTANTIATE_TEST_SUITE_P(
                           Shape{{0, 128, 129, 300}, 2, 1, 128, 0, 8},
                           Shape{{0, 270}, 4, 2, 72, 50, 8}, Shape{{0, 7, 260}, 3, 1, 40, 130, 8},
                           Shape{{0, 33, 100}, 2, 1, 200, 0, 8}, Shape{{0, 90}, 40, 2, 12, 0},
-                          Shape{{0, 100}, 2, 2, 64, 66, 8}, Shape{{0, 100}, 9, 1, 16, 0, 8, 8, 2},
-                          Shape{{0, 70}, 2, 1, 16, 0, 8, 3})),
+                          Shape{{0, 100}, 2, 2, 64, 66, 8},
+                          Shape{{0, 100}, 9, 1, 16, 0, 8, -1, 2})),
     case_name);
+// Who reads 16 bytes at a time asks for the rows of all that it touches.
+std::vector<Shape> odd_shapes() {
+  std::vector<Shape> all;
+  for (int odd = 0; odd < 8; ++odd) all.push_back({{0, 70}, 2, 1, 16, 0, 8, odd});
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Odd, AttentionHalf,
+                         ::testing::Combine(::testing::Values(Device::kCuda),
+                                            ::testing::ValuesIn(odd_shapes())),
+                         case_name);
 
 // Of 200 tokens: what changes with key and value `at`, or with query and gradient `at`, and what does not, to the bit.
 // Windows of 191 and 66 end with the last row of a tile of 64, and one row behind it.

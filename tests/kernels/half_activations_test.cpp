@@ -23,6 +23,7 @@ constexpr double kSlack = 0x1.0p-18;
 
 struct Extent {
   int64_t rows, cols, gap;  // gap 3: rows start anywhere; 8: in whole pieces of 16 bytes
+  int odd = -1;             // but for those of this operand, counted as they are made
 };
 
 // The operands of a run, inputs and outputs, as one type of activations.
@@ -53,7 +54,7 @@ class Operands {
   }
   int64_t rows() const { return extent_.rows; }
   int64_t cols() const { return extent_.cols; }
-  int64_t gap() const { return extent_.gap; }
+  int64_t gap() { return made_++ == extent_.odd ? 3 : extent_.gap; }
 
   std::vector<Mat<double>> read(bool activations) {
     std::vector<Mat<double>> all;
@@ -66,6 +67,7 @@ class Operands {
 
  private:
   Extent extent_;
+  int made_ = 0;
   Rng rng_;
   std::vector<std::unique_ptr<Act>> acts_, outs_;
   std::vector<std::unique_ptr<Guarded>> floats_, float_outs_;
@@ -299,13 +301,22 @@ TEST_P(HalfActivations, Experts) {
   });
 }
 
+std::string extent_name(const ::testing::TestParamInfo<Extent>& test) {
+  const Extent& e = test.param;
+  return str(e.rows, "x", e.cols, "_gap", e.gap, e.odd < 0 ? "" : str("_odd", e.odd));
+}
+std::vector<Extent> odd_extents() {
+  constexpr int kMostOperands = 16;
+  std::vector<Extent> all;
+  for (int odd = 0; odd < kMostOperands; ++odd) all.push_back({9, 48, 8, odd});
+  return all;
+}
 INSTANTIATE_TEST_SUITE_P(All, HalfActivations,
                          ::testing::Values(Extent{3, 2, 3}, Extent{9, 38, 3}, Extent{70, 48, 8},
                                            Extent{33, 4104, 8}, Extent{5, 4110, 3}),
-                         [](const auto& test) {
-                           return str(test.param.rows, "x", test.param.cols, "_gap",
-                                      test.param.gap);
-                         });
+                         extent_name);
+// Who reads 16 bytes at a time asks for the rows of all that it touches.
+INSTANTIATE_TEST_SUITE_P(Odd, HalfActivations, ::testing::ValuesIn(odd_extents()), extent_name);
 
 TEST(HalfActivationsContract, TheCpuKeepsThemInF32) {
   Context ctx(Device::kCpu);

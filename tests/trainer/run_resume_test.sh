@@ -43,7 +43,7 @@ lr_of() { sed -n "s/.*\"lr\":\([0-9.e-]*\).*\"step\":$1,.*/\1/p" whole/runs/run/
 [ "$(lr_of 1) $(lr_of 32)" = "0.00025 0.0001" ] || fail "learning rates $(lr_of 1), $(lr_of 32)"
 
 # Told to stop while the router learns, and again in the second phase.
-for steps in 5 20; do
+for steps in 5 18; do
   (run term) >out 2>&1 &
   pid=$!
   tries=0
