@@ -359,8 +359,8 @@ void backward(Context& ctx, Backward b, const Segments& segments) {
   go(false, query_kernel<kDim>);
 }
 
-// As many equal parts as make so many blocks, where there are query heads enough. A rehearsal takes the fewest tiles that its tokens can lie in: fewer tiles, more parts,
-// more scratch.
+// As many equal parts as make so many blocks, where there are query heads enough. A rehearsal takes the fewest tiles
+// that its tokens can lie in: fewer tiles, more parts, more scratch.
 int parts_of(const Context& ctx, const AttentionBackward& a, int64_t blocks) {
   int64_t tiles = 0;
   for (int64_t s = 0; s < a.segments.count(); ++s)
