@@ -79,12 +79,11 @@ CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
       file.string(), ": needs format '", kFormat, "' version ", kVersion);
   CheckpointManifest m;
   m.meta.config = root.at("config").string();
-  const auto fill = [&](const char* name, std::map<std::string, std::string>& entries) {
-    root.at(name).for_each(
-        [&](const std::string& key, JsonRef value) { entries[key] = value.string(); });
+  const auto fill = [](JsonRef from, std::map<std::string, std::string>& entries) {
+    from.for_each([&](const std::string& key, JsonRef value) { entries[key] = value.string(); });
   };
-  fill("layout", m.meta.layout);
-  fill("inputs", m.meta.inputs);
+  fill(root.at("layout"), m.meta.layout);
+  if (const JsonRef inputs = root.find("inputs")) fill(inputs, m.meta.inputs);  // older: none
   const JsonRef counters = root.at("counters");
   visit_counters(m.meta.counters,
                  [&](const char* key, int64_t& value) { value = counters.at(key).integer(); });

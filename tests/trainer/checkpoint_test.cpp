@@ -12,9 +12,11 @@
 #include <thread>
 #include <unistd.h>
 
+#include "data/crc32c.h"
 #include "kernels/core/tensor.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
+#include "trainer/checkpoint_manifest.h"
 
 namespace nestling {
 namespace {
@@ -175,6 +177,25 @@ class DamagedCheckpoint : public ::testing::Test {
   }
   TempDir dir_;
 };
+
+// A manifest of before inputs were held.
+TEST(CheckpointManifestFile, WithoutInputsIsRead) {
+  const CheckpointManifest written{.meta = meta_of(3), .tensors = {}};
+  std::string text = manifest_text(written);
+  const size_t at = text.find("  \"inputs\": {");
+  ASSERT_NE(at, std::string::npos);
+  constexpr std::string_view kEnd = "},\n", kSeal = "\"manifest_crc32c\": \"";
+  text.erase(at, text.find(kEnd, at) + kEnd.size() - at);
+  const size_t seal = text.find(kSeal) + kSeal.size();
+  text.replace(seal, 8, "00000000");
+  text.replace(seal, 8, crc32c_hex(crc32c(text)));
+  const TempDir dir;
+  dir.write(kManifestFile, text);
+  const CheckpointMeta read = read_manifest(dir.path()).meta;
+  EXPECT_TRUE(read.inputs.empty());
+  EXPECT_EQ(read.layout, written.meta.layout);
+  EXPECT_EQ(read.config, written.meta.config);
+}
 
 TEST_F(DamagedCheckpoint, TruncatedOrMissing) {
   for (const char* name : {"rank-0.state", "manifest.json"}) {
