@@ -329,12 +329,13 @@ class Renderer {
     if (count > parameters.size())
       fail(call.line, str(macro.text, "() with ", count, " arguments"));
     for (size_t i = 0; i < count; ++i) given[parameters[i].first] = {value(*call.parts[i + 1])};
-    for (const auto& [name, part] : call.named) {
+    for (const auto& argument : call.named) {
+      const std::string& name = argument.first;
       const auto is_name = [&](const auto& p) { return p.first == name; };
       const auto known = std::find_if(parameters.begin(), parameters.end(), is_name);
       if (known == parameters.end() || given.contains(name))
         fail(call.line, macro.text + "() with the argument " + name);
-      given[name] = {value(*part)};
+      given[name] = {value(*argument.second)};
     }
     if (++calls_ > kMostCalls)
       fail(call.line, str("more than ", kMostCalls, " macros in each other"));
