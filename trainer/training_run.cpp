@@ -101,7 +101,10 @@ Batches TrainingRun::batches(const std::vector<SourceConfig>& sources, int64_t s
                                     .seed = settings_.seed};
   const std::vector<SourceSpec> specs = prepare_sources(sources, preparation, comm_, said);
   for (const std::string& line : said) say(line);
-  for (size_t i = 0; i < sources.size(); ++i) input("text " + sources[i].path, digest_of(specs[i]));
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const std::string name = "text " + sources[i].path;
+    if (!inputs_.contains(name)) input(name, digest_of(specs[i]));  // every phase has the same ones
+  }
   return {specs, tokenizer_.vocab_size(), seq_len, seed};
 }
 
@@ -141,11 +144,7 @@ void TrainingRun::accept_config(const CheckpointMeta& meta) {
                        ": its checkpoints were made with another config:", diff,
                        "\ngo on with the old one, give this run another name, or say "
                        "--change-config to go on under the new one");
-  say(str("the config changes at step ", meta.counters.step, ":", diff));
-  log_.write({.step = meta.counters.step,
-              .tokens = meta.counters.tokens,
-              .scalars = {},
-              .event = str("config changed:", diff)});
+  tell_change(meta.counters, str("config changed:", diff));
 }
 
 void TrainingRun::accept_inputs(const CheckpointMeta& meta) {
@@ -157,12 +156,13 @@ void TrainingRun::accept_inputs(const CheckpointMeta& meta) {
                          ": its checkpoints were made from something else: ", what,
                          "\ngo on with what it was, give this run another name, or say "
                          "--change-config to go on with what it is");
-    say(str("an input changes at step ", meta.counters.step, ": ", what));
-    log_.write({.step = meta.counters.step,
-                .tokens = meta.counters.tokens,
-                .scalars = {},
-                .event = str("input changed: ", what)});
+    tell_change(meta.counters, str("input changed: ", what));
   }
+}
+
+void TrainingRun::tell_change(const TrainingCounters& from, const std::string& what) {
+  say(str("from step ", from.step, " on: ", what));
+  log_.write({.step = from.step, .tokens = from.tokens, .scalars = {}, .event = what});
 }
 
 std::map<std::string, std::string> TrainingRun::layout() const {

@@ -87,6 +87,7 @@ class TrainingRun {
  private:
   void accept_config(const CheckpointMeta& meta);
   void accept_inputs(const CheckpointMeta& meta);
+  void tell_change(const TrainingCounters& from, const std::string& what);
 
   RunSettings settings_;
   std::map<std::string, std::string> inputs_;

@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parents[1] / "tests" / "golden"
 sys.path[:0] = [str(HERE), str(GOLDEN)]
 import torch
+from torch import library
 
 import nemotron
 import torch_elastic
@@ -28,7 +29,7 @@ def nano_loss(model, ids, targets):
 
 def under_cuda_autocast():
     """A step of both kinds where the CPU's autocast does what CUDA's does: powers in float32."""
-    rules = torch.library.Library("aten", "IMPL", "AutocastCPU")
+    rules = library.Library("aten", "IMPL", "AutocastCPU")
 
     def power(x, e):
         with torch.autocast("cpu", enabled=False):
