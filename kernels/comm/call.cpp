@@ -18,6 +18,8 @@ const char* kind_name(CallKind kind) {
       return "broadcast";
     case CallKind::kBarrier:
       return "barrier";
+    case CallKind::kAtRoot:
+      return "the end of what rank 0 does alone";
     case CallKind::kSplit:
       return "split";
     case CallKind::kConnect:

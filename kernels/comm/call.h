@@ -14,6 +14,7 @@ enum class CallKind : uint8_t {
   kAllToAll,
   kBroadcast,
   kBarrier,
+  kAtRoot,  // no deadline: rank 0 is at work
   kSplit,
   kConnect,
   kDisconnect,

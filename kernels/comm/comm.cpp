@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "kernels/comm/call.h"
 #include "kernels/comm/reduce.h"
 
 namespace nestling {
@@ -78,6 +79,14 @@ const char* reduce_name(Reduce op) {
       return "max";
   }
   return "unknown";
+}
+
+void Comm::at_root(const std::function<void()>& work) {
+  if (size_ == 1) return work();
+  barrier();
+  if (rank_ == 0) work();
+  Call end{.kind = CallKind::kAtRoot};
+  meet(end);
 }
 
 void Comm::all_reduce(Context& ctx, View x, Reduce op) {

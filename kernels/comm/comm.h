@@ -24,6 +24,7 @@
 //               of one: it copies, never skips), make_null_comm (a rank of a world that is not
 //               there: checks and counts).
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -73,6 +74,9 @@ class Comm {
 
   void broadcast(Context& ctx, View x, int root);  // root's x to all
   virtual void barrier() = 0;
+  // Rank 0 runs `work`, the others wait until it has, without a deadline: files are written, text is tokenised.
+  // All are here before it begins, under the deadline. What it throws leaves rank 0 alone (Errors).
+  void at_root(const std::function<void()>& work);
 
   // Ranks passing the same color (>= 0) form a new Comm, ordered by their rank here. It must be
   // destroyed before the world it came from.

@@ -19,7 +19,8 @@ void Meeting::meet(Call& call, ConstView payload) {
     std::memcpy(own_.payload, payload.data(), static_cast<size_t>(payload.bytes()));
   constexpr int kSlotBytes = sizeof(Slot);
   {
-    const Watchdog::Guard guard(watchdog_, call);
+    std::optional<Watchdog::Guard> guard;
+    if (call.kind != CallKind::kAtRoot) guard.emplace(watchdog_, call);
     NESTLING_MPI(
         MPI_Allgather(&own_, kSlotBytes, MPI_BYTE, slots_.data(), kSlotBytes, MPI_BYTE, comm_));
   }

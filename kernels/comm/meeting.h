@@ -5,6 +5,7 @@
 // is, ranks that disagree meet in it instead of corrupting or blocking each other, and the error
 // says who called what. Small reductions are finished by then: their numbers came along.
 #pragma once
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,7 @@ class Meeting {
 
   Meeting(MPI_Comm comm, Watchdog& watchdog);
 
-  // Numbers the call. Throws where the ranks' calls differ; the same text on every rank.
+  // Numbers the call; the watchdog is not armed for kAtRoot. Throws where the ranks' calls differ; the same text on every rank.
   void meet(Call& call, ConstView payload = {});
   const std::byte* payload(int rank) const { return slots_[static_cast<size_t>(rank)].payload; }
 

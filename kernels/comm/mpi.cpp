@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <vector>
 
 #include <mpi.h>
@@ -297,20 +298,32 @@ MpiWorld::~MpiWorld() {
   MPI_Finalize();
 }
 
+namespace {
+
+// The first of these variables that is there.
+std::optional<int> number_in_environment(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  return std::nullopt;
+}
+
+std::optional<int> rank_by_launcher() {
+  return number_in_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"});
+}
+
+}  // namespace
+
 bool launched_as_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
-    if (std::getenv(name) != nullptr) return true;
-  return false;
+  return rank_by_launcher().has_value();
 }
 
 LaunchedRank launched_rank() {
-  const auto number = [](std::initializer_list<const char*> names, int otherwise) {
-    for (const char* name : names)
-      if (const char* text = std::getenv(name)) return std::atoi(text);
-    return otherwise;
-  };
-  return {.rank = number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}, 0),
-          .size = number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1)};
+  const std::optional<int> rank = rank_by_launcher();
+  if (!rank) return {};
+  // Slurm's PMIx says the rank and leaves the number to Slurm's own variables.
+  const std::optional<int> size = number_in_environment(
+      {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"});
+  return {.rank = *rank, .size = size.value_or(0)};
 }
 
 namespace {

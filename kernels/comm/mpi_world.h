@@ -36,7 +36,7 @@ class MpiWorld {
 bool launched_as_rank();
 // Which of them, by what the launcher says in the environment: for who does not start MPI.
 struct LaunchedRank {
-  int rank = 0, size = 1;
+  int rank = 0, size = 1;  // size 0: the launcher does not say
 };
 LaunchedRank launched_rank();
 

@@ -21,7 +21,7 @@ static inline void __tsan_release(void*) {}  // NOLINT
 namespace nestling {
 
 int thread_count() {
-  return omp_get_max_threads();
+  return std::min(omp_get_max_threads(), omp_get_thread_limit());
 }
 
 void set_thread_count(int n) {
@@ -46,6 +46,7 @@ struct Job {
   RangeFn fn;
   int64_t n;
   int64_t per_part;
+  int team;  // threads that came
   std::exception_ptr error;
   std::mutex mutex;
   char forked = 0;
@@ -67,7 +68,10 @@ void run_part(Job& job, int part) {
 
 NESTLING_NO_TSAN void fork_join(Job* job, int parts) {
 #pragma omp parallel num_threads(parts) default(none) firstprivate(job)
-  run_part(*job, omp_get_thread_num());
+  {
+    if (omp_get_thread_num() == 0) job->team = omp_get_num_threads();
+    run_part(*job, omp_get_thread_num());
+  }
 }
 
 }  // namespace
@@ -85,12 +89,16 @@ void run_parallel(int64_t n, int64_t grain, void* body, RangeFn fn) {
           .fn = fn,
           .n = n,
           .per_part = (blocks + parts - 1) / parts * grain,
+          .team = 0,
           .error = nullptr,
           .mutex = {}};
+  omp_set_dynamic(0);  // or the team may have fewer threads than there are parts
   __tsan_release(&job.forked);
   fork_join(&job, parts);
   __tsan_acquire(&job.joined);
   if (job.error) std::rethrow_exception(job.error);
+  NESTLING_CHECK(job.team == parts, "OpenMP gave ", job.team, " threads where ", parts,
+                 " were asked for: part of the work is not done");
 }
 
 }  // namespace detail

@@ -2,6 +2,7 @@
 //
 // One OpenMP team, shared with oneDNN, so cores are never oversubscribed. The split is static and
 // depends on (n, grain, threads) alone: same inputs, shapes and threads give the same bits.
+// OMP_DYNAMIC is not heeded: the team is as large as was asked for, or the call throws.
 // Nested calls run serially. An exception thrown by the body is rethrown on the calling thread.
 #pragma once
 #include <cstdint>
@@ -9,7 +10,7 @@
 
 namespace nestling {
 
-int thread_count();            // threads a parallel_for uses at most
+int thread_count();  // threads a parallel_for uses at most: OMP_NUM_THREADS, OMP_THREAD_LIMIT
 void set_thread_count(int n);  // also what oneDNN uses; call before work starts
 int thread_index();            // 0 .. thread_count() - 1 inside a parallel_for, 0 outside
 bool in_parallel();            // inside a parallel_for that runs on more than one thread

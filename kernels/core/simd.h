@@ -112,15 +112,18 @@ NESTLING_INLINE float max_lane(V v) {
   return lane[0];
 }
 
-// e^x, relative error below 2e-7 (tests/kernels/simd_test). x < -87.3 gives 0, x > 88.7 infinity,
-// NaN stays NaN. Range reduction by ln 2 in two parts, degree-7 polynomial on [-ln2/2, ln2/2] with
-// the coefficients of Cephes' expf (Moshier).
+// e^x = fraction * 2^exponent, for x where that neither overflows nor underflows: range reduction by ln 2 in two
+// parts, degree-7 polynomial on [-ln2/2, ln2/2] with the coefficients of Cephes' expf (Moshier).
 template <class V>
-NESTLING_INLINE V exp(V x) {
-  const V clamped = max(min(x, splat<V>(88.8f)), splat<V>(-87.4f));
+struct SplitExp {
+  V fraction;
+  Int<V> exponent;
+};
+template <class V>
+NESTLING_INLINE SplitExp<V> split_exp(V x) {
   const V magic = splat<V>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const V n = (clamped * 1.44269504088896341f + magic) - magic;
-  V r = clamped - n * 0.693359375f;
+  const V n = (x * 1.44269504088896341f + magic) - magic;
+  V r = x - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
   V p = splat<V>(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -129,12 +132,19 @@ NESTLING_INLINE V exp(V x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // 2^n in two halves so that both exponents stay in range.
-  const Int<V> whole = __builtin_convertvector(n, Int<V>);
-  const Int<V> half = whole >> 1;
+  return {.fraction = p, .exponent = __builtin_convertvector(n, Int<V>)};
+}
+
+// e^x, relative error below 2e-7 (tests/kernels/simd_test). x < -87.3 gives 0, x > 88.7 infinity,
+// NaN stays NaN.
+template <class V>
+NESTLING_INLINE V exp(V x) {
+  const SplitExp<V> e = split_exp(max(min(x, splat<V>(88.8f)), splat<V>(-87.4f)));
+  // 2^exponent in two halves so that both are in range.
+  const Int<V> half = e.exponent >> 1;
   const V a = reinterpret_cast<V>((half + 127) << 23);
-  const V b = reinterpret_cast<V>((whole - half + 127) << 23);
-  V y = p * a * b;
+  const V b = reinterpret_cast<V>((e.exponent - half + 127) << 23);
+  V y = e.fraction * a * b;
   y = select<V>(x < splat<V>(-87.33654f), V{}, y);
   y = select<V>(x > splat<V>(88.72284f), splat<V>(__builtin_inff()), y);
   return select<V>(x != x, x, y);
@@ -147,21 +157,9 @@ NESTLING_INLINE V exp(V x) {
 template <class V>
 NESTLING_INLINE V sigmoid(V x) {
   const V negative = reinterpret_cast<V>(reinterpret_cast<Int<V>>(x) | INT32_MIN);
-  const V clamped = max(splat<V>(-87.33654f), negative);
-  const V magic = splat<V>(12582912.0f);
-  const V n = (clamped * 1.44269504088896341f + magic) - magic;
-  V r = clamped - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  V p = splat<V>(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const Int<V> whole = __builtin_convertvector(n, Int<V>);
-  const V e =
-      select<V>(negative < splat<V>(-87.33654f), V{}, p * reinterpret_cast<V>((whole + 127) << 23));
+  const SplitExp<V> split = split_exp(max(splat<V>(-87.33654f), negative));
+  const V e = select<V>(negative < splat<V>(-87.33654f), V{},
+                        split.fraction * reinterpret_cast<V>((split.exponent + 127) << 23));
   const V d = 1.0f + e;
   V q = ((-0.221837088f * d + 1.33102253f) * d - 2.93934142f) * d + 2.82842288f;
   q = q + q * (1.0f - d * q);

@@ -245,7 +245,7 @@ void run(Context& ctx, const LossRows& a) {
   const int64_t rows = a.logits.dim(0);
   for (int64_t t = 0; c.targets != nullptr && t < rows; ++t)
     NESTLING_CHECK(c.targets[t] >= -1 && c.targets[t] < c.width, "head_loss: target ", c.targets[t],
-                   " at row ", t, " of a chunk, the vocabulary has ", c.width);
+                   " of token ", a.first_token + t, ", the vocabulary has ", c.width);
   parallel_for(rows, rows_per_task(c.width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) run_token(c, t);
   });

@@ -102,7 +102,7 @@ __device__ void store_outputs(const typename Shape::Outputs& outputs, float* sta
 struct RowTile {
   int32_t first, count, begin, end;
 };
-// All tiles, those with the longest walk first: it is the last to begin that ends alone. A query tile
+// All tiles, the longest walk first, so that the blocks that are scheduled last are short. A query tile
 // walks back to the segment's begin, a key tile (`keys`) on to its end.
 inline std::vector<RowTile> row_tiles(const Segments& segments, int64_t rows, int64_t window,
                                       bool keys) {

@@ -2,9 +2,10 @@
 //
 // Block         two warpgroups; each has 64 of the 128 rows that stay, and its sums of them. Rows of the operands
 //               that are walked are read by both.
-// Skew          the block meets once a tile. Between, the first warpgroup multiplies, softens and adds what it
-//               weighed of tile n; the second adds that of tile n - 1, multiplies and softens: while one has its
-//               scores in hand, the tensor cores work for the other.
+// Ping-pong     (FlashAttention-3, Shah et al. 2024) one barrier a tile. Between two, warpgroup 0 computes the scores,
+//               the online softmax and the weighted sum of tile n; warpgroup 1 first does the weighted sum of tile
+//               n - 1, then scores and softmax of tile n. While one has its softmax, the tensor cores work for the
+//               other.
 // Tiles         [kRows, kDim]: panels of 64 channels, each kRows rows of 128 bytes, swizzled (warpgroup.cuh).
 // Traffic       of shared memory bounds a product of 64 columns, at 128 bytes a clock, when its left operand is read
 //               there each time: where there are registers enough, rows that stay are in registers.

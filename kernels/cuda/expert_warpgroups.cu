@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) weights_kernel(WeightSums p
 
 template <class Y>
 void launch_rows(Context& ctx, Y* out, View to, ConstView a, ConstView w, ConstView offsets,
-                 bool sum_along_w) {
+                 bool transpose_w) {
   const Rows<Y> p{.out = out,
                   .a = bf16_of(a),
                   .w = bf16_of(w),
@@ -99,7 +99,7 @@ void launch_rows(Context& ctx, Y* out, View to, ConstView a, ConstView w, ConstV
   const int64_t slots = std::min(a.dim(0), a.dim(0) / Tile::kM + p.experts);
   const Grid grid{static_cast<unsigned>(slots * p.column_tiles), Tile::kThreads,
                   Tile::kSharedBytes};
-  if (sum_along_w)
+  if (transpose_w)
     launch(ctx, grid, rows_kernel<Y, Along::kSum>, p);
   else
     launch(ctx, grid, rows_kernel<Y, Along::kSide>, p);
@@ -112,11 +112,11 @@ bool warpgroups_can(Context& ctx, std::initializer_list<ConstView> views) {
 }
 
 void rows_on_warpgroups(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets,
-                        bool sum_along_w) {
+                        bool transpose_w) {
   if (out.dtype() == DType::kF32)
-    launch_rows(ctx, out.ptr<float>(), out, a, w, offsets, sum_along_w);
+    launch_rows(ctx, out.ptr<float>(), out, a, w, offsets, transpose_w);
   else
-    launch_rows(ctx, bf16_of(out), out, a, w, offsets, sum_along_w);
+    launch_rows(ctx, bf16_of(out), out, a, w, offsets, transpose_w);
 }
 
 void weights_on_warpgroups(Context& ctx, View dw, ConstView dy, ConstView x, ConstView offsets,

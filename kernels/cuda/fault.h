@@ -23,9 +23,6 @@ enum class FaultKind : uint8_t {
 using FaultWord = unsigned long long;
 inline constexpr FaultWord kNoFault = ~FaultWord{0};
 
-inline FaultWord fault_word(FaultKind kind, int64_t position) {
-  return static_cast<FaultWord>(position) << 8 | static_cast<FaultWord>(kind);
-}
 std::string describe_fault(FaultWord word);
 
 }  // namespace nestling::cuda

@@ -33,6 +33,7 @@ struct Rows {
   int32_t* correct;
   int64_t logits_pitch, teacher_pitch, width;
   float ce_weight, kl_weight, temperature, logit_scale, teacher_logit_scale;
+  int64_t first_token;
   bool gradient;
   FaultWord* fault;
 };
@@ -243,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(Rows r) {
   const float* teacher = distil ? r.teacher + t * r.teacher_pitch : nullptr;
   int64_t target = r.targets != nullptr ? r.targets[t] : -1;
   if (target < -1 || target >= r.width) {
-    if (threadIdx.x == 0) report_fault(r.fault, FaultKind::kTarget, t);
+    if (threadIdx.x == 0) report_fault(r.fault, FaultKind::kTarget, r.first_token + t);
     target = -1;
   }
   bool unbeaten = false;
@@ -296,6 +297,7 @@ void run(Context& ctx, const LossRows& a) {
                .temperature = a.temperature,
                .logit_scale = a.logit_scale,
                .teacher_logit_scale = a.teacher_logit_scale,
+               .first_token = a.first_token,
                .gradient = a.gradient,
                .fault = ctx.cuda().fault};
   const Grid grid{.blocks = dim3(static_cast<unsigned>(rows)), .threads = kThreads};

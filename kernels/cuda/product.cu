@@ -132,11 +132,11 @@ cublasLtMatmulAlgo_t choose(StreamState& state, const Product& p, const Call& ca
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       state.blas, call.operation.get(), call.left.get(), call.right.get(), call.out.get(),
       call.out.get(), wish.get(), 1, &best, &found);
-  NESTLING_CHECK(status != CUBLAS_STATUS_NOT_SUPPORTED && found == 1,
-                 "cuBLASLt has no algorithm for ", p.d.describe(), " = ", p.a.describe(), " ",
-                 p.b.describe(), "; rows start at multiples of ", alignment_of(p.d), ", ",
-                 alignment_of(p.a), ", ", alignment_of(p.b), " bytes, 16 are enough");
-  NESTLING_CUBLAS(status);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) NESTLING_CUBLAS(status);
+  NESTLING_CHECK(status == CUBLAS_STATUS_SUCCESS && found == 1, "cuBLASLt has no algorithm for ",
+                 p.d.describe(), " = ", p.a.describe(), " ", p.b.describe(),
+                 "; rows start at multiples of ", alignment_of(p.d), ", ", alignment_of(p.a), ", ",
+                 alignment_of(p.b), " bytes, 16 are enough");
   return best.algo;
 }
 

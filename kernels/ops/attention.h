@@ -15,8 +15,9 @@
 // FLOPs         counted causally: 4h forward and 10h backward for each visible pair and head.
 // Scratch       CPU: backward threads x 4 S h, S the longest segment; forward and step need less.
 //               CUDA: backward T Q, step Q (h + 1) f32 for each part of the caches (64 keys or more),
-//               and tables of 16 bytes for 64 (h > 128: 16) tokens. On warpgroups backward 2 T Q, and
-//               4 T K (64 or 128) f32 for each of its parts, of which long sequences have one.
+//               and tables of 16 bytes for 64 (h > 128: 16) tokens. On warpgroups backward 2 T Q f32,
+//               and, where short sequences make it split the query heads of a KV head into parts > 1, another
+//               parts x 2 T K x 64 (h <= 64) or x 128.
 // Limits        CUDA: h <= 256.
 // Determinism   same inputs, shapes and threads: same bits. Forward and step do not depend on the
 //               threads at all; a sequence's step not on the others of its batch.

@@ -1,5 +1,6 @@
-// dispatch.h - the last line of every operator: its arguments go to the code of the context's device. The null
-// device has checked and counted, and does nothing.
+// dispatch.h - the last line of every operator: its arguments go to the code of the context's device. On the null
+// device the operator has checked and counted, and nothing is left to do; those whose scratch depends on the
+// shapes (attention, scan) first take it as the CPU's code does.
 #pragma once
 #include <type_traits>
 

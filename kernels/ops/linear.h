@@ -1,15 +1,15 @@
 // linear.h - y = x W^T, and its two gradients.
 //
 // Shapes        x [T, K]   w [N, K]   y [T, N]      T tokens, K in, N out
-// Dtypes        w f32: x, y f32, products in f32. w bf16: the products are bf16 x bf16 with f32
-//               sums; an f32 x or dy is rounded to bf16 first (to nearest even), y and dx may be
-//               f32 or bf16. dw is always f32. A bf16 x beside an f32 w is widened (not on the CPU). Where the CPU has no bf16 products they are done
-//               on the same rounded operands widened to f32: the same products, the same sums up
-//               to their order.
+// Dtypes        w f32:  x, y f32 (on CUDA x may be bf16, and is widened); products in f32.
+//               w bf16: products bf16 x bf16 with f32 sums. An f32 x or dy is rounded to bf16 first (to
+//               nearest even); y and dx may be f32 or bf16. A CPU without bf16 products multiplies the same
+//               rounded operands in f32: the same products, added in another order.
+//               dw is always f32.
 // Elasticity    K and N come from the views. Pass w.prefix(0, n).prefix(1, k) to run a smaller
 //               model: nothing is copied, and a gradient view cut the same way leaves its
 //               surroundings untouched.
-// Alignment     CUDA: base pointers and row pitches in multiples of 16 bytes.
+// Alignment     any; CUDA is fastest where base pointers and row pitches are multiples of 16 bytes.
 // Determinism   Same inputs, shapes, threads and device: same bits.
 #pragma once
 #include <memory>
@@ -41,8 +41,8 @@ struct LinearBackward {
 void linear_forward(Context& ctx, const LinearForward& a);
 void linear_backward(Context& ctx, const LinearBackward& a);
 
-// A frozen weight packed once into the layout the CPU's products like best. Any prefix of the
-// packed extents must be packed anew; the owner keeps w alive no longer than the constructor.
+// A frozen weight packed once into the layout that suits the CPU's products. w is copied: it may be freed once
+// the constructor returns. A narrower prefix needs a PackedWeight of its own.
 class PackedWeight {
  public:
   PackedWeight(Context& ctx, ConstView w);  // w [N, K] f32 or bf16

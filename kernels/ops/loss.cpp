@@ -88,8 +88,8 @@ void run_rows(Context& ctx, const LossRows& rows) {
 
 }  // namespace
 
-int64_t loss_chunk(Device device) {
-  return device == Device::kCpu ? 256 : 2048;
+int64_t loss_chunk(Device code) {
+  return code == Device::kCuda ? 2048 : 256;
 }
 
 void head_loss(Context& ctx, const HeadLoss& a) {
@@ -126,6 +126,7 @@ void head_loss(Context& ctx, const HeadLoss& a) {
                    .temperature = a.temperature,
                    .logit_scale = a.logit_scale,
                    .teacher_logit_scale = a.teacher_logit_scale,
+                   .first_token = begin,
                    .gradient = static_cast<bool>(a.dx),
                    .half = half});
     if (a.dx)

@@ -13,12 +13,13 @@
 // Loss          loss = ce_weight * sum(nll) + kl_weight * sum(kl), over tokens that count: nll over
 //               target >= 0, kl over all tokens unless `kl_tokens` says otherwise. The caller
 //               divides by putting 1/count into the weights.
-// Accuracy      a token's sums are f32 over 1024 logits, f64 over these. KL is summed as
+// Accuracy      a token's sums are f32 over 1024 logits on the CPU, on CUDA over a thread's V / 512, and f64 over
+//               these. KL is summed as
 //               sum p (d + e^-d - 1), d = log p - log q: no term is negative and nothing cancels,
 //               so a small divergence keeps its digits and equal logits give exactly 0.
 // Scratch       chunk x V f32 for the logits, twice with a teacher of its own, and what linear.h
 //               takes; on the CPU three rows of V a thread.
-// Errors        a target outside [-1, V) throws, naming its position in the chunk; on CUDA
+// Errors        a target outside [-1, V) throws, naming its token; on CUDA
 //               Context::synchronize throws.
 // Gradient      computed in the same pass; parameter gradients accumulate. Leave dx and dw out to
 //               evaluate only.
@@ -50,9 +51,9 @@ struct HeadLoss {
   bool accumulate_dw = true;  // false: overwritten, whatever it held
 };
 
-// The chunk that suits a device. Every chunk reads and writes dw once: where products are fast, few and large
-// ones, 2,048 tokens.
-int64_t loss_chunk(Device device);
+// The chunk that suits whose code runs (Context::code(); a dry run's is the CPU's). Every chunk reads and writes dw
+// once: where products are fast, few and large ones, 2,048 tokens.
+int64_t loss_chunk(Device code);
 
 void head_loss(Context& ctx, const HeadLoss& a);
 
@@ -68,6 +69,7 @@ struct LossRows {
   View kl = {};              // [n]
   View correct = {};         // [n] i32
   float ce_weight, kl_weight, temperature, logit_scale, teacher_logit_scale;
+  int64_t first_token = 0;  // of row 0: what an error names
   bool gradient;
   bool half = false;
 };

@@ -555,15 +555,23 @@ TEST(HeadLossContract, NamesWhatDoesNotFit) {
 TEST_P(LossRowsOn, NamesTheTargetOutsideTheVocabulary) {
   const Device device = GetParam();
   NESTLING_SKIP_WITHOUT(device, LossRows);
-  Rows r;
-  r.logits = r.teacher = Mat<double>(2, 40);
-  r.targets = {1, 40};
+  constexpr int64_t kTokens = 8, kChunk = 3, kBad = 4;  // the second row of the second chunk
+  GuardedInts targets(device, {0, 1, 2, 3, 40, 5, 6, 7});
+  Guarded x(device, kTokens, 4), w(device, 40, 4), nll(device, 1, kTokens);
+  x.fill(0.5f);
+  w.fill(0.5f);
+  Context ctx(device);
   try {
-    run_rows(device, r);
+    head_loss(ctx, {.nll = nll.row(),
+                    .x = x.view(),
+                    .w = w.view(),
+                    .targets = targets.row(),
+                    .chunk = kChunk});
+    ctx.synchronize();
     FAIL() << "accepted target 40 of 40";
   } catch (const Error& e) {
-    const char* named = device == Device::kCuda ? "target of token 1" : "target 40 at row 1";
-    EXPECT_NE(std::string(e.what()).find(named), std::string::npos) << e.what();
+    const char* what = device == Device::kCuda ? "the target of token " : "target 40 of token ";
+    EXPECT_NE(std::string(e.what()).find(str(what, kBad)), std::string::npos) << e.what();
   }
 }
 
