@@ -1,5 +1,6 @@
 #include "data/shards.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -80,6 +81,20 @@ std::vector<int64_t> read_sequences(const MappedFile& idx, const Index& index) {
 }
 
 }  // namespace
+
+std::vector<std::filesystem::path> shards_at(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  if (fs::exists(with_suffix(path, ".idx"))) return {path};
+  std::vector<fs::path> found;
+  if (!fs::is_directory(path)) return found;
+  for (const auto& entry : fs::directory_iterator(path))
+    if (entry.path().extension() == ".idx") {
+      fs::path prefix = entry.path();
+      found.push_back(prefix.replace_extension());
+    }
+  std::sort(found.begin(), found.end());
+  return found;
+}
 
 ShardReader::ShardReader(const std::filesystem::path& prefix, int64_t vocabulary)
     : bin_(with_suffix(prefix, ".bin")), vocabulary_(vocabulary) {

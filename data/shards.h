@@ -20,6 +20,9 @@
 
 namespace nestling {
 
+// Prefixes of the shards that a path names: its own, or those in a folder, by name; empty where it is neither.
+std::vector<std::filesystem::path> shards_at(const std::filesystem::path& path);
+
 class ShardReader {
  public:
   // `vocabulary`: tokens must be in [0, vocabulary).

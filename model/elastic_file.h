@@ -5,11 +5,11 @@
 //               slot-major, the dimensions of the parameter list.
 // Precision     bf16 (rounded to nearest even; what steers a recurrence or a choice stays f32, as in
 //               published directories) or f32.
-// Chunks        divide every width of every size and every choice of the router. At least 32 KiB where the widths allow it, a tensor
-//               below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
+// Chunks        divide every width of every size and every choice of the router. At least 32 KiB where the widths
+//               allow it, a tensor below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
 // Damage        every byte is under a checksum (data/hdf5_file.h): a damaged file is an Error of kind
 //               kInput that names file and dataset, never another value.
-// Memory        a chunk beside the weights.
+// Memory        a chunk beside the weights; those of a device are first copied whole to the host, 4 bytes a parameter.
 // Threads       one at a time in all elastic files of the process.
 #pragma once
 #include <filesystem>
@@ -22,7 +22,7 @@ namespace nestling {
 
 inline constexpr int64_t kElasticFormatVersion = 1;
 
-// Whole or absent. `weights` are the parent's masters on the CPU, in the order `model` says.
+// Whole or absent. `weights`: the parent's masters, on any device, in the order `model` says.
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const Weights& weights, StoredType precision);
 

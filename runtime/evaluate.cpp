@@ -5,7 +5,7 @@
 #include <map>
 
 #include "data/reasoning.h"
-#include "data/text_source.h"
+#include "data/token_documents.h"
 #include "kernels/core/host_view.h"
 #include "kernels/ops/loss.h"
 #include "model/model.h"
@@ -95,7 +95,7 @@ class WindowLoss {
                      .x = normed,
                      .w = model_.params().head,
                      .targets = wanted,
-                     .chunk = loss_chunk(ctx_.device())});
+                     .chunk = loss_chunk(ctx_.code())});
     ctx_.synchronize();
     seconds_ += seconds_since(start);
     add_to(nll_, nll);
@@ -124,7 +124,7 @@ class WindowLoss {
                      .kl_tokens = counts,
                      .teacher_x = forward(*parent_, offsets, inputs),
                      .teacher_w = parent_->params().head,
-                     .chunk = loss_chunk(ctx_.device())});
+                     .chunk = loss_chunk(ctx_.code())});
     add_to(kl_, kl);
   }
 
@@ -199,21 +199,21 @@ TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::
                        "parent ", o.parent->name(), " has a vocabulary of ",
                        o.parent->config().vocab, ", ", model.name(), " one of ",
                        model.config().vocab);
-  const auto source = open_text(text_spec, {.seed = o.seed});
-  const int32_t end = closing_token(model);
+  const auto documents = open_documents(text_spec, {.tokenizer = model.tokenizer(),
+                                                    .vocabulary = model.config().vocab,
+                                                    .end_of_text = closing_token(model),
+                                                    .seed = o.seed});
   WindowLoss windows(ctx, comm, model, o);
-  std::string text;
+  TokenDocument document;
   int64_t seen = 0;
   bool cut = false;
-  while (seen < o.max_tokens && source->next(text)) {
-    std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
-    tokens.push_back(end);
-    cut = seen + static_cast<int64_t>(tokens.size()) > o.max_tokens;
-    if (cut) tokens.resize(static_cast<size_t>(o.max_tokens - seen));
-    seen += static_cast<int64_t>(tokens.size());
-    windows.add_document(tokens);
+  while (seen < o.max_tokens && documents->next(o.max_tokens - seen, document)) {
+    const int64_t scored = std::ssize(document.tokens);
+    cut = scored < document.length;
+    seen += scored;
+    windows.add_document(document.tokens);
   }
-  cut = cut || source->next(text);
+  cut = cut || documents->next(0, document);
   windows.finish();
   TextLoss loss = windows.loss();
   loss.read = seen;

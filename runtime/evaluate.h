@@ -25,8 +25,9 @@ namespace nestling {
 
 struct TextLossOptions {
   int64_t seq_len = 512;
-  int64_t max_tokens = 65536;     // of the text; one that ends before is scored whole
-  uint64_t seed = 0;              // of generated text
+  int64_t max_tokens =
+      65536;          // of the text, from its beginning; one that ends before is scored whole
+  uint64_t seed = 0;  // of generated text
   LoadedModel* parent = nullptr;  // of the same vocabulary, or null
   std::function<void()> between = {};
 };
@@ -38,6 +39,7 @@ struct TextLoss {
   double seconds = 0;
   bool cut = false;  // the text is longer than max_tokens
 };
+// `text_spec`: as data/token_documents.h opens it.
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
                        const TextLossOptions& options);
 

@@ -1,7 +1,7 @@
 // generator.h - completions for a batch of prompts: one prefill, then token by token.
 //
-// Batch         prompts of any lengths; each stops on its own at a stop token or at its limit of new
-//               tokens, and is computed along until the last one stops.
+// Batch         prompts of any lengths; each stops at a stop token or at its limit of new tokens; its row
+//               then leaves the batch.
 // Determinism   a sequence's tokens depend on prompt, rule, seed and its stream alone up to rounding:
 //               products over another number of rows may round differently.
 #pragma once

@@ -89,8 +89,9 @@ std::vector<Batch> training_text(const RunConfig& config, int64_t seq_len, int64
 // The parent is put in importance order; returns its layers, the most important first.
 std::vector<int64_t> sort_parent(Weights& parent, const ModelConfig& model, Context& ctx,
                                  Comm& comm, const std::vector<Batch>& calibration) {
+  Arena arena(ctx.device());
   const Scores scores = run_importance(
-      ctx, model, parent.params(),
+      ctx, arena, model, parent.params(),
       [&](int64_t i, int64_t) { return calibration.at(static_cast<size_t>(i)); },
       {.samples = std::ssize(calibration)}, comm);
   const Order order = order_from_scores(model, scores);

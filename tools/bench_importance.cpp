@@ -124,9 +124,9 @@ Calibrated calibrate(Context& ctx, LoadedModel& model, const std::vector<Batch>&
   Calibrated c{.scores = importance.scores(), .alternatives = {}, .names = {}};
   const Scores by_cosine = c.scores;
   const auto self = make_self_comm();
-  c.scores.depth =
-      search_depth(ctx, config, w, std::span(batches).first(static_cast<size_t>(depth_samples)),
-                   DType::kF32, *self);
+  c.scores.depth = search_depth(ctx, arena, config, w,
+                                std::span(batches).first(static_cast<size_t>(depth_samples)),
+                                DType::kF32, *self);
   const auto add = [&](Axis axis, const char* name, Scores scores) {
     c.alternatives.push_back(std::move(scores));
     c.names.emplace_back(axis, name);

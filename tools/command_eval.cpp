@@ -151,7 +151,8 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
   command->add_option(
       "--data", o->data,
-      "Text: .txt and .jsonl files, folders of them, reasoning:TASKS:LEVELS:BEGIN-END");
+      "Text: .txt and .jsonl files, folders of them or of token shards, a shard's prefix, "
+      "reasoning:TASKS:LEVELS:BEGIN-END");
   command->add_option(
       "--parent", o->parent,
       "Model of the same vocabulary to measure the KL to, and to compare by pairs of problems");

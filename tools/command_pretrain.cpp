@@ -36,7 +36,10 @@ void add_pretrain_command(CLI::App& app, int& exit_code) {
       return;
     }
     NESTLING_CHECK_INPUT(config->count() == 1, "pretrain: CONFIG is missing");
-    if (o->dry.on) return print_dry_run(read_pretrain_config(o->config, o->set), o->dry);
+    if (o->dry.on)
+      return print_dry_run(o->dry, [&](int ranks) {
+        return dry_run(read_pretrain_config(o->config, o->set), ranks);
+      });
     exit_code = run_on_ranks([&](Comm& comm) {
       return pretrain(read_pretrain_config(o->config, o->set), comm,
                       o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused);

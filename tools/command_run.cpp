@@ -27,14 +27,19 @@ void add_stages(CLI::App& app, int& exit_code, const char* name, const char* mea
   command->add_flag("--change-config", o->change_config,
                     "Resume although the config differs from the checkpoint's");
   command->add_flag("--help-config", o->reference, "Print every config key and end");
-  if (last != LastStage::kImportance) add_dry_run_options(*command, o->dry);
+  add_dry_run_options(*command, o->dry);
   command->callback([o, config, last, name, &exit_code] {
     if (o->reference) {
       std::printf("%s", run_config_reference().c_str());
       return;
     }
     NESTLING_CHECK_INPUT(config->count() == 1, name, ": CONFIG is missing");
-    if (o->dry.on) return print_dry_run(read_run_config(o->config, o->set), o->dry);
+    if (o->dry.on)
+      return print_dry_run(o->dry, [&](int ranks) {
+        const RunConfig run = read_run_config(o->config, o->set);
+        return last == LastStage::kImportance ? dry_run_importance(run, ranks)
+                                              : dry_run(run, ranks);
+      });
     exit_code = run_on_ranks([&](Comm& comm) {
       return elastic_run(read_run_config(o->config, o->set), comm,
                          o->change_config ? ConfigChange::kAllowed : ConfigChange::kRefused, last);

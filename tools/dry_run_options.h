@@ -25,12 +25,13 @@ inline void add_dry_run_options(CLI::App& command, DryRunOptions& o) {
       ->needs(on);
 }
 
-template <class Config>
-void print_dry_run(const Config& config, const DryRunOptions& o) {
+// dry(ranks) takes the steps of a config.
+template <class Dry>
+void print_dry_run(const DryRunOptions& o, const Dry& dry) {
   NESTLING_CHECK_INPUT(
       !launched_as_rank(),
       "--dry-run: runs alone, not under a launcher; --ranks says how many there are");
-  const DryRun run = dry_run(config, o.ranks);
+  const DryRun run = dry(o.ranks);
   if (o.json)
     std::printf("%s\n", dry_run_json(run).c_str());
   else

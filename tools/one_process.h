@@ -19,11 +19,13 @@ inline void in_one_process(CLI::App& command, int& exit_code, std::function<int(
     }
     if (launched.rank != 0) return;
     const CLI::App* group = command.get_parent();
-    std::fprintf(stderr,
-                 "nestling: %s%s: started as %d ranks, but shares no work among them; run it "
-                 "without a launcher\n",
-                 group->get_parent() != nullptr ? (group->get_name() + " ").c_str() : "",
-                 command.get_name().c_str(), launched.size);
+    std::fprintf(
+        stderr,
+        "nestling: %s%s: started as %s, but shares no work among them; run it without a "
+        "launcher\n",
+        group->get_parent() != nullptr ? (group->get_name() + " ").c_str() : "",
+        command.get_name().c_str(),
+        launched.size == 0 ? "one of several ranks" : str(launched.size, " ranks").c_str());
     exit_code = 2;
   });
 }

@@ -10,6 +10,29 @@ namespace nestling {
 
 namespace {
 
+// Mamba channels that heads are ranked by: those of the narrowest size; 0: all.
+int64_t head_channels(const RunConfig& c, const ModelConfig& model) {
+  std::vector<WrittenChoices> written;
+  for (const WrittenChoices& w : written_choices(c.elastic.choices))
+    if (w.axis == Axis::kMambaChannels) written.push_back(w);
+  const ElasticSpace space = make_space(model, written, c.elastic.multiple_of, {});
+  return space.axes.empty() ? 0 : space.axes.front().widths.back();
+}
+
+}  // namespace
+
+CalibrationOptions calibration_options(const RunConfig& c, const ModelConfig& model) {
+  const CalibrationConfig& text = c.data.calibration;
+  const bool drops_layers = !c.elastic.choices.layers.empty();
+  return {.samples = text.samples,
+          .micro_batch = micro_batch_of(c, c.curriculum.front()),
+          .depth_samples = drops_layers ? text.depth_samples : 0,
+          .head_channels = head_channels(c, model),
+          .activations = teacher_activations(c)};
+}
+
+namespace {
+
 void check_options(const CalibrationOptions& o, int64_t ranks) {
   NESTLING_CHECK_INPUT(o.samples > 0 && o.micro_batch > 0, "calibration: samples ", o.samples,
                        ", micro_batch ", o.micro_batch, ": both must be positive");
@@ -33,11 +56,11 @@ void each_batch(const LoadSequences& load, int64_t count, int64_t step, const Fn
 
 }  // namespace
 
-Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
-                      const LoadSequences& load, const CalibrationOptions& o, Comm& comm) {
+Scores run_importance(Context& ctx, Arena& arena, const ModelConfig& config,
+                      const ModelParams<ConstView>& w, const LoadSequences& load,
+                      const CalibrationOptions& o, Comm& comm) {
   check_options(o, comm.size());
   Importance importance(ctx, config);
-  Arena arena(ctx.device());
   const int64_t step = o.micro_batch * comm.size();
   each_batch(load, o.samples, step, [&](const Batch& batch, int64_t done) {
     const Arena::Mark mark(arena);
@@ -58,7 +81,7 @@ Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams
     std::vector<Batch> batches;
     each_batch(load, o.depth_samples, step,
                [&](Batch batch, int64_t) { batches.push_back(std::move(batch)); });
-    scores.depth = search_depth(ctx, config, w, batches, o.activations, comm, o.between);
+    scores.depth = search_depth(ctx, arena, config, w, batches, o.activations, comm, o.between);
   }
   return scores;
 }

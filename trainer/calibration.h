@@ -2,8 +2,8 @@
 //
 // Ranks         sequences are dealt as training deals them; every rank returns the same scores.
 //               Sequences beyond a whole number a rank are refused, not dropped.
-// Memory        on the context's device, activations of one micro-batch as a training forward saves them, and
-//               the sums in f64.
+// Memory        from the arena, on the context's device: activations of one micro-batch as a training forward
+//               saves them, then what the search of layers takes; the sums in f64 beside it.
 // Errors        options that do not divide throw kInput.
 #pragma once
 #include <functional>
@@ -12,6 +12,7 @@
 #include "kernels/comm/comm.h"
 #include "model/parameters.h"
 #include "model/units.h"
+#include "trainer/run_config.h"
 
 namespace nestling {
 
@@ -26,12 +27,15 @@ struct CalibrationOptions {
   std::function<void(int64_t done, int64_t of)> progress = {};  // in sequences
   std::function<void()> between = {};  // batches: every rank calls it at the same places; may throw
 };
+// Those of a run, but for the callbacks.
+CalibrationOptions calibration_options(const RunConfig& config, const ModelConfig& model);
 
 // load(position, count): of sequences [position, position + count) of the calibration text this
 // rank's share, as Batches::load(position, count, rank, ranks) returns it.
 using LoadSequences = std::function<Batch(int64_t position, int64_t count)>;
 
-Scores run_importance(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
-                      const LoadSequences& load, const CalibrationOptions& options, Comm& comm);
+Scores run_importance(Context& ctx, Arena& arena, const ModelConfig& config,
+                      const ModelParams<ConstView>& w, const LoadSequences& load,
+                      const CalibrationOptions& options, Comm& comm);
 
 }  // namespace nestling

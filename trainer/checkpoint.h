@@ -7,7 +7,7 @@
 // Loading       `latest`, or the newest checkpoint that verifies if that one is damaged, said aloud.
 //               A folder that holds checkpoints, none of which verifies, is an error: a run never
 //               restarts from step 0 unasked.
-// Layout        ranks, threads and instruction set are recorded; a difference is named on resume.
+// Machine       ranks, threads, instruction set and libraries are recorded; a difference is named on resume.
 #pragma once
 #include <filesystem>
 #include <map>

@@ -16,19 +16,22 @@ namespace {
 
 class DepthSearch {
  public:
-  DepthSearch(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
-              std::span<const Batch> batches, DType activations, Comm& comm,
-              const std::function<void()>& between)
+  DepthSearch(Context& ctx, Arena& arena, const ModelConfig& config,
+              const ModelParams<ConstView>& w, std::span<const Batch> batches, DType activations,
+              Comm& comm, const std::function<void()>& between)
       : ctx_(ctx),
+        arena_(arena),
+        mark_(arena),
         config_(config),
         w_(w),
         batches_(batches),
         activations_(activations),
         comm_(comm),
         between_(between),
-        arena_(ctx.device()),
         widths_(full_widths(config)),
-        gram_(ctx.device(), DType::kF32, {config.hidden, config.hidden}) {
+        gram_(arena.alloc(DType::kF32, {config.hidden, config.hidden})) {
+    for (const Batch& b : batches)
+      parent_.push_back(arena_.alloc(DType::kF32, {std::ssize(b.tokens), config.hidden}));
     const Arena::Mark mark(arena_);
     ConstView head = w.head;
     if (head.dtype() == DType::kBF16) {
@@ -36,10 +39,8 @@ class DepthSearch {
       cast(ctx, wide, head);
       head = wide;
     }
-    linear_backward(ctx, {.dw = gram_.view(), .dy = head, .x = head, .w = gram_.view()});
-    for (const Batch& b : batches)
-      parent_.emplace_back(ctx.device(), DType::kF32,
-                           std::initializer_list<int64_t>{std::ssize(b.tokens), config.hidden});
+    fill_zero(ctx, gram_);
+    linear_backward(ctx, {.dw = gram_, .dy = head, .x = head, .w = gram_});
   }
 
   std::vector<double> run() {
@@ -86,22 +87,23 @@ class DepthSearch {
   double squared_logits(ConstView d) {
     const Arena::Mark mark(arena_);
     const View product = arena_.alloc(DType::kF32, {d.dim(0), d.dim(1)});
-    linear_forward(ctx_, {.y = product, .x = d, .w = gram_.view()});
+    linear_forward(ctx_, {.y = product, .x = d, .w = gram_});
     const View sum = arena_.alloc(DType::kF64, {1});
     fill_zero(ctx_, sum);
     add_products(ctx_, {.sum = sum, .a = d, .b = product});
     ctx_.synchronize();
+    if (ctx_.device() == Device::kNull) return 1;  // nothing is there to be read
     return *on_host(sum).ptr<double>();
   }
   double parent_norm(size_t b) {
-    forward(b, parent_[b].view());
-    return squared_logits(parent_[b].view());
+    forward(b, parent_[b]);
+    return squared_logits(parent_[b]);
   }
   double error(size_t b) {
     const Arena::Mark mark(arena_);
-    const View d = arena_.alloc(DType::kF32, {parent_[b].view().dim(0), config_.hidden});
+    const View d = arena_.alloc(DType::kF32, {parent_[b].dim(0), config_.hidden});
     forward(b, d);
-    add_scaled(ctx_, d, parent_[b].view(), -1.0f);
+    add_scaled(ctx_, d, parent_[b], -1.0f);
     return squared_logits(d);
   }
   std::vector<double> errors_without_each() {
@@ -126,25 +128,26 @@ class DepthSearch {
   }
 
   Context& ctx_;
+  Arena& arena_;
+  const Arena::Mark mark_;
   const ModelConfig& config_;
   const ModelParams<ConstView>& w_;
   std::span<const Batch> batches_;
   DType activations_;
   Comm& comm_;
   const std::function<void()>& between_;
-  Arena arena_;
-  Widths widths_;               // which layers are still there
-  Tensor gram_;                 // [D, D]
-  std::vector<Tensor> parent_;  // [T, D] a batch
+  Widths widths_;             // which layers are still there
+  View gram_;                 // [D, D]
+  std::vector<View> parent_;  // [T, D] a batch
 };
 
 }  // namespace
 
-std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
+std::vector<double> search_depth(Context& ctx, Arena& arena, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
                                  DType activations, Comm& comm,
                                  const std::function<void()>& between) {
-  return DepthSearch(ctx, config, w, batches, activations, comm, between).run();
+  return DepthSearch(ctx, arena, config, w, batches, activations, comm, between).run();
 }
 
 }  // namespace nestling

@@ -11,7 +11,8 @@
 //               difference d of two final hidden states.
 // Cost          about L^3/3 layer forwards of the batches, L layers: 48 forwards for 12 layers.
 // Ranks         each holds its share of the batches; every rank finds the same order.
-// Memory        final hidden states of the parent [tokens, D], and G [D, D].
+// Memory        from the arena: final hidden states of the parent [tokens, D], G [D, D], and one forward.
+// Null device   counts what the search does where layers go in the order they stand in.
 #pragma once
 #include <functional>
 #include <span>
@@ -25,7 +26,7 @@ namespace nestling {
 
 // One score a layer, larger = more important: Scores::depth. Every rank calls `between`, which may throw, at
 // the same places.
-std::vector<double> search_depth(Context& ctx, const ModelConfig& config,
+std::vector<double> search_depth(Context& ctx, Arena& arena, const ModelConfig& config,
                                  const ModelParams<ConstView>& w, std::span<const Batch> batches,
                                  DType activations, Comm& comm,
                                  const std::function<void()>& between = {});

@@ -76,7 +76,7 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   std::vector<double> left = sampling;
   for (int64_t k = 0; k < wanted; ++k) {
     const double total = std::accumulate(left.begin(), left.end(), 0.0);
-    if (total <= 0) break;  // of a step counted for one size
+    if (total <= 0) break;  // fewer have a weight, as in a dry run of one size
     double at_most = rng.uniform(0.0, total);
     size_t pick = left.size();
     for (size_t s = 0; s < left.size(); ++s) {
@@ -91,9 +91,9 @@ std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double
   return drawn;
 }
 
-// What the losses of `students` sizes read of the teacher; nothing else of it stays. Its logits are made
-// with the loss, a chunk at a time. Several sizes share them where they are small: they are made in the
-// loss's own chunks, so no bit depends on which it was.
+// Runs the teacher's forward and keeps what the losses of `students` sizes read: its final hidden states, from
+// which every student's loss makes the logits again, chunk by chunk; or, where several students share them and
+// they are small, the logits. These are made in the same chunks, so both give the same bits.
 DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
   const Span span(ctx_, "teacher");
   const auto w = teacher_.params();
@@ -114,7 +114,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
     copy(ctx_, x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
   if (!shared) return {.x = x, .w = w.head};
-  const int64_t chunk = loss_chunk(ctx_.device());
+  const int64_t chunk = loss_chunk(ctx_.code());
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t n = std::min(chunk, count - begin);
     model_logits(ctx_, w, x.slice(0, begin, n), logits.slice(0, begin, n));
@@ -146,7 +146,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
-                   .chunk = loss_chunk(ctx_.device()),
+                   .chunk = loss_chunk(ctx_.code()),
                    .accumulate_dw = !run.fresh});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size), .x = kl});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size + 1), .x = nll});
@@ -303,7 +303,7 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_x = teacher.x,
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
-                     .chunk = loss_chunk(ctx_.device())});
+                     .chunk = loss_chunk(ctx_.code())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);
     total.targets += static_cast<double>(batch.counted_targets);

@@ -152,7 +152,7 @@ void Importance::all_reduce(Comm& comm) {
   comm.all_reduce(ctx_, sums_.view(), Reduce::kSum);
   ctx_.synchronize();  // where faults and deadlines show
   std::vector<int64_t> tokens = {tokens_};
-  comm.all_reduce(ctx_, host_view(tokens), Reduce::kSum);
+  comm.all_reduce(ctx_, host_view(ctx_, tokens), Reduce::kSum);
   tokens_ = tokens[0];
 }
 

@@ -161,7 +161,6 @@ void Pretraining::validate() {
 }
 
 void Pretraining::export_model() {
-  if (!run_.writes()) return;
   const fs::path out = run_.dir() / "model";
   fs::remove_all(out);
   fs::create_directories(out);
@@ -187,7 +186,7 @@ void Pretraining::run() {
     run_.save_if_due(step_.state());
   }
   if (!run_.saved()) run_.save(step_.state());
-  export_model();
+  comm_.at_root([&] { export_model(); });
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ void TrainStep::accumulate(const Batch& batch, double weight, bool fresh) {
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
                    .ce_weight = static_cast<float>(weight),
-                   .chunk = loss_chunk(ctx_.device()),
+                   .chunk = loss_chunk(ctx_.code()),
                    .accumulate_dw = !fresh});
   add_sum(ctx_, {.total = sums_.at(kNll), .x = nll});
   model_backward(run, w, g, acts, tokens, dx);
@@ -110,7 +110,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                    .x = acts.final_norm.normed,
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
-                   .chunk = loss_chunk(ctx_.device())});
+                   .chunk = loss_chunk(ctx_.code())});
   const Tensor losses = on_host(nll), hits = on_host(correct);
   LossSum sum{.nll = 0, .targets = static_cast<double>(batch.counted_targets), .correct = 0};
   for (int64_t t = 0; t < tokens.dim(0); ++t) {

@@ -210,11 +210,11 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
 }
 
 void TrainingRun::save(const std::vector<NamedState>& state) {
-  if (writes())
+  comm_.at_root([&] {
     checkpoints_.save(
         {.counters = at, .layout = layout(), .inputs = inputs_, .config = settings_.config}, state);
+  });
   saved_at_ = at.tokens;
-  comm_.barrier();
 }
 
 void TrainingRun::save_if_due(const std::vector<NamedState>& state) {

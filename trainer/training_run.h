@@ -18,12 +18,15 @@
 #include "data/tokenizer.h"
 #include "kernels/comm/comm.h"
 #include "trainer/checkpoint.h"
+#include "trainer/config.h"
 #include "trainer/log.h"
-#include "trainer/pretrain.h"
 #include "trainer/stop_signal.h"
 #include "trainer/training_text.h"
 
 namespace nestling {
+
+// Whether a run may resume under another config or other inputs than its checkpoint's.
+enum class ConfigChange : uint8_t { kRefused, kAllowed };
 
 struct RunSettings {
   std::string name, output;  // the folder is output/name

@@ -5,6 +5,7 @@
 
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
+#include "data/shards.h"
 #include "data/text_source.h"
 #include "data/tokenise.h"
 #include "trainer/stop_signal.h"
@@ -18,23 +19,6 @@ namespace fs = std::filesystem;
 constexpr const char* kStopped =
     "stopped on a signal while text was prepared; the same command goes on with that";
 constexpr size_t kDigestDigits = 16;  // of a cache entry's name
-
-bool is_shard(const fs::path& prefix) {
-  return fs::exists(prefix.string() + ".idx");
-}
-
-// Shard prefixes in a folder, by name; empty if it holds none.
-std::vector<fs::path> shards_in(const fs::path& folder) {
-  std::vector<fs::path> found;
-  if (!fs::is_directory(folder)) return found;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == ".idx") {
-      fs::path prefix = entry.path();
-      found.push_back(prefix.replace_extension());
-    }
-  std::sort(found.begin(), found.end());
-  return found;
-}
 
 // FNV-1a, 64 bits: names a cache entry, guards nothing.
 struct Digest {
@@ -58,13 +42,28 @@ std::string cache_name(const std::string& spec, const TextPreparation& p) {
   digest.add(std::to_string(p.end_of_text));
   if (spec.starts_with("reasoning:")) digest.add(std::to_string(p.seed));
   if (fs::is_directory(spec)) {
+    std::vector<fs::path> files;
     for (const auto& entry : fs::recursive_directory_iterator(spec))
-      if (entry.is_regular_file()) add_file(digest, entry.path());
+      if (entry.is_regular_file()) files.push_back(entry.path());
+    std::sort(files.begin(), files.end());
+    for (const fs::path& file : files) add_file(digest, file);
   } else if (fs::exists(spec)) {
     add_file(digest, spec);
   }
   char name[kDigestDigits + 1];
   std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(digest.value));
+  return name;
+}
+
+// Files of other ranks' machines may bear other times.
+std::string name_of_rank_0(const std::string& spec, const TextPreparation& p, Comm& comm) {
+  Context host(Device::kCpu);
+  std::string name(kDigestDigits, ' ');
+  if (comm.rank() == 0) name = cache_name(spec, p);
+  comm.broadcast(
+      host,
+      View(reinterpret_cast<std::byte*>(name.data()), DType::kU8, Device::kCpu, {std::ssize(name)}),
+      0);
   return name;
 }
 
@@ -113,16 +112,15 @@ std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources
   std::vector<SourceSpec> out;
   Context host(Device::kCpu);
   for (const SourceConfig& source : sources) {
-    SourceSpec spec{.shards = {}, .weight = source.weight};
-    if (is_shard(source.path)) {
-      spec.shards = {source.path};
-    } else if (spec.shards = shards_in(source.path); spec.shards.empty()) {
-      const fs::path prefix = p.cache / cache_name(source.path, p);
-      if (comm.rank() == 0 && !is_shard(prefix)) {
+    SourceSpec spec{.shards = shards_at(source.path), .weight = source.weight};
+    if (spec.shards.empty()) {
+      const fs::path prefix = p.cache / name_of_rank_0(source.path, p, comm);
+      comm.at_root([&] {
+        if (!shards_at(prefix).empty()) return;
         if (std::string line = tokenise(source.path, p, prefix); !line.empty())
           said.push_back(std::move(line));
-      }
-      stop_if_told(host, comm, kStopped);  // no rank goes on before rank 0 is here
+      });
+      stop_if_told(host, comm, kStopped);
       spec.shards = {prefix};
     }
     out.push_back(std::move(spec));

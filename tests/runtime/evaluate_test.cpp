@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "data/reasoning.h"
+#include "data/shards.h"
 #include "runtime/generator.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_elastic.h"
@@ -75,6 +76,40 @@ TEST(EvaluateText, IsTheMeanOverDocumentsThatDoNotSeeEachOther) {
   EXPECT_NEAR(loss.nll, sums.nll / n, 1e-5 * loss.nll);
   EXPECT_NEAR(loss.kl, sums.kl / n, 1e-4 * loss.kl);
   EXPECT_GT(loss.kl, 0.1);
+}
+
+// Two shards in a folder, tokenised as the text is, and one by its own name.
+TEST(EvaluateText, TakesTokenShardsAsItTakesText) {
+  TempDir dir;
+  LoadedModel model(testing::tiny_reasoner(), DType::kF32);
+  const std::string file = dir.path() / "texts.jsonl";
+  std::ofstream out(file);
+  const auto end = static_cast<int32_t>(model.config().eos.front());
+  for (const auto& [name, texts] : {std::pair{"a", 2}, {"b", 1}}) {
+    ShardWriter shard(dir.path() / name, model.config().vocab);
+    for (int i = 0; i < texts; ++i) {
+      const char* text = kTexts[name[0] == 'a' ? i : 2];
+      out << R"({"text": ")" << text << "\"}\n";
+      std::vector<int32_t> tokens = model.tokenizer().encode(text, false);
+      tokens.push_back(end);
+      shard.add(tokens);
+    }
+    shard.finish();
+  }
+  out.close();
+  Context ctx(Device::kCpu);
+  const auto loss = [&](const std::string& spec, int64_t tokens) {
+    return evaluate_text(ctx, world(), model, spec, {.seq_len = 16, .max_tokens = tokens});
+  };
+  for (const int64_t tokens : {int64_t{1024}, int64_t{20}}) {
+    const TextLoss text = loss(file, tokens), shards = loss(dir.path(), tokens);
+    EXPECT_EQ(text.nll, shards.nll);
+    EXPECT_EQ(text.tokens, shards.tokens);
+    EXPECT_EQ(text.read, shards.read);
+    EXPECT_EQ(text.cut, shards.cut);
+    EXPECT_EQ(text.cut, tokens == 20);
+  }
+  EXPECT_LT(loss(dir.path() / "b", 1024).read, loss(dir.path(), 1024).read);
 }
 
 // A window that holds all of the first document but its closing token leaves that one to the next window.

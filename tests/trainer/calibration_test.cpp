@@ -40,7 +40,8 @@ Scores scores_of(const CalibrationOptions& options, Comm& comm) {
   const auto load = [&](int64_t position, int64_t count) {
     return sequences(position, count, comm.rank(), comm.size());
   };
-  return run_importance(ctx, config, weights.params(), load, options, comm);
+  Arena arena(Device::kCpu);
+  return run_importance(ctx, arena, config, weights.params(), load, options, comm);
 }
 
 TEST(Calibration, RanksAgreeWithOne) {

@@ -10,6 +10,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
+#include "trainer/calibration.h"
 #include "trainer/distill_step.h"
 #include "trainer/train_step.h"
 
@@ -186,6 +187,58 @@ TEST(DryRun, SharesTheBatchAndCountsCollectives) {
   ASSERT_NE(gradients, one_of_four.pools.end());
   EXPECT_GE(one_of_four.work.at("all_reduce").bytes, 1.5 * static_cast<double>(gradients->bytes));
   testing::expect_error([&] { dry_run(config, 3); }, {"3 ranks cannot share equally"});
+}
+
+// Of a micro-batch longer than the CPU's chunk of the loss: one chunk of logits, the student's and the teacher's.
+TEST(DryRun, HoldsAChunkOfLogitsAtOnce) {
+  const TempDir dir;
+  RunConfig config = elastic_config(dir, "none");
+  constexpr int64_t kLong = 4096, kWide = 4096;
+  const TempDir wide;
+  testing::write_tiny_model(wide.path(), kWide, 3);
+  config.parent = wide.path();
+  config.curriculum[0] = {.name = "long",
+                          .seq_len = kLong,
+                          .tokens = kLong,
+                          .global_batch_tokens = kLong,
+                          .micro_batch = 1};
+  int64_t scratch = 0;
+  for (const MemoryPool& p : dry_run(config, 1).steps.at(1).pools)
+    if (p.pool == Pool::kScratch) scratch = p.bytes;
+  EXPECT_LT(scratch, kLong * kWide * 4);  // less than all logits of one of them
+}
+
+int64_t activation_bytes(const DryStep& s) {
+  for (const MemoryPool& p : s.pools)
+    if (p.pool == Pool::kActivations) return p.bytes;
+  return 0;
+}
+
+// The pass over calibration text, on the CPU: which layers go first, and so the products of the search,
+// depends on the weights; how often a layer or the head is reached does not.
+TEST(DryRun, ImportanceIsThePassOverCalibrationText) {
+  const TempDir dir;
+  RunConfig config = elastic_config(dir, "none");
+  config.data.calibration = {.samples = 6, .seq_len = kLength, .depth_samples = 4};
+  for (const bool search : {false, true}) {
+    if (search) config.elastic.choices.layers = {"100%", "50%"};
+    const DryStep dry = dry_run_importance(config, 1).steps.at(0);
+    EXPECT_EQ(dry.micro_batches, 3);
+    const ModelConfig model = testing::tiny_config(kVocab);
+    Weights parent(model, Device::kCpu, {});
+    parent.initialize(3);
+    Context ctx(Device::kCpu);
+    Arena arena(Device::kCpu);
+    run_importance(
+        ctx, arena, model, parent.params(), [](int64_t, int64_t) { return random_batch(); },
+        calibration_options(config, model), *make_self_comm());
+    EXPECT_EQ(dry.work.at("rms_norm_forward").calls, ctx.work().at("rms_norm_forward").calls);
+    EXPECT_EQ(activation_bytes(dry), arena.peak_bytes());
+    if (!search) {
+      EXPECT_EQ(forward_products(dry), ctx.work().at("linear_forward").flops +
+                                           ctx.work().at("expert_linear_forward").flops);
+    }
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "model/elastic_file.h"
 #include "model/order.h"
 #include "runtime/verify.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
@@ -103,6 +104,17 @@ TEST_P(ElasticRunFiles, HoldTheSortedParentAndSizesOfTheirBudgets) {
   for (const char* file : {"before.h5", "elastic.h5"})
     for (const Check& check : verify_model(ctx, dir.path() / "runs/run" / file))
       EXPECT_TRUE(check.ok) << file << ", " << check.name << ": " << check.detail;
+}
+// Found before the first step, not when training is over.
+TEST(ElasticRunTexts, OfTheEvaluationAreOpenedBeforeAnythingIsTrained) {
+  const testing::TempDir dir;
+  write_parent(dir.path() / "parent");
+  RunConfig config = settings(dir.path());
+  config.evaluation.text = {{.path = kTexts[0]}, {.path = dir.path() / "absent.jsonl"}};
+  const auto comm = make_self_comm();
+  testing::expect_error([&] { ElasticRun(config, *comm, ConfigChange::kRefused); },
+                        {"absent.jsonl"});
+  EXPECT_FALSE(fs::exists(dir.path() / "runs/run/config.yaml"));
 }
 INSTANTIATE_TEST_SUITE_P(Stored, ElasticRunFiles, ::testing::Values("fp32", "bf16"));
 

@@ -326,8 +326,8 @@ TEST(DepthSearch, StartsWithTheLeastHarmfulAndScoresByItsError) {
   Forward run(2);
   const auto self = make_self_comm();
   const Batch batch = batch_of(run);
-  const std::vector<double> scores =
-      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
+  const std::vector<double> scores = search_depth(
+      run.ctx, run.arena, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
   const auto first = std::min_element(scores.begin(), scores.end());
   double least = INFINITY;
   for (size_t l = 0; l < scores.size(); ++l) least = std::min(least, error_without(run, l));
@@ -345,8 +345,8 @@ TEST(DepthSearch, ALayerThatAddsNothingGoesFirst) {
   fill_zero(run.named("backbone.layers.2.mixer.o_proj.weight"));
   const auto self = make_self_comm();
   const Batch batch = batch_of(run);
-  const std::vector<double> scores =
-      search_depth(run.ctx, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
+  const std::vector<double> scores = search_depth(
+      run.ctx, run.arena, run.config, run.weights.params(), {&batch, 1}, DType::kF32, *self);
   EXPECT_EQ(std::min_element(scores.begin(), scores.end()) - scores.begin(), 2);
   EXPECT_LT(scores[2], 1e-300);  // exactly no error, counted as just above it
 }
@@ -361,7 +361,8 @@ Scores scores_on(const Place& place, Weights& weights, const Forward& run) {
   Context ctx(place.device);
   const auto self = make_self_comm();
   const auto load = [&](int64_t, int64_t) { return batch_of(run); };
-  return run_importance(ctx, run.config, weights.params(), load,
+  Arena arena(place.device);
+  return run_importance(ctx, arena, run.config, weights.params(), load,
                         {.samples = 2, .depth_samples = 1, .activations = place.activations},
                         *self);
 }

@@ -45,8 +45,9 @@ class OrderStudyTest : public ::testing::Test {
   }
   Scores importance() {
     const auto self = make_self_comm();
+    Arena arena(Device::kCpu);
     return run_importance(
-        ctx_, config_, weights_.params(),
+        ctx_, arena, config_, weights_.params(),
         [](int64_t position, int64_t) { return random_batch(static_cast<uint64_t>(position)); },
         {.samples = 4, .depth_samples = 2}, *self);
   }

@@ -10,6 +10,7 @@
 #include "model/huggingface.h"
 #include "model/order.h"
 #include "runtime/model_card.h"
+#include "trainer/calibration.h"
 #include "trainer/distill_step.h"
 #include "trainer/train_step.h"
 
@@ -165,6 +166,44 @@ DryRun dry_run(const PretrainConfig& config, int ranks) {
                        .total = ctx.total_work(),
                        .pools = step.memory()});
   return run;
+}
+
+DryRun dry_run_importance(const RunConfig& config, int ranks) {
+  check_ranks(config, ranks);
+  const ModelConfig model = read_model_config(config.parent);
+  const CalibrationOptions options = calibration_options(config, model);
+  const int64_t seq_len = config.data.calibration.seq_len;
+  Context ctx(Device::kNull);
+  const auto comm = make_null_comm(0, ranks);
+  Weights parent(model, Device::kNull, {.compute = teacher_precision(config), .teacher = true});
+  Arena arena(Device::kNull);
+  run_importance(
+      ctx, arena, model, parent.params(),
+      [&](int64_t, int64_t count) {
+        return shapes_of(count / ranks, count / ranks, seq_len).front();
+      },
+      options, *comm);
+  const ParameterCost cost = parameter_cost(model);
+  const Weights::Bytes bytes = parent.allocated();
+  const int64_t step = options.micro_batch * ranks;
+  return {.model = model,
+          .ranks = ranks,
+          .sizes = {{.name = "parent",
+                     .widths = widths_text(model, full_widths(model)),
+                     .parameters = cost.total,
+                     .active = cost.active}},
+          .steps = {{.phase = "calibration",
+                     .mode = "importance",
+                     .size = {},
+                     .micro_batches = (options.samples + step - 1) / step,
+                     .sequences = std::min(options.micro_batch, options.samples / ranks),
+                     .seq_len = seq_len,
+                     .work = ctx.work(),
+                     .total = ctx.total_work(),
+                     .pools = {{"teacher weights", bytes.masters, Pool::kWeights},
+                               {"teacher low copies", bytes.low, Pool::kWeights},
+                               {"activations", arena.peak_bytes(), Pool::kActivations},
+                               {"scratch", ctx.scratch().peak_bytes(), Pool::kScratch}}}}};
 }
 
 std::string dry_run_text(const DryRun& run) {

@@ -1,7 +1,8 @@
 // dry_run.h - a training run's steps on the null device: the true code path with no memory behind it.
 //
 // Steps         of an elastic run, in every phase: one under masks with the sizes that step draws, and with
-//               choices frozen one of each size alone. Of pretraining, one.
+//               choices frozen one of each size alone. Of pretraining, one. Of importance, the whole pass over
+//               the calibration text.
 // Counts        of rank 0. FLOPs and bytes as the operators count them, collectives as bytes sent.
 //               Memory: pools as a step allocates them; activations and scratch are the most in use
 //               at once. Scratch is what layers, loss, attention and scan take on the CPU; tiles of
@@ -25,7 +26,7 @@
 namespace nestling {
 
 struct DryStep {
-  std::string phase, mode, size;  // mode: pretrain, mask or slice; size: of slices
+  std::string phase, mode, size;  // mode: importance, pretrain, mask or slice; size: of slices
   int64_t micro_batches = 0, sequences = 0, seq_len = 0;  // a rank's; sequences of one forward
   std::map<std::string, Work, std::less<>> work;          // by operator and collective
   Work total;                                             // of them
@@ -47,6 +48,7 @@ struct DryRun {
 
 DryRun dry_run(const RunConfig& config, int ranks);
 DryRun dry_run(const PretrainConfig& config, int ranks);
+DryRun dry_run_importance(const RunConfig& config, int ranks);
 std::string dry_run_text(const DryRun& run);
 std::string dry_run_json(const DryRun& run);  // one object on one line
 

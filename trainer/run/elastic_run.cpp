@@ -63,6 +63,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       ctx_(parse_device(config_.device)),
       model_(read_weights_config(config_.parent)),
       teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
+  check_evaluation_texts(config_, run_.tokenizer());
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
   run_.input(kParentInput, digest_of_weights(config_.parent));
@@ -71,33 +72,21 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
 
 namespace {
 
-// Sequences that layers are left out on; 0: no size drops any.
-int64_t depth_samples(const RunConfig& c) {
-  return c.elastic.choices.layers.empty() ? 0 : c.data.calibration.depth_samples;
-}
-
-// Mamba channels that heads are ranked by: those of the narrowest size; 0: all.
-int64_t head_channels(const RunConfig& c, const ModelConfig& model) {
-  std::vector<WrittenChoices> written;
-  for (const WrittenChoices& w : written_choices(c.elastic.choices))
-    if (w.axis == Axis::kMambaChannels) written.push_back(w);
-  const ElasticSpace space = make_space(model, written, c.elastic.multiple_of, {});
-  return space.axes.empty() ? 0 : space.axes.front().widths.back();
-}
-
 // What the scores are of, in one line. `inputs`: the run's, with those of its texts.
 std::string score_origin(const RunConfig& c, const ModelConfig& model,
                          const std::map<std::string, std::string>& inputs) {
   std::string sources;
   for (const SourceConfig& s : c.data.train)
     sources += str(" ", s.path, " (", inputs.at("text " + s.path), ") *", s.weight);
-  const int64_t depth = depth_samples(c), channels = head_channels(c, model);
-  return str(c.parent, " (", inputs.at(kParentInput), "), ", c.data.calibration.samples,
-             " sequences of ", c.data.calibration.seq_len, " from", sources, ", seed ", c.seed,
-             ", ", dtype_name(teacher_precision(c)),
-             teacher_activations(c) == DType::kBF16 ? ", activations too" : "",
-             channels == 0 ? "" : str(", Mamba heads by their best ", channels, " channels"),
-             depth == 0 ? "" : str(", layers left out one by one on ", depth));
+  const CalibrationOptions how = calibration_options(c, model);
+  return str(
+      c.parent, " (", inputs.at(kParentInput), "), ", c.data.calibration.samples, " sequences of ",
+      c.data.calibration.seq_len, " from", sources, ", seed ", c.seed, ", ",
+      dtype_name(teacher_precision(c)),
+      teacher_activations(c) == DType::kBF16 ? ", activations too" : "",
+      how.head_channels == 0 ? ""
+                             : str(", Mamba heads by their best ", how.head_channels, " channels"),
+      how.depth_samples == 0 ? "" : str(", layers left out one by one on ", how.depth_samples));
 }
 
 }  // namespace
@@ -113,28 +102,22 @@ void ElasticRun::measure_importance() {
     run_.say(str("importance is measured already: ", file.string()));
     return;
   }
+  CalibrationOptions options = calibration_options(config_, model_);
+  options.between = [&] {
+    stop_if_told(ctx_, comm_,
+                 "stopped on a signal while importance was measured; the same command measures it "
+                 "from the start");
+  };
+  Arena arena(ctx_.device());
   scores_ = run_importance(
-      ctx_, model_, teacher_.params(),
+      ctx_, arena, model_, teacher_.params(),
       [&](int64_t position, int64_t count) {
         return text.load(position, count, comm_.rank(), comm_.size());
       },
-      {.samples = c.samples,
-       .micro_batch = micro_batch_of(config_, config_.curriculum.front()),
-       .depth_samples = depth_samples(config_),
-       .head_channels = head_channels(config_, model_),
-       .activations = teacher_activations(config_),
-       .between =
-           [&] {
-             stop_if_told(ctx_, comm_,
-                          "stopped on a signal while importance was measured; the same command "
-                          "measures it from the start");
-           }},
-      comm_);
+      options, comm_);
   run_.say(str("importance measured on ", c.samples * c.seq_len, " tokens in ",
                seconds_since(start), " s"));
-  comm_.barrier();
-  if (run_.writes()) write_scores(file, *scores_, origin);
-  comm_.barrier();
+  comm_.at_root([&] { write_scores(file, *scores_, origin); });
 }
 
 void ElasticRun::sort() {
@@ -307,7 +290,7 @@ Weights ElasticRun::sorted_parent() const {
 
 void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == curriculum_.steps(), "an elastic file before its run is over");
-  if (run_.writes()) {
+  comm_.at_root([&] {
     const StoredType type = config_.store == "bf16" ? StoredType::kBF16 : StoredType::kF32;
     const ElasticModel model = elastic_record({.config = config_,
                                                .model = model_,
@@ -319,8 +302,7 @@ void ElasticRun::write_elastic_files() {
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
     drop_stale_summary(config_, run_.dir());
-  }
-  comm_.barrier();
+  });
 }
 
 void ElasticRun::evaluate() {
@@ -331,8 +313,7 @@ void ElasticRun::evaluate() {
                  "stopped on a signal while sizes were evaluated; the same command evaluates them "
                  "from the start");
   });
-  if (run_.writes()) write_report(run_.dir());
-  comm_.barrier();
+  comm_.at_root([&] { write_report(run_.dir()); });
 }
 
 int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastStage last) {

@@ -1,8 +1,8 @@
 // elastic_run.h - `nestling run`: from a parent to one file with every size, stage by stage.
 //
-// Stages        importance, sort, distil through all phases, write the elastic checkpoint, evaluate, report. A
-//               stage whose result is there is not done again, so the same command goes on where it
-//               was cut.
+// Stages        importance, sort, distil through all phases, write the elastic checkpoint, evaluate, report.
+//               Importance, training steps and evaluation that are done are not repeated, so the same command
+//               continues where it was cut; the elastic files and the report are written again.
 // Writes        config.output/config.name/: config.yaml, scores.json, log.jsonl, TensorBoard events,
 //               checkpoints/, before.h5 (the sorted parent, untrained, with the sizes' widths), elastic.h5,
 //               summary.json, report.html. Nothing anywhere else.

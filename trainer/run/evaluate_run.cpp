@@ -7,9 +7,11 @@
 
 #include "data/json.h"
 #include "data/reasoning.h"
+#include "data/token_documents.h"
 #include "model/cost.h"
 #include "model/elastic_file.h"
 #include "runtime/evaluate.h"
+#include "trainer/training_run.h"
 
 namespace nestling {
 
@@ -150,6 +152,14 @@ void print_table(const Json& summary) {
 }
 
 }  // namespace
+
+void check_evaluation_texts(const RunConfig& config, const Tokenizer& tokenizer) {
+  const DocumentOptions options{.tokenizer = tokenizer,
+                                .vocabulary = tokenizer.vocab_size(),
+                                .end_of_text = end_of_text(tokenizer, config.parent),
+                                .seed = config.seed};
+  for (const TextConfig& text : texts_of(config)) open_documents(text.path, options);
+}
 
 void drop_stale_summary(const RunConfig& config, const fs::path& dir) {
   const fs::path file = dir / "summary.json";

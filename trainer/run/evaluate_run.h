@@ -21,10 +21,14 @@
 #include <filesystem>
 #include <functional>
 
+#include "data/tokenizer.h"
 #include "kernels/comm/comm.h"
 #include "trainer/run_config.h"
 
 namespace nestling {
+
+// Throws kInput where a text of the evaluation cannot be opened: better before the run than at its end.
+void check_evaluation_texts(const RunConfig& config, const Tokenizer& tokenizer);
 
 void evaluate_run(const RunConfig& config, const std::filesystem::path& dir, Comm& comm,
                   const std::function<void()>& between);

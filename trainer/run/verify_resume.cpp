@@ -20,8 +20,7 @@ class RunFolder {
  public:
   RunFolder(const RunConfig& config, Comm& comm)
       : path_(fs::path(config.output) / config.name), removes_(comm.rank() == 0) {
-    if (removes_) fs::remove_all(path_);
-    comm.barrier();
+    comm.at_root([&] { fs::remove_all(path_); });
   }
   ~RunFolder() {
     std::error_code ignored;  // what stays is removed by the next proof
@@ -93,12 +92,11 @@ class Proof {
 
   // Scores and tokenised text of the first run are the second's as well.
   void share() {
-    if (comm_.rank() == 0) {
+    comm_.at_root([&] {
       fs::create_directories(cut_.path());
       fs::copy_file(whole_.path() / "scores.json", cut_.path() / "scores.json");
       fs::create_directory_symlink(fs::absolute(whole_.path() / "shards"), cut_.path() / "shards");
-    }
-    comm_.barrier();
+    });
   }
 
   void run_cut() {
