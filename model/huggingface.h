@@ -1,8 +1,8 @@
-// huggingface.h - models in and out as Hugging Face directories, exactly (FORMATS 1.2 to 1.4).
+// huggingface.h - models in and out as Hugging Face directories, exactly.
 //
-// Import        config.json to a ModelConfig; published tensors to slot-major masters. Every alias
-//               of FORMATS 1.2 and 1.4 is accepted. A tensor that is missing, extra, of the wrong
-//               shape or type, or not finite is an Error of kind kInput naming file and tensor.
+// Import        config.json to a ModelConfig; published tensors to slot-major masters. Known
+//               aliases of keys and tensor names are accepted. A tensor that is missing, extra, of the
+//               wrong shape or type, or not finite is an Error of kind kInput naming file and tensor.
 // Export        the hub's spelling and layout. A tensor is stored in the type it was read in, so
 //               import and export give the same bytes; a fresh model is stored as the caller asks.
 // Memory        rows are converted one by one: nothing larger than a row is held beside the

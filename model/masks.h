@@ -1,4 +1,4 @@
-// masks.h - the widths of a model as masks: the probability that every unit is alive (DESIGN law 5).
+// masks.h - the widths of a model as masks: the probability that every unit is alive.
 //
 // Mask mode     the parent's weights run at full width, and each width is multiplied in once, at its
 //               producer: hidden channels at the embedding's output and at every mixer's output

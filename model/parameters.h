@@ -19,7 +19,7 @@
 
 namespace nestling {
 
-// What can be narrowed (DESIGN section 1).
+// What can be narrowed (docs/concepts.md).
 enum class Axis : uint8_t {
   kNone,
   kHidden,

@@ -9,7 +9,7 @@
 // Schedules     tau falls geometrically and the scale rises linearly over the progress of the run, 0 to
 //               1; both are functions of it alone.
 // Straight-through  a hard draw is used as the one-hot of its arg max, with the gradient of pi.
-// Noise         from (seed, step, micro-step) alone, so every rank draws the same (DESIGN law 8).
+// Noise         from (seed, step, micro-step) alone, so every rank draws the same.
 // Precision     weights f32, everything else double. Gradients accumulate.
 // Threads       one.
 #pragma once

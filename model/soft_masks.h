@@ -1,4 +1,4 @@
-// soft_masks.h - the masks of a model from the probabilities of its choices, and back (DESIGN law 5).
+// soft_masks.h - the masks of a model from the probabilities of its choices, and back.
 //
 //   m_e = sum of p_i over the choices i wider than e      (of kLayers: than the layer's rank)
 //

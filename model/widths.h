@@ -4,7 +4,7 @@
 //               the extents of the axes its kind has; the others are zero. A layer that is not kept
 //               passes the residual stream through.
 // Prefix        unit e of an axis is alive in a size of width w when e < w: memory is slot-major, so the
-//               first heads of every group are a prefix too (DESIGN law 3).
+//               first heads of every group are a prefix too.
 // Steps         a width is good when it is a multiple of its axis' step: Mamba heads of the number of B/C
 //               groups, query heads of the KV heads, experts of the gate's groups and at least top_k;
 //               everything a product contracts a multiple of kBlock where the parent's is.

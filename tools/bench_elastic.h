@@ -22,8 +22,8 @@ struct BenchElasticOptions {
   bool json = false;
 };
 
-// Variants      slice/SIZE and mask/SIZE: teacher forward, student forward, loss, backward, AdamW over all
-//               weights (DESIGN law 7), as prefix views or under masks of the same widths;
+// Variants      slice/SIZE and mask/SIZE: teacher forward, student forward, loss, backward, AdamW (every
+//               weight is stepped, whatever the size), as prefix views or under masks of the same widths;
 //               slice/all and mask/all: every size on one teacher forward.
 // Setting       the config's parent, sorted by the config's calibration; widths as a router that has learnt
 //               nothing settles them; its training text, each sequence one document; the gate's own

@@ -3,7 +3,7 @@
 // Layout        checkpoints/step-000123/: rank-0.state (tensors), manifest.json (the entries, their
 //               CRC-32C, the counters), and the file `latest` naming the newest whole one.
 // Saving        written aside, synced, manifest with checksums, renamed, `latest` moved, then pruned:
-//               at least `keep` (never below two) verified checkpoints stay. (DESIGN law 11)
+//               at least `keep` (never below two) verified checkpoints stay.
 // Loading       `latest`, or the newest checkpoint that verifies if that one is damaged, said aloud.
 //               A folder that holds checkpoints, none of which verifies, is an error: a run never
 //               restarts from step 0 unasked.

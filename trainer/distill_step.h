@@ -8,7 +8,7 @@
 //               replacement by the phase's sampling weights, each with weight 1/k. k = all: every size,
 //               the sampling weights become loss weights.
 // Modes         while the router learns, every size runs at full width under soft masks; once its
-//               choices are frozen, as prefix views (DESIGN law 6).
+//               choices are frozen, as prefix views.
 // Draws         from (seed, step, micro-step) alone: every rank makes the same calls.
 // Waits         one a step for the device: losses, loads, gradient norm and the gradients of all draws' masks
 //               are read together. The router, on the host, goes backward then, draw after draw.

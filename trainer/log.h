@@ -2,7 +2,7 @@
 //
 // Files         under the run's folder, appended to: a resumed run goes on in the same files. Every
 //               line is flushed; a reader tolerates a cut tail. Rank 0 writes, the others are silent.
-// TensorBoard   event files as FORMATS 8 has them, without protobuf.
+// TensorBoard   event files (records with masked CRC-32C), without protobuf.
 // Progress      one line rewritten on a terminal, plain lines otherwise: step, loss, rate, time left.
 #pragma once
 #include <filesystem>

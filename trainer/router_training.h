@@ -6,7 +6,7 @@
 //               refused (kInput), naming the nearest two.
 // Ranks         draws come from (seed, step, micro-step, size): all ranks draw alike. Of a budget loss
 //               each counts the share of its tokens in those of the global batch.
-// Freezing      (DESIGN law 6) when the choices without noise have been the same for `agree_steps`
+// Freezing      when the choices without noise have been the same for `agree_steps`
 //               steps with every probability at least `min_prob`, or `at_tokens` have been seen: each
 //               size takes the feasible combination of largest probability, as Router::preferences ranks
 //               them. From then on the router rests and sizes are slices.

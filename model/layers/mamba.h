@@ -1,4 +1,4 @@
-// mamba.h - the Mamba-2 mixer (FORMATS 1.3; Dao and Gu 2024).
+// mamba.h - the Mamba-2 mixer (Dao and Gu 2024).
 //
 //   z, x, B, C, dt = projections of norm(h);  x, B, C = silu(conv1d(.));  y = scan(x, dt, B, C)
 //   h + out_proj(group_norm(y silu(z)))

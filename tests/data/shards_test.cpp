@@ -37,7 +37,7 @@ void put(std::string& bytes, T value) {
   bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
 }
 
-// An index as FORMATS describes it, written independently of ShardWriter.
+// An index as Megatron-LM lays it out, written independently of ShardWriter.
 std::string index_bytes(uint8_t code, int64_t item, const std::vector<int32_t>& lengths,
                         const std::vector<int64_t>& documents) {
   std::string bytes("MMIDIDX\0\0", 9);

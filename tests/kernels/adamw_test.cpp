@@ -75,7 +75,7 @@ TEST_P(AdamW, MatchesTheReferenceOverManyTensors) {
                                                                     {9, 6, 4},
                                                                     {10, 6, 8}})
     parameters.push_back(std::make_unique<Parameter>(device, rng, rows, cols, gap));
-  parameters[3]->g = Mat<double>(1, 149 * 131);  // law 7: gradient zero is stepped like any other
+  parameters[3]->g = Mat<double>(1, 149 * 131);  // gradient zero is stepped like any other
   parameters[3]->gg.set(parameters[3]->g);
   std::vector<AdamWTensor> tensors;
   for (auto& p : parameters) tensors.push_back(p->tensor(tensors.size() % 2 == 1));

@@ -148,7 +148,7 @@ TEST_P(Gate, MatchesTheReference) {
   EXPECT_EQ(got.dmask.v, again.dmask.v);
 }
 
-// Law 4: the first E' experts by a 0/1 mask, and by a view.
+// The first E' experts by a 0/1 mask, and by a view.
 TEST_P(Gate, AHardMaskIsThePrefix) {
   const auto [device, rule_at, shape] = GetParam();
   NESTLING_SKIP_WITHOUT(device, GateForward, GateBackward);

@@ -1,4 +1,4 @@
-// verify_resume.h - does a run that is interrupted end in the bits of one that is not? (DESIGN law 10)
+// verify_resume.h - does a run that is interrupted end in the bits of one that is not?
 //
 // Runs          one of 2N steps, in one go; another that is dropped from memory and resumed from its
 //               checkpoint after N steps, at every border of two phases, one step before the router's
