@@ -76,14 +76,23 @@ std::string dump_config(const PretrainConfig& config) {
   return dump_fields(config);
 }
 
+std::string reference_head(const std::string& commands, const std::string& command) {
+  return str("# Config of ", commands, R"(
+
+One YAML file a run. `--set a.b=value` on the command line overrides a key; items of a list are counted
+from 0 (`--set data.train.0.weight=1`), which `N` stands for below. `include: FILE` at the top level,
+relative to the file that says it, is read first, and what the including file says lies above it: maps
+are merged key by key, lists and values are replaced. Other relative paths are seen from where the
+program is started. A key that is not here, or a value that is not allowed, is refused with file and
+line. *needed*: there is no default. Written by `nestling )",
+             command, R"( --help-config` from the list of fields that it
+parses.
+
+)");
+}
+
 std::string pretrain_config_reference() {
-  return "# Config of `nestling pretrain`\n\n"
-         "One YAML file a run; `--set a.b=value` overrides a key, `include: FILE` brings in "
-         "another\n"
-         "file. A key that is not here, or a value that is not allowed, is refused with file and\n"
-         "line. *needed*: there is no default. `N` counts the items of a list from 0.\n"
-         "Written by `nestling pretrain --help-config` from the list of fields that it "
-         "parses.\n\n" +
+  return reference_head("`nestling pretrain`", "pretrain") +
          field_table(list_fields<PretrainConfig>());
 }
 

@@ -109,7 +109,7 @@ struct PretrainConfig {
   CheckpointConfig checkpoint;
   LogConfig log;
   std::string device = "cpu";
-  int64_t threads = 0;   // a rank; 0: cores / ranks
+  int64_t threads = 0;   // a rank; 0: as OMP_NUM_THREADS says
   std::string cpu_isa;   // empty: what the machine has
   std::string cuda_isa;  // empty: what the device has
   uint64_t seed = 42;
@@ -119,6 +119,8 @@ struct PretrainConfig {
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides);
 std::string dump_config(const PretrainConfig& config);  // YAML, every field
+// What stands above a table of keys; `command` prints it.
+std::string reference_head(const std::string& commands, const std::string& command);
 std::string pretrain_config_reference();  // docs/config-pretrain.md: key, type, default, meaning
 ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab);
 

@@ -89,7 +89,8 @@ std::string dump_config(const RunConfig& config) {
 }
 
 std::string run_config_reference() {
-  return field_table(list_fields<RunConfig>());
+  return reference_head("`nestling run`, `train`, `importance` and `verify-resume`", "run") +
+         field_table(list_fields<RunConfig>());
 }
 
 std::vector<WrittenChoices> written_choices(const ChoicesConfig& c) {

@@ -24,7 +24,7 @@ void visit_fields(V& v, C& c) {
   v.field(
       "validation_tokens", c.validation_tokens,
       "tokens of each validation source, in whole sequences of evaluation.seq_len, per evaluation "
-      "while the run goes on; a source that has fewer is refused",
+      "during the run; a source that has fewer is refused",
       IntegerRule{.low = 1, .high = kMaxCount});
   v.group("calibration", c.calibration, "sequences of `train` that importance is measured on");
 }
@@ -178,7 +178,7 @@ void visit_fields(V& v, C& c) {
   v.group("checkpoint", c.checkpoint, "what makes the run resumable");
   v.group("log", c.log, "what the run tells");
   v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});
-  v.field("threads", c.threads, "of a rank; 0: cores / ranks", IntegerRule{.low = 0, .high = 4096});
+  v.field("threads", c.threads, kThreadsMeaning, IntegerRule{.low = 0, .high = 4096});
   v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
           TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
   v.field("cuda_isa", c.cuda_isa, "the same of a CUDA device's kernels; empty: what it has",
