@@ -15,7 +15,7 @@
 //               selection score.
 // NaN           a NaN score counts as the largest (as torch.topk has it), so that its weight is NaN and
 //               the loss shows it; an expert of mask 0 is never selected even then.
-// Width mask    `mask` [E] (law 5): selection by score + log m, so an expert of mask 0 is never
+// Width mask    `mask` [E]: selection by score + log m, so an expert of mask 0 is never
 //               selected; weights by m * s before renormalising. A softmax is over m e^logit: an
 //               expert of mask 0 is not there. A hard mask (m = 1 for the first E') gives bit for
 //               bit what the gate over the logits of the first E' experts gives (groups = 1; a
