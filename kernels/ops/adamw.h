@@ -5,7 +5,7 @@
 //   w = w - lr (m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps) + decay w)
 //
 // Dtypes        master, m, v, grad f32; `low` is the bf16 copy the products read, rewritten.
-// Law 7         a weight whose gradient is zero is stepped like any other: moments and decay act.
+// No skipping   a weight whose gradient is zero is stepped like any other: moments and decay act.
 // Determinism   element-wise; the norm sums f64 partial sums in a fixed order: same bits for the
 //               same tensors and any thread count.
 #pragma once

@@ -3,7 +3,7 @@
 // Shapes        x, y [T, C]   m [C]. View heads as [T, H*P] with a mask repeated by the caller, or
 //               use `repeat`: m [C / repeat], each entry holds for `repeat` neighbouring channels.
 // Dtypes        f32; on CUDA x, y and their gradients may be bf16.
-// Law 5         m is the probability that a unit is alive; each width is multiplied in once, at its
+// Meaning       m is the probability that a unit is alive; each width is multiplied in once, at its
 //               producer. m is 0 or 1 in hard mode.
 #pragma once
 #include "kernels/core/context.h"
