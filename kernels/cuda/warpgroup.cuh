@@ -144,13 +144,6 @@ __device__ void multiply(float (&s)[32], const uint32_t (&a)[4], uint64_t b, boo
 #undef NESTLING_NAMES_64
 #undef NESTLING_WGMMA
 
-// 2^x to about two units in the last place, 0 below the least normal number.
-inline __device__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-}
-
 }  // namespace nestling::cuda
 
 #endif

@@ -8,7 +8,6 @@
 //               have changed.
 // Descriptors   are read as the PTX ISA lays them out: canonical layouts with swizzling of 128 bytes.
 #pragma once
-#include <cmath>
 #include <cstdint>
 
 namespace nestling::emulator {
@@ -59,10 +58,6 @@ void multiply(float (&sums)[kSums], uint64_t a, uint64_t b, bool adds = true) {
 template <bool kSideB, int kSums>
 void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
   emulator::multiply(sums, 2 * kSums, a, b, kSideB, adds);
-}
-inline float fast_exp2(float x) {
-  const float y = std::exp2(x);
-  return y < 1.17549435e-38f ? 0.0f : y;
 }
 
 }  // namespace nestling::cuda
