@@ -4,6 +4,9 @@
 //               largest logit so far is subtracted, sums are rescaled when it rises), one that
 //               writes the gradient and sums the kl. The exponentials are computed again rather than
 //               kept: at V = 131072 they would be a third of the traffic.
+//               The first goes from the end of the row to its beginning, where the second finds what is
+//               still in the L2 cache.
+// In flight     a thread takes kAtOnce runs of four logits at a time, all loaded before the first is used.
 // Sums          f32 in a thread (V / 512 terms), f64 over the threads of a row.
 // Bytes         8 V read and 4 V written a row, 2 V if the gradient is bf16; a teacher reads 8 V more. Rows
 //               that start on 16 bytes are read by four.
@@ -21,6 +24,7 @@ namespace nestling::cuda {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr int kAtOnce = 4;
 constexpr float kLowest = -3.402823466e38f;  // finite: e^(-infinity - kLowest) is 0, not NaN
 
 struct Rows {
@@ -38,44 +42,61 @@ struct Rows {
   FaultWord* fault;
 };
 
-// body(Width, i) over the row: runs of kRun, then what is left one by one.
+// kRuns runs of kRun neighbours that a thread takes at a time, kStep<kRun> apart.
 template <int kRun>
-struct Width {
-  static constexpr int kValue = kRun;
+inline constexpr int64_t kStep = int64_t{kThreads} * kRun;
+template <int kRun, int kRuns>
+struct Part {
+  Pack<kRun> run[kRuns];
+
+  __device__ void load(const float* from) {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) run[r] = load_pack<kRun>(from + r * kStep<kRun>);
+  }
+  // body(x, the how many-th element behind the first x is)
+  template <class Body>
+  __device__ void each(Body&& body) const {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+      for (int u = 0; u < kRun; ++u) body(run[r].v[u], r * kStep<kRun> + u);
+  }
+  __device__ float largest() const {
+    float top = run[0].v[0];
+    each([&](float x, int64_t) { top = fmaxf(top, x); });
+    return top;
+  }
 };
+
+// body(Part, i) over the row, its end first: what is left of the parts, run by run and one by one, then the parts.
 template <int kRun, class Body>
 __device__ void over_row(int64_t width, Body&& body) {
+  constexpr int64_t kTurn = kStep<kRun> * kAtOnce;
+  const int64_t turns = width / kTurn;
   const int64_t whole = width / kRun * kRun;
-  for (int64_t i = int64_t{threadIdx.x} * kRun; i < whole; i += int64_t{kThreads} * kRun)
-    body(Width<kRun>{}, i);
-  if (kRun > 1 && whole + threadIdx.x < width) body(Width<1>{}, whole + threadIdx.x);
+  const int64_t own = int64_t{threadIdx.x} * kRun;
+  if (kRun > 1 && whole + threadIdx.x < width) body(Part<1, 1>{}, whole + threadIdx.x);
+  for (int64_t i = turns * kTurn + own; i < whole; i += kStep<kRun>) body(Part<kRun, 1>{}, i);
+  for (int64_t i = (turns - 1) * kTurn + own; i >= 0; i -= kTurn) body(Part<kRun, kAtOnce>{}, i);
 }
 
-// The largest logit so far, and the sum of e^(scale (x - top)).
+// The largest logit so far, and the sum of 2^(rate (x - top)).
 struct Sum {
   float top = kLowest;
   float total = 0.0f;
 };
-template <int kRun>
-__device__ void add(Sum& sum, const Pack<kRun>& run, float top, float scale) {
+template <class Part>
+__device__ void add(Sum& sum, const Part& part, float top, float rate) {
   if (top > sum.top) {
-    sum.total *= expf((sum.top - top) * scale);
+    sum.total *= fast_exp2((sum.top - top) * rate);
     sum.top = top;
   }
-#pragma unroll
-  for (int u = 0; u < kRun; ++u) sum.total += expf((run.v[u] - sum.top) * scale);
-}
-template <int kRun>
-__device__ float largest(const Pack<kRun>& run) {
-  float top = run.v[0];
-#pragma unroll
-  for (int u = 1; u < kRun; ++u) top = fmaxf(top, run.v[u]);
-  return top;
+  part.each([&](float x, int64_t) { sum.total += fast_exp2((x - sum.top) * rate); });
 }
 
-// A row softened: log p = (x - top) scale - log_z, p = e^((x - top) scale) share.
+// A row softened: log p = (x - top) scale - log_z, p = e^((x - top) scale) share; scale = rate / log2(e).
 struct Softmax {
-  float top, scale, log_z, share;
+  float top, scale, rate, log_z, share;
   double exact_log_z;
 };
 // The largest over the block. Barriers as in block_sum.
@@ -98,12 +119,16 @@ __device__ Softmax soften(const Sum& part, float scale) {
   const double log_z = log(z);
   return {.top = top,
           .scale = scale,
+          .rate = scale * kLog2E,
           .log_z = static_cast<float>(log_z),
           .share = static_cast<float>(1.0 / z),
           .exact_log_z = log_z};
 }
 __device__ float shifted(const Softmax& s, float x) {
   return (x - s.top) * s.scale;
+}
+__device__ float probability(const Softmax& s, float x) {
+  return fast_exp2((x - s.top) * s.rate) * s.share;
 }
 
 // d + e^-d - 1 by its series, |d| <= 1: the first term left out is below 2^-25 of the first.
@@ -149,21 +174,22 @@ __device__ RowSoftmax sum_row(const Rows& r, const float* x, const float* teache
   Sum q;
   Sum p;
   bool beaten = false;
-  over_row<kRun>(r.width, [&](auto width, int64_t i) {
-    constexpr int kN = decltype(width)::kValue;
-    const Pack<kN> run = load_pack<kN>(x + i);
-    const float top = largest(run);
+  over_row<kRun>(r.width, [&](auto part, int64_t i) {
+    auto other = part;
+    part.load(x + i);
+    if (teacher != nullptr) other.load(teacher + i);
+    const float top = part.largest();
     if (target >= 0) {
-      add(plain, run, top, r.logit_scale);
-#pragma unroll
-      for (int u = 0; u < kN; ++u)  // so written that NaN beats all
-        beaten |= i + u < target ? !(run.v[u] < goal) : !(run.v[u] <= goal);
+      add(plain, part, top, r.logit_scale * kLog2E);
+      bool near = false;  // of these one may beat the target; so written that NaN beats all
+      part.each([&](float value, int64_t) { near |= !(value < goal); });
+      if (near && !beaten)
+        part.each([&](float value, int64_t at) {
+          beaten |= i + at < target ? !(value < goal) : !(value <= goal);
+        });
     }
-    if (soft) add(q, run, top, scale_q);
-    if (teacher != nullptr) {
-      const Pack<kN> other = load_pack<kN>(teacher + i);
-      add(p, other, largest(other), scale_p);
-    }
+    if (soft) add(q, part, top, scale_q * kLog2E);
+    if (teacher != nullptr) add(p, other, other.largest(), scale_p * kLog2E);
   });
   unbeaten = __syncthreads_or(beaten) == 0;
   RowSoftmax s{};
@@ -182,25 +208,27 @@ struct Slopes {
   float ce, kl_slope;
   float kl = 0.0f;
 
-  // Logits from i on become their gradient.
+  // Logits from i on, beside the teacher's if there is one, become their gradient.
   template <int kN>
-  __device__ void replace(Pack<kN>& run, const float* teacher, int64_t i) {
-    Pack<kN> other{};
-    if (teacher != nullptr) other = load_pack<kN>(teacher + i);
+  __device__ void replace(Pack<kN>& run, const Pack<kN>& other, bool distil, int64_t i) {
 #pragma unroll
     for (int u = 0; u < kN; ++u) {
       float slope = 0.0f;
-      if (teacher != nullptr) {
-        const float log_q = shifted(s.q, run.v[u]);
-        const float log_p = shifted(s.p, other.v[u]);
+      if (distil) {
+        const float log_q = shifted(s.q, run.v[u]) - s.q.log_z;
+        const float log_p = shifted(s.p, other.v[u]) - s.p.log_z;
         float difference;
-        kl += kl_term(log_p - s.p.log_z, log_q - s.q.log_z, expf(log_p) * s.p.share,
-                      expf(log_q) * s.q.share, difference);
+        kl += kl_term(log_p, log_q, probability(s.p, other.v[u]), probability(s.q, run.v[u]),
+                      difference);
         slope = difference * kl_slope;
       }
-      if (ce != 0.0f) slope += expf(shifted(s.plain, run.v[u])) * s.plain.share * ce;
-      run.v[u] = i + u == target ? slope - ce : slope;
+      if (ce != 0.0f) slope += probability(s.plain, run.v[u]) * ce;
+      run.v[u] = slope;
     }
+    if (target < i || target >= i + kN) return;
+#pragma unroll
+    for (int u = 0; u < kN; ++u)
+      if (i + u == target) run.v[u] -= ce;
   }
 };
 
@@ -214,22 +242,35 @@ __device__ float finish_row(const Rows& r, float* x, const float* teacher, int64
                 .target = target,
                 .ce = target >= 0 ? r.ce_weight * r.logit_scale : 0.0f,
                 .kl_slope = r.kl_weight * r.logit_scale / r.temperature};
+  const bool distil = teacher != nullptr;
+  if (!distil) teacher = x;  // something to point to
   const int64_t whole = r.width / kRun * kRun;
   const int64_t left = whole + threadIdx.x;  // of this thread, if the row has it
   Pack<1> one{};
   if (left < r.width) {
     one = load_pack<1>(x + left);
-    slopes.replace(one, teacher, left);
+    slopes.replace(one, load_whole<1>(teacher + left, distil), distil, left);
   }
-  for (int64_t first = 0; first < whole; first += int64_t{kThreads} * kRun) {
+  for (int64_t first = 0; first < whole; first += kStep<kRun> * kAtOnce) {
     const int64_t i = first + int64_t{threadIdx.x} * kRun;
-    Pack<kRun> run{};
-    if (i < whole) {
-      run = load_pack<kRun>(x + i);
-      slopes.replace(run, teacher, i);
+    Pack<kRun> run[kAtOnce], other[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t at = i + k * kStep<kRun>;
+      run[k] = load_whole<kRun>(x + at, at < whole);
+      other[k] = load_whole<kRun>(teacher + at, distil && at < whole);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t at = i + k * kStep<kRun>;
+      if (at < whole) slopes.replace(run[k], other[k], distil, at);
     }
     if constexpr (kMeets) __syncthreads();
-    if (r.gradient && i < whole) store_pack<kRun>(gradient + i, run);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t at = i + k * kStep<kRun>;
+      if (r.gradient && at < whole) store_pack<kRun>(gradient + at, run[k]);
+    }
   }
   if constexpr (kMeets) __syncthreads();
   if (r.gradient && left < r.width) store_pack<1>(gradient + left, one);
@@ -237,7 +278,7 @@ __device__ float finish_row(const Rows& r, float* x, const float* teacher, int64
 }
 
 template <class G, int kRun>
-__global__ void __launch_bounds__(kThreads) loss_kernel(Rows r) {
+__global__ void __launch_bounds__(kThreads, 2) loss_kernel(Rows r) {
   const int64_t t = blockIdx.x;
   float* x = r.logits + t * r.logits_pitch;
   const bool distil = r.teacher != nullptr && (r.kl_tokens == nullptr || r.kl_tokens[t] != 0);
