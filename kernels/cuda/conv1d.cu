@@ -7,6 +7,9 @@ namespace {
 
 using namespace conv1d;  // NOLINT(google-build-using-namespace): this operator's own helpers
 
+constexpr int64_t kLongestRun = 64;
+constexpr int64_t kEnough = 1056;  // blocks: eight a multiprocessor of an H100
+
 template <class X>
 struct Forward {
   Input<X> in;
@@ -100,7 +103,7 @@ void forward(Context& ctx, const Conv1dForward& a) {
   const Input<X> in = input_of<X>(a.x, a.initial, a.w, a.bias);
   const bool pairs =
       in.channels % 2 == 0 && packable<2>(in.x, in.pitch) && packable<2>(y, a.y.stride(0));
-  const std::vector<Run> runs = runs_of(a.segments, in.channels, pairs, kEnough, 0);
+  const std::vector<Run> runs = runs_of(a.segments, in.channels, pairs, kEnough, kLongestRun, 0);
   const Forward<X> f{.in = in, .y = y, .y_pitch = a.y.stride(0), .runs = upload(ctx, runs)};
   with_shape(
       a.w.dim(1), pairs,

@@ -2,8 +2,8 @@
 // do not come in pairs, and walks a run of tokens of one segment, its last K-1 inputs in registers. For
 // kernels/cuda/conv1d*.cu alone.
 //
-// Runs          in a table made on the host; a run reads the K-1 inputs before it again. Shorter where there would
-//               be too few blocks to fill the card.
+// Runs          in a table made on the host; a run reads the K-1 inputs before it again. As long as there are
+//               blocks enough to fill the card.
 // Limits        K <= 8: the taps are counted at compile time.
 #pragma once
 #include <algorithm>
@@ -20,9 +20,8 @@ namespace nestling::cuda::conv1d {
 
 inline constexpr int kThreads = 128;
 inline constexpr int64_t kMostTaps = 8;
-inline constexpr int kTile = 8;                  // tokens whose loads are in flight together
-inline constexpr int64_t kRun = 64, kHalf = 32;  // tokens
-inline constexpr int64_t kEnough = 1056;         // blocks: eight a multiprocessor of an H100
+inline constexpr int kTile = 8;           // tokens whose loads are in flight together
+inline constexpr int64_t kLeastRun = 32;  // tokens
 
 struct Run {
   int32_t segment;
@@ -157,11 +156,14 @@ inline dim3 grid_of(int64_t blocks, int64_t channels, int64_t of_thread = 1) {
   return {static_cast<unsigned>(blocks), blocks_of(channels, of_thread)};
 }
 
-// Runs that end `short_of` before a whole number of tiles, long ones where that makes `enough` blocks.
+// Runs that end `short_of` before a whole number of tiles: `longest` or a half, a quarter, ... of it, the longest that
+// make `enough` blocks.
 inline std::vector<Run> runs_of(const Segments& segments, int64_t channels, bool pairs,
-                                int64_t enough, int64_t short_of) {
-  const int64_t blocks = segments.tokens() / kRun * blocks_of(channels, pairs ? 2 : 1);
-  return make_runs(segments, (blocks >= enough ? kRun : kHalf) - short_of);
+                                int64_t enough, int64_t longest, int64_t short_of) {
+  const int64_t columns = blocks_of(channels, pairs ? 2 : 1);
+  int64_t length = longest;
+  while (length > kLeastRun && segments.tokens() / length * columns < enough) length /= 2;
+  return make_runs(segments, length - short_of);
 }
 
 }  // namespace nestling::cuda::conv1d

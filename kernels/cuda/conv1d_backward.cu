@@ -10,7 +10,9 @@ namespace {
 
 using namespace conv1d;  // NOLINT(google-build-using-namespace): this operator's own helpers
 
-constexpr int64_t kMaxParts = 256;  // of the sums of dw and dbias
+constexpr int64_t kMaxParts = 256;    // of the sums of dw and dbias
+constexpr int64_t kLongestRun = 256;  // of 64 tokens, sums would be a tenth of all there is to move
+constexpr int64_t kEnough = 512;      // blocks: four a multiprocessor of an H100
 
 template <class X>
 struct Backward {
@@ -18,7 +20,8 @@ struct Backward {
   const X* dy;
   X* dx;
   int64_t dy_pitch, dx_pitch;
-  float* parts;  // [gridDim.x, C * K + C]: dw, then dbias
+  float* parts;  // [gridDim.x, stride]: dw [C, K], then dbias [C]
+  int64_t stride;
   const Run* runs;
   int64_t run_count;
 };
@@ -107,13 +110,18 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward<X> b) {
   TapGrads<kN, kTaps> grads;
   for (int64_t r = blockIdx.x; r < b.run_count; r += gridDim.x)
     backward_run<X, kTaps, kN>(b, b.runs[r], taps, grads, c);
-  float* part = b.parts + int64_t{blockIdx.x} * b.in.channels * (kTaps + 1);
+  float* part = b.parts + blockIdx.x * b.stride;
+  constexpr int kRun = kTaps % kQuad == 0 ? kQuad : 1;  // taps that are stored at once
 #pragma unroll
-  for (int n = 0; n < kN; ++n) {
+  for (int n = 0; n < kN; ++n)
 #pragma unroll
-    for (int k = 0; k < kTaps; ++k) part[(c + n) * kTaps + k] = grads.w[k].v[n];
-    part[b.in.channels * kTaps + c + n] = grads.bias.v[n];
-  }
+    for (int k = 0; k < kTaps; k += kRun) {
+      Pack<kRun> sums;
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) sums.v[i] = grads.w[k + i].v[n];
+      store_pack(part + (c + n) * kTaps + k, sums);
+    }
+  store_pack(part + b.in.channels * kTaps + c, grads.bias);
 }
 
 template <class X>
@@ -127,22 +135,23 @@ void backward(Context& ctx, const Conv1dBackward& a) {
                 .dy_pitch = a.dy.stride(0),
                 .dx_pitch = a.dx.stride(0),
                 .parts = nullptr,
+                .stride = (channels * (taps + 1) + kQuad - 1) / kQuad * kQuad,
                 .runs = nullptr,
                 .run_count = 0};
   const bool pairs = channels % 2 == 0 && packable<2>(b.in.x, b.in.pitch) &&
                      packable<2>(b.dy, b.dy_pitch) && packable<2>(b.dx, b.dx_pitch);
-  const std::vector<Run> runs = runs_of(a.segments, channels, pairs, kEnough / 2, taps - 1);
+  const std::vector<Run> runs =
+      runs_of(a.segments, channels, pairs, kEnough, kLongestRun, taps - 1);
   b.runs = upload(ctx, runs);
   b.run_count = static_cast<int64_t>(runs.size());
   const int64_t parts = std::min(b.run_count, kMaxParts);
-  const int64_t stride = channels * (taps + 1);
-  b.parts = ctx.scratch().floats(parts * stride);
+  b.parts = ctx.scratch().floats(parts * b.stride);
   with_shape(
       taps, pairs,
       [&]<int kTaps, int kN>(std::integral_constant<int, kTaps>, std::integral_constant<int, kN>) {
         launch(ctx, {grid_of(parts, channels, kN), kThreads}, backward_kernel<X, kTaps, kN>, b);
       });
-  add_parts(ctx, a.dw, b.parts, parts, stride, a.dbias);
+  add_parts(ctx, a.dw, b.parts, parts, b.stride, a.dbias);
 }
 
 }  // namespace
