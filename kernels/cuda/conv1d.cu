@@ -15,7 +15,7 @@ struct Forward {
   Input<X> in;
   X* y;
   int64_t y_pitch;
-  const Run* runs;
+  Runs runs;
 };
 
 // The next kTile tokens, of which `left` are of the run. kWhole: all.
@@ -103,13 +103,15 @@ void forward(Context& ctx, const Conv1dForward& a) {
   const Input<X> in = input_of<X>(a.x, a.initial, a.w, a.bias);
   const bool pairs =
       in.channels % 2 == 0 && packable<2>(in.x, in.pitch) && packable<2>(y, a.y.stride(0));
-  const std::vector<Run> runs = runs_of(a.segments, in.channels, pairs, kEnough, kLongestRun, 0);
-  const Forward<X> f{.in = in, .y = y, .y_pitch = a.y.stride(0), .runs = upload(ctx, runs)};
+  const Forward<X> f{.in = in,
+                     .y = y,
+                     .y_pitch = a.y.stride(0),
+                     .runs = runs_of(ctx, a.segments, in.channels, pairs, kEnough, kLongestRun, 0)};
   with_shape(
       a.w.dim(1), pairs,
       [&]<int kTaps, int kN>(std::integral_constant<int, kTaps>, std::integral_constant<int, kN>) {
-        const auto blocks = static_cast<int64_t>(runs.size());
-        launch(ctx, {grid_of(blocks, in.channels, kN), kThreads}, forward_kernel<X, kTaps, kN>, f);
+        launch(ctx, {grid_of(f.runs.count, in.channels, kN), kThreads},
+               forward_kernel<X, kTaps, kN>, f);
         if (!a.final_state || kTaps == 1) return;
         launch(ctx, {grid_of(a.segments.count(), in.channels), kThreads},
                final_state_kernel<X, kTaps>, in, states_of(a.final_state), upload(ctx, a.segments));

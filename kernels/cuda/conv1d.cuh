@@ -2,8 +2,7 @@
 // do not come in pairs, and walks a run of tokens of one segment, its last K-1 inputs in registers. For
 // kernels/cuda/conv1d*.cu alone.
 //
-// Runs          in a table made on the host; a run reads the K-1 inputs before it again. As long as there are
-//               blocks enough to fill the card.
+// Runs          read the K-1 inputs before them again. They are as long as there are blocks enough to fill the card.
 // Limits        K <= 8: the taps are counted at compile time.
 #pragma once
 #include <algorithm>
@@ -29,13 +28,41 @@ struct Run {
   int32_t begin, end;   // of the run
 };
 
-inline std::vector<Run> make_runs(const Segments& segments, int64_t length) {
-  std::vector<Run> runs;
-  for (int64_t s = 0; s < segments.count(); ++s)
+// Of segments alike runs follow from their number, and no copy to the device goes ahead of the kernel; else they are
+// looked up.
+struct Runs {
+  int32_t count = 0;
+  int32_t length = 0;      // of a run
+  int32_t segment = 0;     // tokens of a segment
+  int32_t of_segment = 0;  // runs of a segment
+  const Run* table = nullptr;
+
+  __device__ Run operator[](int32_t r) const {
+    if (table != nullptr) return table[r];
+    const int32_t s = r / of_segment;
+    const int32_t first = s * segment;
+    const int32_t begin = first + (r - s * of_segment) * length;
+    return {s, first, first + segment, begin, min(begin + length, first + segment)};
+  }
+};
+
+inline Runs make_runs(Context& ctx, const Segments& segments, int64_t length) {
+  const int64_t segment = segments.length(0);
+  Runs runs{.count = 0,
+            .length = static_cast<int32_t>(length),
+            .segment = static_cast<int32_t>(segment),
+            .of_segment = static_cast<int32_t>((segment + length - 1) / length)};
+  bool alike = true;
+  std::vector<Run> table;
+  for (int64_t s = 0; s < segments.count(); ++s) {
+    alike = alike && segments.length(s) == segment;
     for (int64_t t = segments.begin(s); t < segments.end(s); t += length)
-      runs.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments.begin(s)),
-                      static_cast<int32_t>(segments.end(s)), static_cast<int32_t>(t),
-                      static_cast<int32_t>(std::min(t + length, segments.end(s)))});
+      table.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments.begin(s)),
+                       static_cast<int32_t>(segments.end(s)), static_cast<int32_t>(t),
+                       static_cast<int32_t>(std::min(t + length, segments.end(s)))});
+  }
+  runs.count = static_cast<int32_t>(table.size());
+  if (!alike) runs.table = upload(ctx, table);
   return runs;
 }
 
@@ -158,12 +185,12 @@ inline dim3 grid_of(int64_t blocks, int64_t channels, int64_t of_thread = 1) {
 
 // Runs that end `short_of` before a whole number of tiles: `longest` or a half, a quarter, ... of it, the longest that
 // make `enough` blocks.
-inline std::vector<Run> runs_of(const Segments& segments, int64_t channels, bool pairs,
-                                int64_t enough, int64_t longest, int64_t short_of) {
+inline Runs runs_of(Context& ctx, const Segments& segments, int64_t channels, bool pairs,
+                    int64_t enough, int64_t longest, int64_t short_of) {
   const int64_t columns = blocks_of(channels, pairs ? 2 : 1);
   int64_t length = longest;
   while (length > kLeastRun && segments.tokens() / length * columns < enough) length /= 2;
-  return make_runs(segments, length - short_of);
+  return make_runs(ctx, segments, length - short_of);
 }
 
 }  // namespace nestling::cuda::conv1d

@@ -22,8 +22,7 @@ struct Backward {
   int64_t dy_pitch, dx_pitch;
   float* parts;  // [gridDim.x, stride]: dw [C, K], then dbias [C]
   int64_t stride;
-  const Run* runs;
-  int64_t run_count;
+  Runs runs;
 };
 
 template <int kN, int kTaps>
@@ -108,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward<X> b) {
   if (c >= b.in.channels) return;
   const Taps<kN, kTaps> taps = load_taps<kN, kTaps>(b.in, c);
   TapGrads<kN, kTaps> grads;
-  for (int64_t r = blockIdx.x; r < b.run_count; r += gridDim.x)
+  for (int32_t r = blockIdx.x; r < b.runs.count; r += gridDim.x)
     backward_run<X, kTaps, kN>(b, b.runs[r], taps, grads, c);
   float* part = b.parts + blockIdx.x * b.stride;
   constexpr int kRun = kTaps % kQuad == 0 ? kQuad : 1;  // taps that are stored at once
@@ -136,15 +135,11 @@ void backward(Context& ctx, const Conv1dBackward& a) {
                 .dx_pitch = a.dx.stride(0),
                 .parts = nullptr,
                 .stride = (channels * (taps + 1) + kQuad - 1) / kQuad * kQuad,
-                .runs = nullptr,
-                .run_count = 0};
+                .runs = {}};
   const bool pairs = channels % 2 == 0 && packable<2>(b.in.x, b.in.pitch) &&
                      packable<2>(b.dy, b.dy_pitch) && packable<2>(b.dx, b.dx_pitch);
-  const std::vector<Run> runs =
-      runs_of(a.segments, channels, pairs, kEnough, kLongestRun, taps - 1);
-  b.runs = upload(ctx, runs);
-  b.run_count = static_cast<int64_t>(runs.size());
-  const int64_t parts = std::min(b.run_count, kMaxParts);
+  b.runs = runs_of(ctx, a.segments, channels, pairs, kEnough, kLongestRun, taps - 1);
+  const int64_t parts = std::min<int64_t>(b.runs.count, kMaxParts);
   b.parts = ctx.scratch().floats(parts * b.stride);
   with_shape(
       taps, pairs,
