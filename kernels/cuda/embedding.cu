@@ -68,7 +68,8 @@ struct Scatter {
   int64_t dtable_pitch, dy_pitch, tokens, cols, vocabulary;
 };
 
-// Adds the rows of the next tokens of those that the lanes hold: kRows of them, or `count`.
+// Adds the rows of the next tokens of those that the lanes hold, `count` of them or kRows. kWhole: the columns are all
+// there, and the loads are free of branches.
 template <int kN, bool kWhole, class Y>
 __device__ void add_rows(Pack<kN>& sum, const Scatter<Y>& s, int32_t token, int from, int count,
                          int64_t col) {
@@ -76,11 +77,13 @@ __device__ void add_rows(Pack<kN>& sum, const Scatter<Y>& s, int32_t token, int 
 #pragma unroll
   for (int u = 0; u < kRows; ++u) {
     const int64_t t = __shfl_sync(0xffffffffu, token, (from + u) % kWarp);
-    x[u] = load_pack<kN>(s.dy + t * s.dy_pitch + col, kWhole ? kN : u < count ? s.cols - col : 0);
+    const Y* row = s.dy + t * s.dy_pitch + col;
+    x[u] =
+        kWhole ? load_whole<kN>(row, u < count) : load_pack<kN>(row, u < count ? s.cols - col : 0);
   }
 #pragma unroll
   for (int u = 0; u < kRows; ++u)
-    if (kWhole || u < count) {
+    if (u < count) {
 #pragma unroll
       for (int i = 0; i < kN; ++i) sum.v[i] += x[u].v[i];
     }
@@ -110,8 +113,8 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(Scatter<Y> s) {
     const int32_t token = mine ? s.order.tokens[i] : 0;
     count = __popc(__ballot_sync(0xffffffffu, mine));
     for (int k = 0; k < count; k += kRows) {
-      if (whole && k + kRows <= count)
-        add_rows<kN, true>(sum, s, token, k, kRows, col);
+      if (whole)
+        add_rows<kN, true>(sum, s, token, k, count - k, col);
       else
         add_rows<kN, false>(sum, s, token, k, count - k, col);
     }

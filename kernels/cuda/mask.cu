@@ -70,7 +70,7 @@ __device__ void multiply_rows(const Mask<X>& a, int64_t r, int64_t end, int64_t 
 
 // Block (run of columns, part of the rows).
 template <int kN, bool kSum, class X>
-__global__ void __launch_bounds__(kThreads) mask_kernel(Mask<X> a) {
+__global__ void __launch_bounds__(kThreads, kSum ? 3 : 4) mask_kernel(Mask<X> a) {
   const int64_t col = (int64_t{blockIdx.x} * kWarp + threadIdx.x % kWarp) * kN;
   const int64_t n = max(int64_t{0}, min(int64_t{kN}, a.cols - col));
   const int64_t first = blockIdx.y * a.part;

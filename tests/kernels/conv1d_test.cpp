@@ -203,6 +203,7 @@ INSTANTIATE_TEST_SUITE_P(
             Case{{0, 17, 64, 131}, 600, 3, false, true, 5}, Case{{0, 100}, 20, 8, true, true, 12},
             Case{{0, 4, 90}, 37, 2, true, false, 1}, Case{{0, 68, 77}, 5, 7, false, true, 2},
             Case{{0, 29, 61, 90, 200}, 260, 4, true, true, 2},
+            Case{{0, 70, 140, 210}, 258, 4, true, true, 2},
             Case{{0, 8, 16, 49}, 258, 1, true, false, 0}, Case{{0, 130}, 6, 8, false, true, 4},
             Case{many_segments(600), 5, 4, true, true, 1})),
     case_name);
