@@ -23,6 +23,7 @@
 namespace nestling {
 
 using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;  // keys stay in the order they were written
 
 struct JsonOptions {
   bool nonfinite = false;   // accept Infinity, -Infinity and NaN, as Python writes them

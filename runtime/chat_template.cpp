@@ -1,5 +1,7 @@
 #include "runtime/chat_template.h"
 
+#include <nlohmann/json.hpp>
+
 #include "data/utf8.h"
 
 namespace nestling {
@@ -17,13 +19,13 @@ Json config_of(const Files& files, const std::string& where) {
 }
 
 // "bos_token": "<s>", or {"content": "<s>", ...}.
-Json special_tokens(const Json& config) {
-  Json tokens = Json::object();
+std::map<std::string, std::string> special_tokens(const Json& config) {
+  std::map<std::string, std::string> tokens;
   for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
     const auto at = config.find(key);
     if (at == config.end()) continue;
-    if (at->is_string()) tokens[key] = *at;
-    if (at->is_object() && at->contains("content")) tokens[key] = at->at("content");
+    const Json text = at->is_object() ? at->value("content", Json()) : *at;
+    if (text.is_string()) tokens[key] = text.get<std::string>();
   }
   return tokens;
 }
@@ -46,13 +48,16 @@ JinjaTemplate template_of(const Files& files, const std::string& where) {
 }  // namespace
 
 ChatTemplate::ChatTemplate(const Files& files, const std::string& where)
-    : variables_(special_tokens(config_of(files, where))), template_(template_of(files, where)) {}
+    : special_tokens_(special_tokens(config_of(files, where))),
+      template_(template_of(files, where)) {}
 
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool thinking) const {
-  Json variables = variables_;
-  variables["messages"] = Json::array();
+  OrderedJson variables = special_tokens_;
+  variables["messages"] = OrderedJson::array();
   for (const ChatMessage& m : messages) {
-    Json message = {{"role", m.role}, {"content", m.content}};
+    OrderedJson message = OrderedJson::object();
+    message["role"] = m.role;
+    message["content"] = m.content;
     if (!m.reasoning.empty()) message["reasoning_content"] = m.reasoning;
     variables["messages"].push_back(std::move(message));
   }

@@ -27,7 +27,7 @@ class ChatTemplate {
   std::string render(const std::vector<ChatMessage>& messages, bool thinking) const;
 
  private:
-  Json variables_;  // special tokens
+  std::map<std::string, std::string> special_tokens_;
   JinjaTemplate template_;
 };
 

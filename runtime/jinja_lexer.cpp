@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "data/utf8.h"
-#include "runtime/jinja_parser.h"
+#include "kernels/core/check.h"
 #include "runtime/jinja_text.h"
 
 namespace nestling::jinja {
@@ -51,6 +51,7 @@ class Lexer {
       const bool block = tag < text_.size() && text_[tag + 1] != '{';
       plain(tag, block);
       if (tag == text_.size()) break;
+      if (raw()) continue;
       const char kind = text_[tag + 1];
       advance(tag + 2);
       if (at_ < text_.size() && (text_[at_] == '-' || text_[at_] == '+')) advance(at_ + 1);
@@ -100,6 +101,37 @@ class Lexer {
     else if (block && sign != '+' && to < text_.size() && text_[to] == '\n')
       ++to;
     advance(to);
+  }
+  // The end of a tag `{% name sign%}` at `at`, before its sign; npos: another tag.
+  size_t end_of_name(size_t at, std::string_view name) const {
+    at += 2;
+    if (at < text_.size() && (text_[at] == '-' || text_[at] == '+')) ++at;
+    at += spaces_at(at);
+    if (!std::string_view(text_).substr(at).starts_with(name)) return text_.npos;
+    at += name.size();
+    return at + spaces_at(at);
+  }
+  // {% raw %} at at_ and all up to behind its end, as text: its first newline stays.
+  bool raw() {
+    const size_t end = text_[at_ + 1] == '%' ? end_of_name(at_, "raw") : text_.npos;
+    const std::string_view rest = std::string_view(text_).substr(std::min(end, text_.size()));
+    if (!rest.starts_with("%}") && !rest.starts_with("-%}")) return false;
+    const int begin = line_;
+    const char sign = rest[0];
+    advance(end + (sign == '-' ? 3 : 2));
+    after(sign, false);
+    for (size_t tag = text_.find("{%", at_); tag != text_.npos; tag = text_.find("{%", tag + 2)) {
+      const size_t close = end_of_name(tag, "endraw");
+      if (close >= text_.size()) continue;
+      const char mark = text_[close] == '-' || text_[close] == '+' ? text_[close] : ' ';
+      const size_t behind = close + (mark == ' ' ? 0 : 1);
+      if (text_.compare(behind, 2, "%}") != 0) continue;
+      plain(tag, true);
+      advance(behind + 2);
+      after(mark, true);
+      return true;
+    }
+    fail(name_, begin, "no {% endraw %} for the block begun here");
   }
   void comment() {
     const size_t end = text_.find("#}", at_);
@@ -205,6 +237,10 @@ class Lexer {
 };
 
 }  // namespace
+
+void fail(const std::string& name, int line, const std::string& what) {
+  throw Error(str(name, ": line ", line, ": ", what), ErrorKind::kInput);
+}
 
 std::vector<Token> tokenize(const std::string& source, const std::string& name) {
   return Lexer(source, name).run();

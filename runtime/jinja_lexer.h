@@ -1,4 +1,4 @@
-// jinja_lexer.h - the text of a chat template as tokens; used by jinja_parser alone.
+// jinja_lexer.h - the text of a chat template as tokens; used by jinja_expression and jinja_parser.
 #pragma once
 #include <string>
 #include <vector>
@@ -25,5 +25,8 @@ struct Token {
 
 // Whitespace at tags has been dealt with; ends with kEnd.
 std::vector<Token> tokenize(const std::string& source, const std::string& name);
+
+// `name` stands for the file.
+[[noreturn]] void fail(const std::string& name, int line, const std::string& what);
 
 }  // namespace nestling::jinja

@@ -1,8 +1,10 @@
 #include "runtime/jinja_text.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "data/utf8.h"
+#include "runtime/jinja_value.h"
 
 namespace nestling::jinja {
 
@@ -64,6 +66,58 @@ std::vector<std::string> words(std::string_view text, int64_t most) {
     rest = strip(rest.substr(end), true, false);
   }
   return all;
+}
+
+std::vector<std::string> split(const std::string& text, const std::string& at, int64_t most) {
+  if (at.empty()) refuse("split at an empty text");
+  std::vector<std::string> parts;
+  size_t begin = 0;
+  for (size_t found; std::ssize(parts) != most && (found = text.find(at, begin)) != text.npos;
+       begin = found + at.size())
+    parts.push_back(text.substr(begin, found - begin));
+  parts.push_back(text.substr(begin));
+  return parts;
+}
+
+std::string replaced(const std::string& text, const std::string& from, const std::string& to,
+                     int64_t most) {
+  if (from.empty()) refuse("replace of an empty text");
+  std::string out;
+  for (const std::string& part : split(text, from, most)) out += part + to;
+  return out.substr(0, out.size() - to.size());
+}
+
+std::string cased(std::string text, Case to) {
+  constexpr std::string_view kNames[] = {"lower", "upper", "capitalize", "title"};
+  bool first = true;  // of the text, or of a word
+  for (char& c : text) {
+    if ((c & 0x80) != 0)
+      refuse(std::string(kNames[static_cast<size_t>(to)]) + " of text beyond ASCII");
+    const auto u = static_cast<unsigned char>(c);
+    const bool upper = to == Case::kUpper || (to != Case::kLower && first);
+    c = static_cast<char>(upper ? std::toupper(u) : std::tolower(u));
+    first = to == Case::kTitle && std::isalpha(u) == 0;
+  }
+  return text;
+}
+
+std::string html_escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '"')
+      out += "&#34;";
+    else if (c == '\'')
+      out += "&#39;";
+    else
+      out += c;
+  }
+  return out;
 }
 
 }  // namespace nestling::jinja
