@@ -56,6 +56,7 @@ std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool 
   variables["messages"] = OrderedJson::array();
   for (const ChatMessage& m : messages) {
     OrderedJson message = OrderedJson::object();
+    if (!m.reasoning.empty()) message["thinking"] = m.reasoning;
     message["role"] = m.role;
     message["content"] = m.content;
     if (!m.reasoning.empty()) message["reasoning_content"] = m.reasoning;

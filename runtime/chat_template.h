@@ -1,8 +1,9 @@
 // chat_template.h - a conversation as the text a model was trained on, by the template it came with.
 //
 // Template      chat_template.jinja, or else "chat_template" of tokenizer_config.json, rendered as
-//               transformers does (runtime/jinja.h), with its variables: messages, tools and documents
-//               (none), add_generation_prompt, enable_thinking, bos_token and the other special tokens.
+//               transformers does (runtime/jinja.h), with its variables: messages (whose reasoning is
+//               reasoning_content, and thinking to templates of gpt-oss), tools and documents (none),
+//               add_generation_prompt, enable_thinking, bos_token and the other special tokens.
 // Errors        kInput: no template, or one that asks for what is not known, by line and construct.
 #pragma once
 #include <map>

@@ -165,6 +165,10 @@ TEST(Chat, WithoutATemplateNothingIsMadeUp) {
         R"({"bos_token": {"content": "<s>"}, "chat_template": "{{ bos_token }}{{ tools }}"})"}},
       "m");
   EXPECT_EQ(from_config.render({}, true), "<s>None");
+  const ChatTemplate whole({{"chat_template.jinja", "{{ messages | tojson }}"}}, "m");
+  EXPECT_EQ(whole.render({{.role = "assistant", .content = "4", .reasoning = "2 + 2"}}, true),
+            R"([{"thinking": "2 + 2", "role": "assistant", "content": "4", )"
+            R"("reasoning_content": "2 + 2"}])");
 }
 
 TEST(ThinkSplitter, FindsTagsThatComeInPieces) {
