@@ -16,7 +16,7 @@ namespace nestling {
 
 struct Conv1dForward {
   View y;                  // [T, C] overwritten; must not be x
-  View final_state = {};   // [segments, C, K-1] overwritten
+  View final_state = {};   // [segments, C, K-1] overwritten; may be initial
   ConstView x;             // [T, C]
   ConstView w;             // [C, K]
   ConstView bias = {};     // [C]

@@ -131,6 +131,48 @@ TEST_P(Conv1d, ForwardAndStepsMatchTheReference) {
   initial.expect_guards_intact("state");
 }
 
+// A state of segments taken on from where it is, and by one more token of each segment at once.
+TEST_P(Conv1d, StatesAreAdvancedInPlaceAndTogether) {
+  const auto& [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Conv1dForward, Conv1dStep);
+  if (c.taps == 1) return;  // no state
+  Rng rng(4, static_cast<uint64_t>(c.channels));
+  Case with_initial = c;
+  with_initial.initial = true;
+  const auto in = random_inputs(rng, with_initial);
+  const Segments segments(c.offsets);
+  const std::vector<int64_t> rows = {c.tokens(), c.channels}, batch = {c.segments(), c.channels};
+  const std::vector<int64_t> states = {c.segments(), c.channels, c.taps - 1};
+  const auto more = random_mat(rng, c.segments(), c.channels);
+  Window x(device, rows, {0, c.gap}, in.x), w(device, {c.channels, c.taps}, {c.gap, 1}, in.w);
+  Window y(device, rows, {0, c.gap}), y_apart(device, rows, {0, c.gap});
+  Window next(device, batch, {0, c.gap + 1}, more);
+  Window apart(device, states, {0, c.gap, 0}), state(device, states, {0, c.gap, 1}, in.initial);
+  Window from(device, states, {0, 0, 1}, in.initial), stepped(device, batch, {0, c.gap});
+  Context ctx(device);
+  for (Window* to : {&apart, &state})
+    conv1d_forward(ctx, {.y = to == &state ? y.view() : y_apart.view(),
+                         .final_state = to->view(),
+                         .x = x.view(),
+                         .w = w.view(),
+                         .initial = to == &state ? state.view() : from.view(),
+                         .segments = segments});
+  ctx.synchronize();
+  EXPECT_EQ(y.read().v, y_apart.read().v);
+  EXPECT_EQ(state.read().v, apart.read().v);
+  conv1d_step(ctx, {.y = stepped.view(), .state = state.view(), .x = next.view(), .w = w.view()});
+  Window alone(device, batch, {0, c.gap});
+  for (int64_t s = 0; s < c.segments(); ++s)
+    conv1d_step(ctx, {.y = alone.view().slice(0, s, 1),
+                      .state = apart.view().slice(0, s, 1),
+                      .x = next.view().slice(0, s, 1),
+                      .w = w.view()});
+  ctx.synchronize();
+  EXPECT_EQ(stepped.read().v, alone.read().v);
+  EXPECT_EQ(state.read().v, apart.read().v);
+  for (Window* to : {&stepped, &state}) to->expect_guards_intact("of all segments");
+}
+
 TEST_P(Conv1d, BackwardMatchesTheReferenceAndRepeats) {
   const auto& [device, c] = GetParam();
   NESTLING_SKIP_WITHOUT(device, Conv1dBackward);
@@ -141,7 +183,7 @@ TEST_P(Conv1d, BackwardMatchesTheReferenceAndRepeats) {
   const Segments segments(c.offsets);
   const std::vector<int64_t> rows = {c.tokens(), c.channels};
   Window x(device, rows, {0, c.gap}, in.x), w(device, {c.channels, c.taps}, {c.gap, 1}, in.w);
-  Window bias(device, {c.channels}, {c.gap}), dy(device, rows, {0, 2}, grad);
+  Window bias(device, {c.channels}, {c.gap}), dy(device, rows, {0, c.gap + 2}, grad);
   if (c.bias) bias.set(in.bias);
   Context ctx(device);
   ctx.scratch().set_poison(true);

@@ -41,6 +41,9 @@ TEST(EmbeddingReference, BackwardIsTheComplexStepDerivative) {
 
 struct Shape {
   int64_t tokens, vocabulary, cols;
+  int64_t gap = 3,
+          table_gap =
+              3;  // behind every row; what makes rows of whole packs of four lets them be read so
 };
 
 class Embedding : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
@@ -53,8 +56,9 @@ TEST_P(Embedding, MatchesTheReference) {
   const auto dy = random_mat(rng, shape.tokens, shape.cols);
   const auto ids = random_ids(rng, shape.tokens, shape.vocabulary);
   Context ctx(device);
-  Guarded gtable(device, table), gdy(device, dy), y(device, shape.tokens, shape.cols);
-  Guarded dtable(device, shape.vocabulary, shape.cols);
+  Guarded gtable(device, table, shape.table_gap), gdy(device, dy, shape.gap);
+  Guarded y(device, shape.tokens, shape.cols, shape.gap);
+  Guarded dtable(device, shape.vocabulary, shape.cols, shape.table_gap);
   GuardedInts gids(device, ids);
   dtable.fill(2.0f);  // gradients of parameters accumulate
   embedding_forward(ctx, {.y = y.view(), .table = gtable.view(), .ids = gids.row()});
@@ -72,7 +76,8 @@ TEST_P(Embedding, MatchesTheReference) {
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, shape] = test.param;
-  return str(device_name(device), "_", shape.tokens, "x", shape.vocabulary, "x", shape.cols);
+  return str(device_name(device), "_", shape.tokens, "x", shape.vocabulary, "x", shape.cols, "_gap",
+             shape.gap, "_", shape.table_gap);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -80,7 +85,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                        ::testing::Values(Shape{1, 1, 1}, Shape{9, 5, 7}, Shape{100, 11, 149},
                                          Shape{333, 50, 384}, Shape{3000, 1300, 9},
-                                         Shape{2500, 131072, 1})),
+                                         Shape{9, 5, 389}, Shape{9, 5, 149, 3, 4},
+                                         Shape{9, 5, 149, 4, 3}, Shape{2500, 131072, 1})),
     case_name);
 
 TEST(Embedding, BitsDoNotDependOnTheThreadCount) {
@@ -110,9 +116,10 @@ TEST_P(EmbeddingOn, WidensBf16Rows) {
   const Device device = GetParam();
   NESTLING_SKIP_WITHOUT(device, EmbeddingForward);
   Rng rng(4);
-  for (const int64_t gap : {3, 5}) {  // rows at odd addresses, and of whole packs
-    const auto rows = rounded(random_mat(rng, 5, 19));
-    GuardedHalf table(device, rows, gap);
+  for (const auto& [gap, table_gap] : {std::pair{3, 3}, {5, 5}, {3, 5}, {5, 3}}) {
+    const auto rows =
+        rounded(random_mat(rng, 5, 19));  // at odd addresses, and with 5 of whole packs
+    GuardedHalf table(device, rows, table_gap);
     Guarded y(device, 3, 19, gap);
     GuardedInts ids(device, {4, 0, 4});
     Context ctx(device);

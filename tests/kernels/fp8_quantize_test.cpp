@@ -59,21 +59,26 @@ TEST(F8E4M3, RoundsToTheNearestEvenAtEveryBoundary) {
 
 class Fp8QuantizeOn : public ::testing::TestWithParam<Kind> {};
 
-// Rows at multiples of 16 bytes, at others, and without gaps.
+// Rows at multiples of 16 bytes (a gap of 11), at others, and without gaps.
 TEST_P(Fp8QuantizeOn, MakesTheCodesOfTheReference) {
   const auto [device, half] = GetParam();
   NESTLING_SKIP_WITHOUT(device, Fp8Quantize);
   const auto all = boundaries();
   const int64_t cols = 37;
   const auto rows = (static_cast<int64_t>(all.size()) + cols - 1) / cols;
-  Mat<double> x(rows, cols);
-  for (int64_t i = 0; i < x.size(); ++i) x[i] = all[static_cast<size_t>(i) % all.size()];
-  if (half) x = rounded(x);
+  struct {
+    int64_t x, codes;
+  } const gaps[] = {{0, 0}, {3, 3}, {11, 11}, {11, 2}, {2, 11}, {0, 11}};
   for (const float scale : {1.0f, 0.37f, 3.0e-5f})
-    for (const int64_t gap : {0, 3, 11}) {
-      Guarded x32(device, x, gap);
-      GuardedHalf x16(device, x, gap);
-      Codes codes(device, rows, cols, gap);
+    for (const auto& gap : gaps) {
+      Mat<double> x(rows,
+                    cols);  // times the scale, so that quotients lie at boundaries and beside them
+      for (int64_t i = 0; i < x.size(); ++i)
+        x[i] = all[static_cast<size_t>(i) % all.size()] * scale;
+      if (half) x = rounded(x);
+      Guarded x32(device, x, gap.x);
+      GuardedHalf x16(device, x, gap.x);
+      Codes codes(device, rows, cols, gap.codes);
       Context ctx(device);
       fp8_quantize(ctx,
                    {.codes = codes.view(), .x = half ? x16.view() : x32.view(), .scale = scale});
@@ -81,7 +86,7 @@ TEST_P(Fp8QuantizeOn, MakesTheCodesOfTheReference) {
       const auto got = codes.read();
       for (int64_t i = 0; i < x.size(); ++i)
         ASSERT_EQ(got[i], reference::e4m3_code(static_cast<float>(x[i] / double{scale})))
-            << x[i] << " / " << scale << ", gap " << gap;
+            << x[i] << " / " << scale << ", gaps " << gap.x << ", " << gap.codes;
       codes.expect_guards_intact();
     }
 }

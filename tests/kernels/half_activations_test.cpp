@@ -114,6 +114,19 @@ TEST_P(HalfActivations, RmsNormForward) {
   });
 }
 
+// In f32 alone: what the rows' addresses allow is asked of each operand here too.
+TEST_P(HalfActivations, RmsNormBackward) {
+  NESTLING_SKIP_WITHOUT(Device::kCuda, RmsNormBackward);
+  expect_same_but_for_rounding(GetParam(), [](Context& ctx, auto& o) {
+    rms_norm_backward(ctx, {.dx = o.f32_out(o.rows(), o.cols()).view(),
+                            .dw = o.f32_out(1, o.cols()).row(),
+                            .dy = o.f32_in(o.rows(), o.cols()).view(),
+                            .x = o.f32_in(o.rows(), o.cols()).view(),
+                            .w = o.f32_in(1, o.cols()).row(),
+                            .rstd = o.f32_in(1, o.rows()).row()});
+  });
+}
+
 TEST_P(HalfActivations, GatedNorm) {
   NESTLING_SKIP_WITHOUT(Device::kCuda, GatedNormForward, GatedNormBackward);
   expect_same_but_for_rounding(GetParam(), [](Context& ctx, auto& o) {

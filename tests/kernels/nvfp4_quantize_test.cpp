@@ -103,18 +103,18 @@ Mat<double> blocks(double scale, int64_t rows, int64_t cols) {
 
 class Nvfp4QuantizeOn : public ::testing::TestWithParam<std::tuple<Kind, int64_t>> {};
 
-// Rows at multiples of 16 bytes, at others, and without gaps.
+// Rows of x and of codes at multiples of 16 bytes, at others, and without gaps.
 TEST_P(Nvfp4QuantizeOn, MakesTheCodesOfTheReference) {
   const auto [kind, cols] = GetParam();
   const auto [device, half] = kind;
   NESTLING_SKIP_WITHOUT(device, Nvfp4Quantize);
   for (const float scale : {1.0f, 0.37f, 3.0e-5f})
-    for (const int64_t gap : {0, 3, 8}) {
+    for (const auto& [gap, codes_gap] : {std::pair{0, 0}, {3, 3}, {8, 8}, {8, 3}, {3, 8}}) {
       auto x = blocks(double{scale}, 11, cols);
       if (half) x = rounded(x);
       Guarded x32(device, x, gap);
       GuardedHalf x16(device, x, gap);
-      GuardedNvfp4 out(device, x.rows, x.cols, gap);
+      GuardedNvfp4 out(device, x.rows, x.cols, codes_gap);
       Context ctx(device);
       const Nvfp4Quantize a{.codes = out.codes(),
                             .scales = out.scales(),

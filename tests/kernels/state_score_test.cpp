@@ -37,9 +37,9 @@ struct Operands {
           random_mat(rng, c.tokens(), c.s.heads * c.s.channels), p.dtype),
         dt_raw(p.device, {c.tokens(), c.s.heads}, {0, c.gap},
                random_mat(rng, c.tokens(), c.s.heads)),
-        B(p.device, {c.tokens(), c.s.state, c.s.groups}, {0, c.gap, 0},
+        B(p.device, {c.tokens(), c.s.state, c.s.groups}, {0, c.gap, c.gap},
           random_mat(rng, c.tokens(), c.s.state * c.s.groups), p.dtype),
-        C(p.device, {c.tokens(), c.s.state, c.s.groups}, {0, c.gap, 0},
+        C(p.device, {c.tokens(), c.s.state, c.s.groups}, {0, c.gap, c.gap},
           random_mat(rng, c.tokens(), c.s.state * c.s.groups), p.dtype),
         A_log(p.device, {c.s.heads}, {c.gap}, random_mat(rng, 1, c.s.heads)),
         dt_bias(p.device, {c.s.heads}, {c.gap}, random_mat(rng, 1, c.s.heads)) {}
