@@ -23,17 +23,17 @@ struct Parameter {
   int64_t low_gap;
   Tensor low;
 
-  // gap: behind each of them, as it takes to align what follows, or not to.
-  Parameter(Device device, Rng& rng, int64_t rows, int64_t cols, int64_t gap = 3)
+  // gap: behind each of them, as it takes to align what follows, or not to. odd: of these, and low, is not aligned.
+  Parameter(Device device, Rng& rng, int64_t rows, int64_t cols, int64_t gap = 3, int64_t odd = -1)
       : w(random_mat(rng, 1, rows * cols)),
         m(random_mat(rng, 1, rows * cols, 0.1)),
         v(squares(rng, rows * cols)),
         g(random_mat(rng, 1, rows * cols)),
-        gw(device, w, gap),
-        gm(device, m, gap),
-        gv(device, v, gap),
-        gg(device, g, gap),
-        low_gap(gap % 4 == 0 ? gap : 5),
+        gw(device, w, gap + (odd == 0)),
+        gm(device, m, gap + (odd == 1)),
+        gv(device, v, gap + (odd == 2)),
+        gg(device, g, gap + (odd == 3)),
+        low_gap(gap % 4 == 0 && odd != 4 ? gap : 5),
         low(device, DType::kBF16, {rows, cols + low_gap}) {}
   static Mat<double> squares(Rng& rng, int64_t n) {
     auto v = random_mat(rng, 1, n);
@@ -62,19 +62,24 @@ TEST_P(AdamW, MatchesTheReferenceOverManyTensors) {
   NESTLING_SKIP_WITHOUT(device, AdamWStep);
   Rng rng(5);
   std::vector<std::unique_ptr<Parameter>> parameters;
-  for (auto [rows, cols, gap] : std::vector<std::array<int64_t, 3>>{{1, 1, 3},
-                                                                    {3, 7, 3},
-                                                                    {1, 64, 3},
-                                                                    {149, 131, 3},
-                                                                    {1, 5, 3},
-                                                                    {300, 117, 3},
-                                                                    {1, 16388, 4},
-                                                                    {70, 260, 4},
-                                                                    {4, 64, 4},
-                                                                    {1, 36, 4},
-                                                                    {9, 6, 4},
-                                                                    {10, 6, 8}})
-    parameters.push_back(std::make_unique<Parameter>(device, rng, rows, cols, gap));
+  for (auto [rows, cols, gap, odd] : std::vector<std::array<int64_t, 4>>{{1, 1, 3, -1},
+                                                                         {3, 7, 3, -1},
+                                                                         {1, 64, 3, -1},
+                                                                         {149, 131, 3, -1},
+                                                                         {1, 5, 3, -1},
+                                                                         {300, 117, 3, -1},
+                                                                         {1, 16388, 4, -1},
+                                                                         {70, 260, 4, -1},
+                                                                         {4, 64, 4, -1},
+                                                                         {1, 36, 4, -1},
+                                                                         {9, 6, 4, -1},
+                                                                         {10, 6, 8, -1},
+                                                                         {4, 64, 4, 0},
+                                                                         {4, 64, 4, 1},
+                                                                         {4, 64, 4, 2},
+                                                                         {4, 64, 4, 4},
+                                                                         {4, 64, 4, 3}})
+    parameters.push_back(std::make_unique<Parameter>(device, rng, rows, cols, gap, odd));
   parameters[3]->g = Mat<double>(1, 149 * 131);  // gradient zero is stepped like any other
   parameters[3]->gg.set(parameters[3]->g);
   std::vector<AdamWTensor> tensors;

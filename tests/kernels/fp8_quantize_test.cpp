@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
@@ -59,34 +60,47 @@ TEST(F8E4M3, RoundsToTheNearestEvenAtEveryBoundary) {
 
 class Fp8QuantizeOn : public ::testing::TestWithParam<Kind> {};
 
-// Rows at multiples of 16 bytes (a gap of 11), at others, and without gaps.
+// What is cut out of x and of codes: of rows so far apart, from a row and a column on. Rows begin at multiples of 16
+// bytes with a gap of 11; row 7 does with any.
+struct Cut {
+  int64_t x_gap, codes_gap;
+  int64_t row = 0, x_col = 0, codes_col = 0;
+};
+constexpr Cut kCuts[] = {{0, 0},     {3, 3},     {11, 11}, {11, 11, 0, 0, 1}, {11, 11, 0, 1, 0},
+                         {11, 2, 7}, {2, 11, 7}, {0, 11}};
+
 TEST_P(Fp8QuantizeOn, MakesTheCodesOfTheReference) {
   const auto [device, half] = GetParam();
   NESTLING_SKIP_WITHOUT(device, Fp8Quantize);
   const auto all = boundaries();
   const int64_t cols = 37;
   const auto rows = (static_cast<int64_t>(all.size()) + cols - 1) / cols;
-  struct {
-    int64_t x, codes;
-  } const gaps[] = {{0, 0}, {3, 3}, {11, 11}, {11, 2}, {2, 11}, {0, 11}};
   for (const float scale : {1.0f, 0.37f, 3.0e-5f})
-    for (const auto& gap : gaps) {
+    for (const Cut& cut : kCuts) {
       Mat<double> x(rows,
                     cols);  // times the scale, so that quotients lie at boundaries and beside them
       for (int64_t i = 0; i < x.size(); ++i)
-        x[i] = all[static_cast<size_t>(i) % all.size()] * scale;
+        x[i] = static_cast<double>(all[static_cast<size_t>(i) % all.size()] * scale);
       if (half) x = rounded(x);
-      Guarded x32(device, x, gap.x);
-      GuardedHalf x16(device, x, gap.x);
-      Codes codes(device, rows, cols, gap.codes);
+      Guarded x32(device, x, cut.x_gap);
+      GuardedHalf x16(device, x, cut.x_gap);
+      Codes codes(device, rows, cols, cut.codes_gap);
+      const int64_t width = cols - std::max(cut.x_col, cut.codes_col), height = rows - cut.row;
+      const View from = half ? x16.view() : x32.view();
       Context ctx(device);
       fp8_quantize(ctx,
-                   {.codes = codes.view(), .x = half ? x16.view() : x32.view(), .scale = scale});
+                   {.codes = codes.view().slice(0, cut.row, height).slice(1, cut.codes_col, width),
+                    .x = from.slice(0, cut.row, height).slice(1, cut.x_col, width),
+                    .scale = scale});
       ctx.synchronize();
       const auto got = codes.read();
-      for (int64_t i = 0; i < x.size(); ++i)
-        ASSERT_EQ(got[i], reference::e4m3_code(static_cast<float>(x[i] / double{scale})))
-            << x[i] << " / " << scale << ", gaps " << gap.x << ", " << gap.codes;
+      for (int64_t r = cut.row; r < rows; ++r)
+        for (int64_t c = 0; c < width; ++c) {
+          const double value = x(r, cut.x_col + c);
+          ASSERT_EQ(got(r, cut.codes_col + c),
+                    reference::e4m3_code(static_cast<float>(value / double{scale})))
+              << value << " / " << scale << ", cut " << &cut - kCuts;
+        }
       codes.expect_guards_intact();
     }
 }

@@ -230,6 +230,7 @@ struct Rows {
   Mat<double> logits, teacher;
   std::vector<int32_t> targets;
   LossRule rule{0.5, 2.0, 1.0, 1.0, 1.0};
+  int64_t gap = 3, teacher_gap = 3;  // behind every row
 };
 struct RowsOut {
   Mat<double> nll, kl, dlogits;
@@ -238,7 +239,7 @@ struct RowsOut {
 RowsOut run_rows(Device device, const Rows& r) {
   Context ctx(device);
   const int64_t n = r.logits.rows;
-  Guarded logits(device, r.logits), teacher(device, r.teacher);
+  Guarded logits(device, r.logits, r.gap), teacher(device, r.teacher, r.teacher_gap);
   Guarded nll(device, 1, n), kl(device, 1, n);
   GuardedInts targets(device, r.targets), correct(device, 1, n);
   const LossRows rows{.logits = logits.view(),
@@ -265,8 +266,14 @@ TEST_P(LossRowsOn, ASmallDivergenceKeepsItsDigits) {
   const Device device = GetParam();
   NESTLING_SKIP_WITHOUT(device, LossRows);
   Rng rng(31);
-  for (double distance : {0.3, 1e-2, 1e-3}) {
+  struct {
+    double distance;
+    int64_t gap, teacher_gap;  // with 4, rows of whole packs of four
+  } const cases[] = {{0.3, 3, 3}, {1e-2, 4, 4}, {1e-3, 4, 3}, {1e-3, 3, 4}};
+  for (const auto& [distance, gap, teacher_gap] : cases) {
     Rows r;
+    r.gap = gap;
+    r.teacher_gap = teacher_gap;
     r.teacher = random_mat(rng, 5, 5000, 2.0);
     r.logits = r.teacher;
     for (auto& x : r.logits.v) x = static_cast<float>(x + distance * rng.normal());

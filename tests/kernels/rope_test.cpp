@@ -125,7 +125,8 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(Shape{1, 1, 2, 2}, Shape{5, 3, 7, 6}, Shape{40, 2, 64, 64},
                                          Shape{33, 5, 80, 20}, Shape{70, 1, 128, 128},
                                          Shape{70, 1, 128, 128, 4}, Shape{37, 3, 80, 24, 0},
-                                         Shape{3, 2, 600, 520, 4}, Shape{300, 2, 4, 2, 4})),
+                                         Shape{3, 2, 600, 520, 4}, Shape{300, 2, 4, 2, 4},
+                                         Shape{5, 2, 10, 8, 0})),  // of heads 10 apart
     case_name);
 
 // transformers' LlamaRotaryEmbedding and apply_rotary_pos_emb (tests/golden/ops.py).

@@ -164,6 +164,20 @@ TEST_P(Sampling, DrawsWhatTheCpuDraws) {
   }
 }
 
+// As many ids as there may be, all of nearly the largest weight: no sum of them overflows. A few roundings of a weight
+// move borders by a part of an id.
+TEST_P(Sampling, EqualWeightsOfTheWidestRowAreAllCounted) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Sample);
+  constexpr int64_t kWidest = int64_t{1} << 18;
+  Mat<double> logits(2, kWidest);
+  for (int64_t i = 0; i < logits.size(); ++i) logits[i] = i % kWidest == 7 ? 0.0 : -0.01;
+  const SamplingRule rule{.temperature = 1.0f, .top_p = 0.5f};
+  const auto got = draw(device, logits, rule, streams(2)),
+             want = draw(Device::kCpu, logits, rule, streams(2));
+  for (size_t b = 0; b < got.size(); ++b) EXPECT_NEAR(got[b], want[b], 1);
+}
+
 TEST_P(Sampling, IsAPureFunctionOfSeedStreamAndPosition) {
   const Device device = GetParam();
   NESTLING_SKIP_WITHOUT(device, Sample);
@@ -201,15 +215,16 @@ TEST_P(Sampling, SaysWhatIsWrong) {
   NESTLING_SKIP_WITHOUT(device, Sample);
   Mat<double> logits(2, 40);
   const auto s = streams(2);
-  logits(1, 33) = std::nan("");
-  for (float temperature : {0.0f, 1.0f}) {
-    try {
-      draw(device, logits, {.temperature = temperature}, s);
-      FAIL() << "sampled from NaN";
-    } catch (const Error& e) {
-      EXPECT_NE(std::string(e.what()).find("row 1"), std::string::npos) << e.what();
+  for (const double nan : {std::nan(""), -std::nan("")})  // that of 0 / 0 has a sign
+    for (float temperature : {0.0f, 1.0f}) {
+      logits(1, 33) = nan;
+      try {
+        draw(device, logits, {.temperature = temperature}, s);
+        FAIL() << "sampled from NaN";
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("row 1"), std::string::npos) << e.what();
+      }
     }
-  }
   logits(1, 33) = HUGE_VAL;
   EXPECT_THROW(draw(device, logits, {}, s), Error);
   logits(1, 33) = 0;
