@@ -1,4 +1,5 @@
 // blas.cpp - cuBLASLt's products in the emulator: plain loops, operands widened to float.
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -7,6 +8,7 @@
 
 #include "kernels/core/nvfp4.h"
 #include "tests/emulator/block.h"
+#include "tests/emulator/stream.h"
 
 namespace {
 
@@ -71,6 +73,17 @@ bool has_algorithm(const nestling_emulated_product& p, const nestling_emulated_l
 
 bool aligned(const nestling_emulated_layout& l, const void* data) {
   return !narrow(l.type) || reinterpret_cast<uintptr_t>(data) % 16 == 0;
+}
+
+// Whether an algorithm was chosen for these layouts, and for addresses as these are.
+bool is_for(const cublasLtMatmulAlgo_t& chosen, const nestling_emulated_layout& a,
+            const nestling_emulated_layout& b, const nestling_emulated_layout& d,
+            std::array<const void*, 3> data) {
+  const auto begins = [](const void* at, uint32_t multiple) {
+    return reinterpret_cast<uintptr_t>(at) % multiple == 0;
+  };
+  return chosen.a == a && chosen.b == b && chosen.d == d && begins(data[0], chosen.aligned.a) &&
+         begins(data[1], chosen.aligned.b) && begins(data[2], chosen.aligned.d);
 }
 
 // Multiplies the columns of an operand by the scales of their blocks of 16, as cuBLASLt reads them: tiles of 128
@@ -157,24 +170,41 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
   return CUBLAS_STATUS_INVALID_VALUE;
 }
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
-  *preference = new char;
+  *preference = new nestling_emulated_preference;
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
   delete preference;
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
-                                                    cublasLtMatmulPreferenceAttributes_t,
-                                                    const void*, size_t) {
-  return CUBLAS_STATUS_SUCCESS;
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void* value, size_t bytes) {
+  const auto set = [&](uint32_t& field) {
+    if (bytes != sizeof field) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(&field, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+  };
+  switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+      return set(preference->a);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+      return set(preference->b);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+      return set(preference->c);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+      return set(preference->d);
+    default:
+      return CUBLAS_STATUS_SUCCESS;
+  }
 }
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t, int,
-                                              cublasLtMatmulHeuristicResult_t*, int* found) {
+                                              cublasLtMatmulPreference_t wish, int,
+                                              cublasLtMatmulHeuristicResult_t* best, int* found) {
   *found = has_algorithm(*desc, *a, *b, *d) ? 1 : 0;
+  best->algo = {*a, *b, *d, wish == nullptr ? nestling_emulated_preference() : *wish};
   return *found == 1 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -182,9 +212,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
                               cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
                               cublasLtMatrixLayout_t c_layout, void* d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t*, void*,
-                              size_t, cudaStream_t) {
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* chosen,
+                              void*, size_t, cudaStream_t) {
   if (!nestling::emulator::kernels_run()) return CUBLAS_STATUS_SUCCESS;
+  nestling::emulator::finish_copies();
   nestling::emulator::open_device_memory();
   Rows left = widened(a, *a_layout, desc->a);
   Rows right = widened(b, *b_layout, desc->b);
@@ -194,7 +225,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
               d_layout->cols == right.cols && a_layout->pitch >= a_layout->rows &&
               b_layout->pitch >= b_layout->rows && d_layout->pitch >= d_layout->rows &&
               has_algorithm(*desc, *a_layout, *b_layout, *d_layout) && aligned(*a_layout, a) &&
-              aligned(*b_layout, b);
+              aligned(*b_layout, b) &&
+              (chosen == nullptr || is_for(*chosen, *a_layout, *b_layout, *d_layout, {a, b, d}));
   if (fits && a_layout->type == CUDA_R_4F_E2M1)
     fits = scale_blocks(&left, *a_layout, desc->a, desc->a_scales) &&
            scale_blocks(&right, *b_layout, desc->b, desc->b_scales);

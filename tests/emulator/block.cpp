@@ -18,9 +18,10 @@
 #include "tests/emulator/races.h"
 
 namespace nestling::cuda {
-// What kernels/cuda/launch.cuh declares as the dynamic shared memory of a block.
-constexpr int64_t kMostShared = 227 << 10;
-alignas(128) thread_local unsigned char dynamic_shared_memory[kMostShared];
+// What kernels/cuda/launch.cuh declares as the dynamic shared memory of a block; a red zone behind what was asked for.
+constexpr int64_t kMostShared = 227 << 10, kRedZone = 16 << 10;
+constexpr unsigned char kRed = 0xa5;
+alignas(128) thread_local unsigned char dynamic_shared_memory[kMostShared + kRedZone];
 }  // namespace nestling::cuda
 
 namespace nestling::emulator {
@@ -75,12 +76,16 @@ class Device {
     argument_ = argument;
     host_ = races::Thread::current();
     const int64_t blocks = int64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
+    unsigned char* behind = cuda::dynamic_shared_memory + launch.shared_bytes;
+    std::memset(behind, cuda::kRed, cuda::kRedZone);
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t at = order_ == Order::kForward ? i : blocks - 1 - i;
       run_block({static_cast<unsigned>(at % launch.grid.x),
                  static_cast<unsigned>(at / launch.grid.x % launch.grid.y),
                  static_cast<unsigned>(at / launch.grid.x / launch.grid.y)});
     }
+    if (std::any_of(behind, behind + cuda::kRedZone, [](auto b) { return b != cuda::kRed; }))
+      fail("dynamic shared memory written behind what was asked for");
     launch_ = nullptr;
   }
 

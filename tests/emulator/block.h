@@ -5,7 +5,7 @@
 // Order         of blocks, and of threads whenever several can go on: NESTLING_EMULATOR_ORDER = forward,
 //               reverse or shuffle. Code without races gives the same bits in each.
 // Races         between barriers are what the preset `racecheck` finds: races.h.
-// Shared memory keeps what the block before left in it; dynamic shared memory starts as NaN.
+// Shared memory keeps what the block before left in it; dynamic shared memory starts as NaN, and has a red zone behind.
 // Errors        threads that wait for one another for ever or at different barriers, lanes at different
 //               intrinsics, a lane that ended before its warp's intrinsic: one line on stderr, then
 //               abort.

@@ -130,6 +130,13 @@ TEST(Emulator, WarpIntrinsicsThatNotAllLanesReachAreCaught) {
   expect_caught(part_of_a_warp, "with part of a warp");
 }
 
+void beyond_its_shared_memory(int*) {
+  cuda::dynamic_shared<unsigned char>()[kSharedBytes] = 1;
+}
+TEST(Emulator, AWriteBehindDynamicSharedMemoryIsCaught) {
+  expect_caught(beyond_its_shared_memory, "shared memory written behind what was asked for");
+}
+
 // What launch() asks for itself: the launches here do not.
 void of_all_sizes(int*) {}
 TEST(Emulator, SharedMemoryBeyondWhatWasAskedForIsRefused) {
@@ -194,6 +201,48 @@ TEST(Emulator, ProductsOfWhatIsNotReadyAreCaught) {
 
 TEST(Emulator, AWriteBehindAnAllocationIsCaughtWhenItIsGivenBack) {
   expect_caught(one_behind, "written behind an allocation");
+}
+
+// A copy from pinned memory reads it as late as it may, one to it lands as late.
+TEST(Emulator, CopiesOfPinnedMemoryAreDoneLate) {
+  const Outcome o = in_a_process([] {
+    Context ctx(Device::kCuda);
+    Tensor x(Device::kCuda, DType::kI32, {1});
+    cudaStream_t stream = ctx.cuda().stream;
+    void* memory = nullptr;
+    cudaMallocHost(&memory, 2 * sizeof(int));
+    int* pinned = static_cast<int*>(memory);
+    const auto send = [&](int value) {
+      pinned[0] = value;
+      cudaMemcpyAsync(x.ptr<int>(), pinned, sizeof(int), cudaMemcpyHostToDevice, stream);
+    };
+    const auto receive = [&] {
+      pinned[1] = 0;
+      cudaMemcpyAsync(pinned + 1, x.ptr<int>(), sizeof(int), cudaMemcpyDeviceToHost, stream);
+      std::printf("%d", pinned[1]);
+      cudaStreamSynchronize(stream);
+      std::printf("%d ", pinned[1]);
+    };
+    cudaEvent_t before = nullptr, behind = nullptr;
+    cudaEventCreateWithFlags(&before, cudaEventDisableTiming);
+    cudaEventCreateWithFlags(&behind, cudaEventDisableTiming);
+    cudaEventRecord(before, stream);
+    send(1);
+    cudaEventRecord(behind, stream);
+    cudaEventSynchronize(before);
+    pinned[0] = 2;  // too early
+    receive();
+    send(3);
+    cudaEventRecord(behind, stream);
+    cudaEventSynchronize(behind);
+    pinned[0] = 4;
+    receive();
+    send(5);
+    cuda::launch(ctx, {1, 32}, of_all_sizes, nullptr);
+    pinned[0] = 6;  // the emulator's kernels have run when they are launched
+    receive();
+  });
+  EXPECT_EQ(o.output, "02 03 05 ");
 }
 
 // The red zone is not where the allocation's own last bytes are.

@@ -189,9 +189,16 @@ bool is_device_memory(const void* data) {
 using nestling::emulator::allow_shared_memory;
 using nestling::emulator::begin_work;
 using nestling::emulator::broken;
+using nestling::emulator::copy_late;
+using nestling::emulator::fail;
+using nestling::emulator::finish_copies;
+using nestling::emulator::kAlign;
 using nestling::emulator::kernels_run;
+using nestling::emulator::kRed;
+using nestling::emulator::kRedZone;
 using nestling::emulator::memory;
 using nestling::emulator::OpenMemory;
+using nestling::emulator::rounded;
 
 namespace {
 thread_local int current_device = 0;
@@ -304,14 +311,41 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 cudaError_t cudaFree(void* data) {
+  finish_copies();
   return data == nullptr || memory().release(static_cast<std::byte*>(data)) ? cudaSuccess
                                                                             : cudaErrorInvalidValue;
 }
+namespace {
+// Bytes by where they begin. Never destroyed: contexts may end at exit.
+std::map<const std::byte*, size_t>& pinned() {
+  static auto* all = new std::map<const std::byte*, size_t>;
+  return *all;
+}
+
+bool is_pinned(const void* data) {
+  const auto* at = static_cast<const std::byte*>(data);
+  const auto behind = pinned().upper_bound(at);
+  if (behind == pinned().begin()) return false;
+  const auto& [begin, bytes] = *std::prev(behind);
+  return at < begin + bytes;
+}
+}  // namespace
+
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+  *data = std::aligned_alloc(kAlign, rounded(bytes + kRedZone, kAlign));
+  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  std::memset(static_cast<std::byte*>(*data) + bytes, kRed, kRedZone);
+  pinned()[static_cast<std::byte*>(*data)] = bytes;
+  return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* data) {
+  finish_copies();
+  const auto held = pinned().find(static_cast<std::byte*>(data));
+  if (held == pinned().end()) return cudaErrorInvalidValue;
+  for (size_t i = 0; i < kRedZone; ++i)
+    if (held->first[held->second + i] != std::byte{kRed})
+      fail("pinned memory written behind an allocation");
+  pinned().erase(held);
   std::free(data);
   return cudaSuccess;
 }
@@ -331,11 +365,16 @@ cudaError_t copy_rows(Lines<void*> to, Lines<const void*> from, size_t width, si
       to.pitch < width || from.pitch < width)
     return cudaErrorInvalidValue;
   if (broken()) return cudaErrorIllegalAddress;
-  if (!begin_work(stream) || (to_device && from_device && !kernels_run())) return cudaSuccess;
-  const OpenMemory open;
-  for (size_t r = 0; r < rows; ++r)
-    std::memcpy(static_cast<std::byte*>(to.data) + r * to.pitch,
-                static_cast<const std::byte*>(from.data) + r * from.pitch, width);
+  const auto copy = [=] {
+    const OpenMemory open;
+    for (size_t r = 0; r < rows; ++r)
+      std::memcpy(static_cast<std::byte*>(to.data) + r * to.pitch,
+                  static_cast<const std::byte*>(from.data) + r * from.pitch, width);
+  };
+  if (is_pinned(to_device ? from.data : to.data))
+    copy_late(stream, copy);
+  else if (begin_work(stream) && (!to_device || !from_device || kernels_run()))
+    copy();
   return cudaSuccess;
 }
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 
 using nestling::emulator::fail;
+using nestling::emulator::finish_copies;
 
 struct nestling_emulated_stream {
   bool blocking = true;
@@ -21,7 +22,8 @@ struct nestling_emulated_stream {
 };
 struct nestling_emulated_event {
   nestling_emulated_stream* stream = nullptr;
-  uint64_t held = 0;  // of the stream, up to the event
+  uint64_t held = 0;    // of the stream, up to the event
+  uint64_t copies = 0;  // late ones of all streams, up to the event
   uint64_t clock = 0;
   std::chrono::steady_clock::time_point passed;
   bool recorded = false;
@@ -32,6 +34,8 @@ namespace {
 std::mutex mutex;
 uint64_t work_clock = 0;
 nestling_emulated_stream legacy;
+std::deque<std::function<void()>> late;  // copies of pinned memory, in their order
+uint64_t late_done = 0;                  // of those before
 
 nestling_emulated_stream& of(cudaStream_t stream) {
   return stream == nullptr || stream == cudaStreamLegacy ? legacy : *stream;
@@ -60,6 +64,14 @@ bool finish(nestling_emulated_stream& stream, uint64_t count) {
   return stream.done >= count;
 }
 
+// Does late copies up to the count; the mutex is held.
+void finish_late(uint64_t count) {
+  for (; late_done < count && !late.empty(); ++late_done) {
+    late.front()();
+    late.pop_front();
+  }
+}
+
 void wait_for_ever() {
   while (true) pause();
 }
@@ -77,8 +89,20 @@ namespace nestling::emulator {
 
 bool begin_work(nestling_emulated_stream* stream) {
   const std::scoped_lock lock(mutex);
+  finish_late(late_done + late.size());
   ++work_clock;
   return !of(stream).stalled;
+}
+
+void copy_late(nestling_emulated_stream* stream, std::function<void()> copy) {
+  const std::scoped_lock lock(mutex);
+  ++work_clock;
+  if (!of(stream).stalled) late.push_back(std::move(copy));
+}
+
+void finish_copies() {
+  const std::scoped_lock lock(mutex);
+  finish_late(late_done + late.size());
 }
 
 bool broken() {
@@ -110,12 +134,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (nestling::emulator::broken()) return cudaErrorIllegalAddress;
+  finish_copies();
   nestling_emulated_stream& s = of(stream);
   if (!finish(s, s.done + s.held.size()) || s.stalled) wait_for_ever();
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (event->stream == nullptr) return cudaSuccess;
+  finish_copies();
   const bool done = finish(*event->stream, event->held);
   const std::scoped_lock lock(mutex);
   of(stream).seen = std::max(of(stream).seen, event->clock);
@@ -137,6 +163,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   // One more than there is: what a stalled stream is given next is never done.
   *event = {.stream = &s,
             .held = s.done + s.held.size() + (s.stalled ? 1 : 0),
+            .copies = late_done + late.size(),
             .clock = s.blocking ? work_clock : s.seen,
             .passed = std::chrono::steady_clock::now(),
             .recorded = true};
@@ -145,6 +172,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (nestling::emulator::broken()) return cudaErrorIllegalAddress;
   if (event->stream != nullptr && !finish(*event->stream, event->held)) wait_for_ever();
+  const std::scoped_lock lock(mutex);
+  finish_late(event->copies);
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {

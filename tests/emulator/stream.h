@@ -2,6 +2,9 @@
 //
 // Work          of kernels, copies and fills is done when the call returns. Work that is held (collectives) is
 //               done when another stream or the host waits for it: who forgets to wait never sees it.
+// Pinned        copies between pinned and device memory are done before other work begins, or when somebody waits
+//               for an event behind them or for any stream: pinned memory that is used again, or read, too early
+//               holds something else.
 // Clock         counts work; an event of a blocking stream carries it. Held work whose stream has not waited
 //               for the last work enqueued might read what is not written yet: that ends the process.
 // Stalls        held work may stall its stream for good: what waits for that stream stalls too, work
@@ -21,6 +24,10 @@ namespace nestling::emulator {
 
 // Whether work on `stream` is to be done: false on one that stalled.
 bool begin_work(nestling_emulated_stream* stream);
+
+// The same for a copy of pinned memory, to be done later; copies that are done before other work begins, all of them.
+void copy_late(nestling_emulated_stream* stream, std::function<void()> copy);
+void finish_copies();
 
 // Enqueues work to be done later; it answers false to stall its stream.
 void hold_work(nestling_emulated_stream* stream, std::function<bool()> work);

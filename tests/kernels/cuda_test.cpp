@@ -1,7 +1,10 @@
 // What the CUDA backend does beyond the contracts that the operators' own tests check on each device:
 // memory, bf16 products, and the one clear line where there is no device.
+#include <algorithm>
+#include <cstring>
 #include <gtest/gtest.h>
 
+#include "kernels/core/host_view.h"
 #include "kernels/cuda/device_info.h"
 #include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
@@ -86,6 +89,93 @@ TEST(CudaMemory, CopiesAndFillsKeepGaps) {
   EXPECT_EQ(zeros, inside);
 }
 
+// Matrices without gaps, with gaps between them.
+TEST(CudaMemory, RunsOfSeveralMatricesAreEachTheirOwn) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Tensor from(Device::kCpu, DType::kI32, {3, 6, 7}), to(Device::kCpu, DType::kI32, {3, 6, 7});
+  for (int64_t i = 0; i < from.size(); ++i) from.ptr<int32_t>()[i] = static_cast<int32_t>(i) + 1;
+  Tensor device(Device::kCuda, DType::kI32, {3, 6, 7});
+  copy(device.view().slice(1, 1, 4), from.view().slice(1, 1, 4));
+  fill_zero(device.view().slice(1, 2, 2));
+  copy(to, device.view());
+  for (int64_t i = 0; i < to.size(); ++i) {
+    const int64_t row = i / 7 % 6;
+    EXPECT_EQ(to.ptr<int32_t>()[i], row == 1 || row == 4 ? i + 1 : 0) << i;
+  }
+}
+
+// The 2-D calls refuse rows 2 GB apart; of one row it does not matter where the next would be.
+TEST(CudaMemory, OneRowIsOneRunHoweverFarTheNext) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Tensor device(Device::kCuda, DType::kU8, {16}), host(Device::kCpu, DType::kU8, {1, 16});
+  const View far(device.view().data(), DType::kU8, Device::kCuda, {2, int64_t{1} << 31});
+  const View row = far.prefix(0, 1).prefix(1, 16);
+  for (int64_t i = 0; i < 16; ++i) host.ptr<uint8_t>()[i] = static_cast<uint8_t>(i + 1);
+  copy(row.prefix(1, 9), host.view().prefix(1, 9));
+  fill_zero(row.prefix(1, 4));
+  copy(host.view(), row);
+  for (int64_t i = 0; i < 16; ++i)
+    EXPECT_EQ(host.ptr<uint8_t>()[i], i >= 4 && i < 9 ? i + 1 : 0) << i;
+}
+
+TEST(CudaMemory, IsZeroWhenGivenOutAndNobodysWhenGivenBack) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const std::string before = cuda::held_table();
+  Tensor ones(Device::kCpu, DType::kU8, {10000});
+  std::memset(ones.view().data(), 0xff, 10000);
+  for (int turn = 0; turn < 2; ++turn) {  // the second is likely to get what the first had
+    Tensor device(Device::kCuda, DType::kU8, {10000}, {Pool::kOther, "given back"});
+    Tensor host(Device::kCpu, DType::kU8, {10000});
+    copy(host.view(), device.view());
+    EXPECT_EQ(std::count(host.ptr<uint8_t>(), host.ptr<uint8_t>() + 10000, 0), 10000);
+    EXPECT_NE(cuda::held_table(), before);
+    copy(device.view(), ones.view());
+  }
+  EXPECT_EQ(cuda::held_table(), before);
+}
+
+// More than the ring of pinned memory holds (4 MiB), so that its slots are used again.
+TEST(CudaMemory, UploadsLongerThanTheirRingArrive) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  std::vector<int32_t> values((5 << 20) / sizeof(int32_t) + 3), got(values.size());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i);
+  Context ctx(Device::kCuda);
+  Tensor device(Device::kCuda, DType::kI32, {std::ssize(values)});
+  send(ctx, device.view(), host_view(values));
+  ctx.synchronize();
+  copy(host_view(got), device.view());
+  EXPECT_EQ(got, values);
+}
+
+// What several fetches bring is all there after one synchronize; then their memory is used again.
+TEST(CudaMemory, FetchesLandBesideEachOther) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  constexpr int64_t kCount = 5000;  // 40,000 bytes of the 64 KiB that are taken at least
+  Context ctx(Device::kCuda);
+  std::vector<Tensor> device;
+  for (int64_t k = 0; k < 4; ++k) {
+    std::vector<int64_t> values(kCount);
+    for (int64_t i = 0; i < kCount; ++i) values[static_cast<size_t>(i)] = kCount * k + i;
+    copy(device.emplace_back(Device::kCuda, DType::kI64, std::initializer_list<int64_t>{kCount})
+             .view(),
+         host_view(values));
+  }
+  std::vector<View> first;
+  for (int turn = 0; turn < 2; ++turn) {
+    std::vector<View> got;
+    for (Tensor& t : device) {
+      got.push_back(fetch(ctx, t.view().prefix(0, 3)));  // 24 bytes: the next is aligned
+      got.push_back(fetch(ctx, t.view()));
+    }
+    ctx.synchronize();
+    for (size_t g = 0; g < got.size(); ++g)
+      for (int64_t i = 0; i < got[g].size(); ++i)
+        ASSERT_EQ(got[g].ptr<int64_t>()[i], kCount * static_cast<int64_t>(g / 2) + i) << g;
+    if (turn == 0) first = got;
+    for (size_t g = 0; g < got.size(); ++g) EXPECT_EQ(got[g].data(), first[g].data()) << g;
+  }
+}
+
 Tensor half_on_device(const Mat<double>& m) {
   GuardedHalf host(m, 0);
   Tensor device = Tensor::pitched(Device::kCuda, DType::kBF16, m.rows, m.cols);
@@ -159,6 +249,34 @@ INSTANTIATE_TEST_SUITE_P(All, CudaLinearBf16,
                            const Case& s = test.param;
                            return str(s.half ? "half_" : "float_", s.t, "x", s.k, "x", s.n);
                          });
+
+// A choice of cuBLASLt is kept for products of one shape, and is good for one pitch and alignment of each matrix: 16
+// bytes where its first column is left out of none, 4 where it is. Gaps of 3 and 7 make other pitches of the same kind.
+TEST(CudaLinear, EveryPitchAndAlignmentHasItsOwnAlgorithm) {
+  NESTLING_SKIP_WITHOUT(Device::kCuda, LinearForward);
+  Rng rng(11);
+  Context ctx(Device::kCuda);
+  const auto x = random_mat(rng, 9, 17), w = random_mat(rng, 5, 17);
+  const auto from = [](const Mat<double>& m, int64_t first) {
+    Mat<double> part(m.rows, 16);
+    for (int64_t i = 0; i < part.size(); ++i) part[i] = m(i / 16, first + i % 16);
+    return part;
+  };
+  for (const int64_t gap : {3, 7})
+    for (int odd = 0; odd < 8; ++odd) {
+      const int64_t in_x = odd & 1, in_w = odd >> 1 & 1, in_y = odd >> 2;
+      Guarded gx(Device::kCuda, x, gap), gw(Device::kCuda, w, gap), y(Device::kCuda, 9, 9, gap);
+      linear_forward(ctx, {.y = y.view().slice(1, in_y, 5),
+                           .x = gx.view().slice(1, in_x, 16),
+                           .w = gw.view().slice(1, in_w, 16)});
+      ctx.synchronize();
+      const auto want = reference::linear_forward(from(x, in_x), from(w, in_w), Mat<double>(1, 5));
+      const auto all = y.read();
+      Mat<double> got(9, 5);
+      for (int64_t i = 0; i < got.size(); ++i) got[i] = all(i / 5, in_y + i % 5);
+      expect_close("y", got, want, kEps32, 4 * kEps32 * norm(x) * norm(w));
+    }
+}
 
 // More than any device has.
 TEST(CudaMemory, RunningOutNamesWhoHoldsIt) {

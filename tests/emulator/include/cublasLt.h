@@ -40,6 +40,7 @@ enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2 };
 struct nestling_emulated_layout {
   cudaDataType_t type;
   int64_t rows, cols, pitch;
+  bool operator==(const nestling_emulated_layout&) const = default;
 };
 struct nestling_emulated_product {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
@@ -51,8 +52,15 @@ struct nestling_emulated_product {
 using cublasLtHandle_t = char*;
 using cublasLtMatrixLayout_t = nestling_emulated_layout*;
 using cublasLtMatmulDesc_t = nestling_emulated_product*;
-using cublasLtMatmulPreference_t = char*;
-struct cublasLtMatmulAlgo_t {};
+struct nestling_emulated_preference {
+  uint32_t a = 256, b = 256, c = 256, d = 256;  // what the matrices' addresses are multiples of
+};
+using cublasLtMatmulPreference_t = nestling_emulated_preference*;
+// Of matrices laid out and aligned as told when it was chosen.
+struct cublasLtMatmulAlgo_t {
+  nestling_emulated_layout a, b, d;
+  nestling_emulated_preference aligned;
+};
 struct cublasLtMatmulHeuristicResult_t {
   cublasLtMatmulAlgo_t algo;
 };
