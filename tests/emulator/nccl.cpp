@@ -2,6 +2,7 @@
 //
 // NESTLING_EMULATOR_NCCL = "stall 3", "error 3", "slow 3", "connect", or several with commas between: the third group
 // of this process never ends on the device, breaks, or takes a second to settle; nobody connects.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -106,7 +107,16 @@ void post(const nestling_emulated_nccl& comm, const Operation& o,
   }
 }
 
+// What NCCL does not find out: it waits for ever, or moves what nobody meant.
+void expect_same_on_all(const nestling_emulated_nccl& comm, const Operation& o) {
+  const int64_t mine[] = {static_cast<int64_t>(o.kind), o.bytes, o.peer};
+  int64_t firsts[] = {mine[0], mine[1], mine[2]};  // of rank 0
+  if (comm.size > 1) MPI_Bcast(firsts, 3, MPI_INT64_T, 0, comm.ranks);
+  if (!std::equal(mine, mine + 3, firsts)) fail("ranks at collectives that differ");
+}
+
 void collect(const nestling_emulated_nccl& comm, const Operation& o) {
+  expect_same_on_all(comm, o);
   const bool gathers = o.kind == Kind::kAllGather;
   for (int root = gathers ? 0 : o.peer; root < (gathers ? comm.size : o.peer + 1); ++root) {
     std::byte* to = o.to + (gathers ? root * o.bytes : 0);

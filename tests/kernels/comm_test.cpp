@@ -315,17 +315,24 @@ TEST_P(CommOn, PiecesThatDifferInSizeThrow) {
   comm.barrier();
 }
 
-TEST_P(CommOn, IntegerSumsThatOverflowThrow) {
-  Comm& comm = world(GetParam());
-  if (comm.size() == 1) GTEST_SKIP() << "needs two ranks";
-  Context ctx(GetParam());
-  Operand<int32_t> x(GetParam(), 1, 4, 0);
-  for (int i = 0; i < 4; ++i) x[i] = i == 2 ? 2'000'000'000 : -5;
-  const std::string message = message_of([&] {
+template <class T>
+std::string message_of_sums(Comm& comm, Device device, T large) {
+  Context ctx(device);
+  Operand<T> x(device, 1, 4, 0);
+  for (int i = 0; i < 4; ++i) x[i] = i == 2 ? large : -5;
+  return message_of([&] {
     comm.all_reduce(ctx, x.view(), Reduce::kSum);
     ctx.synchronize();
   });
+}
+
+TEST_P(CommOn, IntegerSumsThatOverflowThrow) {
+  Comm& comm = world(GetParam());
+  if (comm.size() == 1) GTEST_SKIP() << "needs two ranks";
+  std::string message = message_of_sums<int32_t>(comm, GetParam(), 2'000'000'000);
   EXPECT_NE(message.find("the sum of i32 overflows"), std::string::npos) << message;
+  message = message_of_sums<int64_t>(comm, GetParam(), 6'000'000'000'000'000'000);
+  EXPECT_NE(message.find("the sum of i64 overflows"), std::string::npos) << message;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CommOn, ::testing::Values(Device::kCpu, Device::kCuda), device_of);
