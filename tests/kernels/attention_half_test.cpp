@@ -261,8 +261,9 @@ TEST_P(AttentionHalf, StepEqualsPrefill) {
       new_v(b, c) = o.v(begin + n - 1, c);
     }
   }
-  GuardedHalf gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, shape.gap);
-  GuardedHalf gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, shape.gap);
+  const auto gap = [&](int operand) { return operand == shape.odd ? 3 : shape.gap; };
+  GuardedHalf gq(device, q, gap(0)), gk(device, k, gap(1)), gv(device, v, 2 * gap(2));
+  GuardedHalf gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, 2 * shape.gap);
   GuardedHalf y(device, q.rows, q.cols, shape.gap);
   attention_step(ctx, {.y = y.view().reshape({batch, shape.heads, shape.width}),
                        .q = gq.view().reshape({batch, shape.heads, shape.width}),

@@ -210,11 +210,10 @@ TEST_P(Attention, RepeatsBitForBit) {
     EXPECT_EQ(first.out[i].read().v, second.out[i].read().v) << i;
 }
 
-// The last token of every segment, decoded against a cache of the segment's keys.
-TEST_P(Attention, StepEqualsPrefill) {
-  const auto [device, shape] = GetParam();
-  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionStep);
-  Operands o(device, shape, 5);
+// The last token of every segment, decoded against a cache of the segment's keys; keys and values have pitches of
+// their own.
+void expect_step_equals_prefill(Device device, Operands& o) {
+  const Shape& shape = o.shape;
   Context ctx(device);
   ctx.scratch().set_poison(true);
   o.forward(ctx);
@@ -246,8 +245,8 @@ TEST_P(Attention, StepEqualsPrefill) {
       new_v(b, c) = o.v(begin + n - 1, c);
     }
   }
-  Guarded gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, shape.gap);
-  Guarded gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, shape.gap);
+  Guarded gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, 2 * shape.gap);
+  Guarded gnew_k(device, new_k, shape.gap), gnew_v(device, new_v, 2 * shape.gap);
   Guarded y(device, q.rows, q.cols);
   attention_step(ctx, {.y = y.view().reshape({batch, shape.heads, shape.width}),
                        .q = gq.view().reshape({batch, shape.heads, shape.width}),
@@ -263,6 +262,13 @@ TEST_P(Attention, StepEqualsPrefill) {
   y.expect_guards_intact("y");
   expect_appended(gk.read(), gnew_k.read(), lengths);
   expect_appended(gv.read(), gnew_v.read(), lengths);
+}
+
+TEST_P(Attention, StepEqualsPrefill) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionStep);
+  Operands o(device, shape, 5);
+  expect_step_equals_prefill(device, o);
 }
 
 std::vector<int32_t> tiny_segments(int count) {
@@ -373,6 +379,60 @@ TEST_P(AttentionOn, HiddenTokensDoNotMatter) {
   ctx.synchronize();
   for (int64_t c = 0; c < 48; ++c)  // token 50 sees exactly 31..50
     EXPECT_EQ(before.out[0].read()(50, c), after.out[0].read()(50, c));
+}
+
+// Scores of hundreds, by which parts of a cache differ: no exponential is taken but of a difference.
+TEST_P(AttentionOn, StepJoinsPartsOfLargeScores) {
+  NESTLING_SKIP_WITHOUT(GetParam(), AttentionForward, AttentionStep);
+  Operands o(GetParam(), {{0, 260}, 6, 1, 8, 0}, 10);
+  for (double& x : o.q.v) x *= 256;
+  o.in[0].set(o.q);
+  expect_step_equals_prefill(GetParam(), o);
+}
+
+// Scores are zero, so y is the mean of the values. 4,200 keys are more than 64 parts of 64; how a short cache is cut,
+// and so its bits, does not depend on them.
+TEST_P(AttentionOn, StepOnALongCacheLeavesAShortOneAlone) {
+  NESTLING_SKIP_WITHOUT(GetParam(), AttentionStep);
+  constexpr int64_t kWidth = 8;
+  const std::vector<int32_t> lengths = {70, 4200};
+  Rng rng(11);
+  const Mat<double> values[] = {random_mat(rng, lengths[0], kWidth),
+                                random_mat(rng, lengths[1], kWidth)};
+  Context ctx(GetParam());
+  const auto step = [&](const std::vector<int32_t>& of) {
+    const auto batch = static_cast<int64_t>(of.size());
+    const int64_t capacity = of.back();
+    Mat<double> row(batch, kWidth), zeros(batch * capacity, kWidth), v = zeros, new_v = row;
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t c = 0; c < kWidth; ++c) {
+        const int64_t last = of[static_cast<size_t>(b)] - 1;
+        for (int64_t t = 0; t < last; ++t) v(b * capacity + t, c) = values[b](t, c);
+        new_v(b, c) = values[b](last, c);
+      }
+    Guarded q(GetParam(), row), k(GetParam(), zeros), new_k(GetParam(), row);
+    Guarded cache(GetParam(), v), new_rows(GetParam(), new_v), y(GetParam(), batch, kWidth);
+    attention_step(ctx, {.y = y.view().reshape({batch, 1, kWidth}),
+                         .q = q.view().reshape({batch, 1, kWidth}),
+                         .new_k = new_k.view(),
+                         .new_v = new_rows.view(),
+                         .k = k.view().reshape({batch, capacity, kWidth}),
+                         .v = cache.view().reshape({batch, capacity, kWidth}),
+                         .lengths = of,
+                         .scale = 1.0f});
+    ctx.synchronize();
+    return y.read();
+  };
+  const Mat<double> both = step(lengths), alone = step({lengths[0]});
+  Mat<double> want(2, kWidth), sizes = want;
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < values[b].size(); ++i) {
+      want(b, i % kWidth) += values[b][i] / static_cast<double>(values[b].rows);
+      sizes(b, i % kWidth) += std::abs(values[b][i]) / static_cast<double>(values[b].rows);
+    }
+  // Sums of n terms add sqrt(n) roundings, parts and their weights some 8.
+  expect_close("y", both, want, 0.0, (8 + std::sqrt(lengths[1])) * kEps32 * norm(sizes));
+  for (int64_t c = 0; c < kWidth; ++c) EXPECT_EQ(both(0, c), alone(0, c));
 }
 
 TEST(AttentionThreads, ForwardDoesNotDependOnThem) {

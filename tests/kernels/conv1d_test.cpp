@@ -173,6 +173,35 @@ TEST_P(Conv1d, StatesAreAdvancedInPlaceAndTogether) {
   for (Window* to : {&stepped, &state}) to->expect_guards_intact("of all segments");
 }
 
+// As many sequences as the case has tokens, of one token each: every operand has a row for each, at its own pitch.
+TEST_P(Conv1d, StepOfABatchMatchesTheReference) {
+  const auto& [device, whole] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Conv1dStep);
+  Case c = whole;
+  c.initial = true;
+  c.offsets.clear();
+  for (int32_t t = 0; t <= whole.tokens(); ++t) c.offsets.push_back(t);
+  Rng rng(4, static_cast<uint64_t>(c.channels));
+  const auto in = random_inputs(rng, c);
+  Window x(device, {c.tokens(), c.channels}, {0, c.gap}, in.x);
+  Window y(device, {c.tokens(), c.channels}, {0, c.gap + 2});
+  Window w(device, {c.channels, c.taps}, {c.gap, 1}, in.w), bias(device, {c.channels}, {c.gap});
+  Window state(device, {c.tokens(), c.channels, c.taps - 1}, {0, c.gap + 1, 1}, in.initial);
+  if (c.bias) bias.set(in.bias);
+  Context ctx(device);
+  conv1d_step(ctx, {.y = y.view(),
+                    .state = state.view(),
+                    .x = x.view(),
+                    .w = w.view(),
+                    .bias = c.bias ? ConstView(bias.view()) : ConstView()});
+  ctx.synchronize();
+  const auto want = reference::conv1d_forward(in, Segments(c.offsets));
+  expect_close("y", y.read(), want.y, 0.0, element_bound(c) * term_norm(c, in));
+  EXPECT_EQ(state.read().v, want.final_state.v);
+  y.expect_guards_intact("y");
+  state.expect_guards_intact("state");
+}
+
 TEST_P(Conv1d, BackwardMatchesTheReferenceAndRepeats) {
   const auto& [device, c] = GetParam();
   NESTLING_SKIP_WITHOUT(device, Conv1dBackward);
