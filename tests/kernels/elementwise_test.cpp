@@ -41,6 +41,28 @@ TEST_P(Elementwise, MatchesScalarArithmetic) {
   y.expect_guards_intact("y");
 }
 
+// One operand of three has gaps: nothing is one long row, and in packs of four all are read so or none.
+TEST_P(Elementwise, GapsOfOneOperandAreItsOwn) {
+  const auto [device, shape] = GetParam();
+  const auto [rows, cols, gap] = shape;
+  if (device == Device::kCuda) NESTLING_SKIP_WITHOUT_CUDA();
+  Rng rng(5, static_cast<uint64_t>(cols));
+  const auto a = random_mat(rng, rows, cols), b = random_mat(rng, rows, cols);
+  Context ctx(device);
+  Mat<double> want(rows, cols);
+  for (int64_t i = 0; i < want.size(); ++i) want[i] = static_cast<float>(a[i] + b[i]);
+  for (int which = 0; which < 3; ++which) {
+    const auto gap_of = [&, beyond = gap + 1](int operand) {
+      return operand == which ? beyond : 0;
+    };
+    Guarded ga(device, a, gap_of(0)), gb(device, b, gap_of(1)), y(device, rows, cols, gap_of(2));
+    add(ctx, y.view(), ga.view(), gb.view());
+    ctx.synchronize();
+    EXPECT_EQ(y.read().v, want.v) << "operand " << which;
+    y.expect_guards_intact("y");
+  }
+}
+
 TEST_P(Elementwise, CastRoundsToNearestEven) {
   const auto [device, shape] = GetParam();
   const auto [rows, cols, gap] = shape;
