@@ -13,10 +13,12 @@
 namespace nestling::jinja {
 
 class Evaluator {
+ public:
+  virtual ~Evaluator() = default;
+
  protected:
   using Scope = std::map<std::string, Value>;
   Evaluator(const std::string& name, const OrderedJson& variables);
-  virtual ~Evaluator() = default;
 
   Value value(const Expression& e);
   // The text of a macro whose parameters have these values; those not given are not in there.

@@ -1,6 +1,7 @@
 #include "runtime/jinja_value.h"
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "runtime/jinja_text.h"
