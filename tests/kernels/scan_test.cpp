@@ -79,6 +79,7 @@ struct Case {
   double dt_shift;  // of dt_bias: 0 gives dt near 1, -4 slow decays, 6 decays far below roundoff
   int64_t gap;      // of heads, channels and state: prefix views
   DType dtype = DType::kF32;  // of x, B, C and dy
+  int odd = -1;  // the operand whose rows leave the grid of 16 bytes, by its place below
 };
 
 // The numbers that the operands of a case hold.
@@ -92,27 +93,27 @@ ScanInputs<double> case_inputs(Rng& rng, const Case& c) {
   return in;
 }
 
-// All operands of one case, in windows.
+// All operands of one case, in windows; no two of one shape have one pitch, where there are gaps.
 struct Operands {
   Operands(Device device, const Case& c, const ScanInputs<double>& in, const Mat<double>& grad)
       : segments(c.offsets),
         chunks(scan_chunks(segments, c.chunk)),
-        x(device, tokens(c), {0, c.gap, c.gap}, in.x, c.dtype),
+        x(device, tokens(c), {0, c.gap, c.gap + one_of(c, 0)}, in.x, c.dtype),
         dt_raw(device, {c.offsets.back(), c.s.heads}, {0, c.gap}, in.dt_raw),
-        B(device, group_shape(c), {0, c.gap, 0}, in.B, c.dtype),
-        C(device, group_shape(c), {0, c.gap, 0}, in.C, c.dtype),
+        B(device, group_shape(c), {0, c.gap, one_of(c, 1)}, in.B, c.dtype),
+        C(device, group_shape(c), {0, 2 * c.gap, one_of(c, 2)}, in.C, c.dtype),
         A_log(device, {c.s.heads}, {c.gap}, in.A_log),
         D(device, {c.s.heads}, {c.gap}, in.D),
         dt_bias(device, {c.s.heads}, {c.gap}, in.dt_bias),
-        dy(device, tokens(c), {0, 2, c.gap}, grad, c.dtype),
-        y(device, tokens(c), {0, c.gap, 1}, c.dtype),
-        chunk_states(device, state_shape(c, chunks), {0, c.gap, c.gap, c.gap}),
-        final_state(device, state_shape(c, segments.count()), {0, c.gap, 0, c.gap}),
-        initial(device, state_shape(c, segments.count()), {0, c.gap, c.gap, 0}),
-        dx(device, tokens(c), {0, c.gap, c.gap}, c.dtype),
-        ddt_raw(device, {c.offsets.back(), c.s.heads}, {0, c.gap}),
-        dB(device, group_shape(c), {0, c.gap, 0}, c.dtype),
-        dC(device, group_shape(c), {0, c.gap, 0}, c.dtype),
+        dy(device, tokens(c), {0, 2, c.gap + one_of(c, 3)}, grad, c.dtype),
+        y(device, tokens(c), {0, 2 * c.gap, c.gap + one_of(c, 4)}, c.dtype),
+        chunk_states(device, state_shape(c, chunks), {0, c.gap, c.gap, c.gap + one_of(c, 5)}),
+        final_state(device, state_shape(c, segments.count()), {0, c.gap, 0, c.gap + one_of(c, 6)}),
+        initial(device, state_shape(c, segments.count()), {0, c.gap, c.gap, one_of(c, 7)}),
+        dx(device, tokens(c), {0, 3 * c.gap, c.gap + one_of(c, 8)}, c.dtype),
+        ddt_raw(device, {c.offsets.back(), c.s.heads}, {0, 2 * c.gap}),
+        dB(device, group_shape(c), {0, c.gap, one_of(c, 9)}, c.dtype),
+        dC(device, group_shape(c), {0, 3 * c.gap, one_of(c, 10)}, c.dtype),
         dA_log(device, {c.s.heads}, {c.gap}),
         dD(device, {c.s.heads}, {c.gap}),
         ddt_bias(device, {c.s.heads}, {c.gap}) {
@@ -121,6 +122,7 @@ struct Operands {
     dD.fill(3.0f);
     ddt_bias.fill(4.0f);
   }
+  static int64_t one_of(const Case& c, int operand) { return c.odd == operand ? 1 : 0; }
   static std::vector<int64_t> tokens(const Case& c) {
     return {c.offsets.back(), c.s.heads, c.s.channels};
   }
@@ -361,18 +363,38 @@ INSTANTIATE_TEST_SUITE_P(
     Bf16, Scan,
     ::testing::Combine(
         ::testing::Values(Device::kCuda),
-        ::testing::Values(Case{{1, 1, 1, 1}, {0, 1}, 1, false, 0, 0, DType::kBF16},
-                          Case{{6, 7, 19, 3}, {0, 9, 40}, 7, true, -3, 2, DType::kBF16},
-                          Case{{3, 40, 65, 1}, {0, 150}, 100, true, -5, 1, DType::kBF16},
-                          Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
-                          Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16},
-                          Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16},
-                          Case{{16, 4, 5, 16}, {0, 9, 20}, 8, true, -2, 0, DType::kBF16},
-                          Case{{2, 8, 130, 1}, {0, 9, 20}, 8, true, -3, 0, DType::kBF16},
-                          // Chunks of several tiles, and no gaps; walks in several runs.
-                          Case{{4, 64, 40, 2}, {0, 300, 420}, 256, true, -4, 0, DType::kBF16},
-                          Case{{1, 20, 16, 1}, {0, 1100, 1164}, 128, true, -5, 4, DType::kBF16})),
+        ::testing::Values(
+            Case{{1, 1, 1, 1}, {0, 1}, 1, false, 0, 0, DType::kBF16},
+            Case{{6, 7, 19, 3}, {0, 9, 40}, 7, true, -3, 2, DType::kBF16},
+            Case{{3, 40, 65, 1}, {0, 150}, 100, true, -5, 1, DType::kBF16},
+            Case{{4, 64, 128, 2}, {0, 200, 230}, 128, false, -4, 0, DType::kBF16},
+            Case{{4, 80, 48, 2}, {0, 31, 100}, 1000, true, 6, 8, DType::kBF16},
+            Case{{16, 4, 17, 8}, {0, 33, 50}, 24, true, -2, 0, DType::kBF16},
+            Case{{16, 4, 5, 16}, {0, 9, 20}, 8, true, -2, 0, DType::kBF16},
+            Case{{2, 8, 130, 1}, {0, 9, 20}, 8, true, -3, 0, DType::kBF16},
+            // Chunks of several tiles, and no gaps; walks in several runs.
+            Case{{4, 64, 40, 2}, {0, 300, 420}, 256, true, -4, 0, DType::kBF16},
+            Case{{1, 20, 16, 1}, {0, 1100, 1164}, 128, true, -8, 4, DType::kBF16},
+            // The last of an odd number of states, by pairs; a block of heads and one.
+            Case{{9, 9, 7, 3}, {0, 20}, 8, true, -2, 1, DType::kBF16})),
     case_name);
+
+// Who reads 16 bytes at a time asks for the rows of all that it touches: B and dB by 8 groups, the rest by channels
+// and states.
+std::vector<Case> odd_cases() {
+  std::vector<Case> all;
+  for (const int odd : {1, 9})
+    all.push_back({{8, 4, 8, 8}, {0, 5}, 8, true, -2, 8, DType::kBF16, odd});
+  for (const int odd : {0, 3, 4, 5, 6, 7, 8})
+    all.push_back({{4, 8, 8, 2}, {0, 9}, 8, true, -2, 8, DType::kBF16, odd});
+  for (const int odd : {0, 3, 5})
+    all.push_back({{1, 64, 64, 1}, {0, 9}, 8, true, -2, 8, DType::kF32, odd});
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Odd, Scan,
+                         ::testing::Combine(::testing::Values(Device::kCuda),
+                                            ::testing::ValuesIn(odd_cases())),
+                         case_name);
 
 class ScanOn : public ::testing::TestWithParam<Device> {};
 INSTANTIATE_TEST_SUITE_P(All, ScanOn, ::testing::Values(Device::kCpu, Device::kCuda),
@@ -394,6 +416,52 @@ TEST_P(ScanOn, NoDecayOverflows) {
     for (auto* w : {&o.y, &o.final_state, &o.dx, &o.ddt_raw, &o.dB, &o.dC, &o.dA_log})
       for (double v : w->read().v) ASSERT_TRUE(std::isfinite(v)) << shift;
   }
+}
+
+// One token of dt 3000, and all that follow decay by a hundredth each: the sums of logs are thousands, whose f32
+// neighbours lie 2^-12 apart, and their differences are good all the same.
+TEST_P(ScanOn, DecaysBehindATokenThatForgetsAllArePrecise) {
+  NESTLING_SKIP_WITHOUT(GetParam(), ScanForward);
+  const Case c{{2, 8, 8, 1}, {0, 100}, 100, false, -4, 0};
+  Rng rng(14);
+  auto in = case_inputs(rng, c);
+  for (int64_t head = 0; head < c.s.heads; ++head) in.dt_raw(10, head) = 3000;
+  Operands o(GetParam(), c, in, in.x);
+  Context ctx(GetParam());
+  o.forward(ctx, c);
+  ctx.synchronize();
+  const auto want = reference::scan_forward(in, c.s, o.segments, c.chunk);
+  const auto terms = reference::scan_forward(absolute(in), c.s, o.segments, c.chunk);
+  expect_close("y", o.y.read(), want.y, 0.0, bound(c) * norm(terms.y));
+  expect_close("final_state", o.final_state.read(), want.final_state, 0.0,
+               bound(c) * norm(terms.final_state));
+}
+
+// Sequences of one token: every operand has a row for each, at its own pitch.
+TEST_P(ScanOn, StepOfABatchMatchesTheReference) {
+  NESTLING_SKIP_WITHOUT(GetParam(), ScanStep);
+  const Case c{{6, 20, 7, 2}, {0, 1, 2, 3, 4, 5}, 1, true, 0, 3};
+  Rng rng(13);
+  const auto in = case_inputs(rng, c);
+  Operands o(GetParam(), c, in, in.x);
+  Context ctx(GetParam());
+  scan_step(ctx, {.y = o.y.view(),
+                  .state = o.initial.view(),
+                  .x = o.x.view(),
+                  .dt_raw = o.dt_raw.view(),
+                  .B = o.B.view(),
+                  .C = o.C.view(),
+                  .A_log = o.A_log.view(),
+                  .D = o.D.view(),
+                  .dt_bias = o.dt_bias.view()});
+  ctx.synchronize();
+  const auto want = reference::scan_forward(in, c.s, o.segments, c.chunk);
+  const auto terms = reference::scan_forward(absolute(in), c.s, o.segments, c.chunk);
+  expect_close("y", o.y.read(), want.y, 0.0, bound(c) * norm(terms.y));
+  expect_close("state", o.initial.read(), want.final_state, 0.0,
+               bound(c) * norm(terms.final_state));
+  o.y.expect_guards_intact("y");
+  o.initial.expect_guards_intact("state");
 }
 
 TEST(ScanCpu, ScratchGrowsWithTheTokensAlone) {
