@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "kernels/core/host_view.h"
-#include "kernels/core/rng.h"
 #include "kernels/core/span.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/sum.h"
@@ -20,9 +19,6 @@ namespace {
 enum Column : uint8_t { kKl, kNll, kWeight, kTokens, kCost, kDraws, kColumns };
 
 constexpr int64_t kMostSharedLogits = int64_t{1} << 24;  // floats: 64 MiB
-
-// Streams of the sizes drawn, apart from the router's noise.
-constexpr uint64_t kSizeStream = 0x73697a6573;  // "sizes"
 
 double sum_of(ConstView x) {
   const Tensor host = on_host(x);
@@ -60,37 +56,6 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
 }
 
-std::vector<DistillStep::Drawn> DistillStep::draw_sizes(const std::vector<double>& sampling,
-                                                        const DistillMoment& at,
-                                                        int64_t micro_step) const {
-  const int64_t wanted = config_.distill.sizes_per_micro_batch;
-  std::vector<Drawn> drawn;
-  if (wanted == std::ssize(sampling)) {
-    for (int64_t s = 0; s < wanted; ++s)
-      if (sampling[static_cast<size_t>(s)] > 0)
-        drawn.push_back({s, sampling[static_cast<size_t>(s)]});
-    return drawn;
-  }
-  Rng rng(config_.seed ^ kSizeStream,
-          (static_cast<uint64_t>(at.step) << 20) + static_cast<uint64_t>(micro_step));
-  std::vector<double> left = sampling;
-  for (int64_t k = 0; k < wanted; ++k) {
-    const double total = std::accumulate(left.begin(), left.end(), 0.0);
-    if (total <= 0) break;  // fewer have a weight, as in a dry run of one size
-    double at_most = rng.uniform(0.0, total);
-    size_t pick = left.size();
-    for (size_t s = 0; s < left.size(); ++s) {
-      if (left[s] <= 0) continue;
-      pick = s;
-      if (at_most < left[s]) break;
-      at_most -= left[s];
-    }
-    drawn.push_back({static_cast<int64_t>(pick), 1.0 / static_cast<double>(wanted)});
-    left[pick] = 0;
-  }
-  return drawn;
-}
-
 // Runs the teacher's forward and keeps what the losses of `students` sizes read: its final hidden states, from
 // which every student's loss makes the logits again, chunk by chunk; or, where several students share them and
 // they are small, the logits. These are made in the same chunks, so both give the same bits.
@@ -123,7 +88,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
 }
 
 void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-                        const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+                        const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                         double per_token) {
   run.fresh = std::exchange(fresh_, false);
   const ConstView tokens = device_view(ctx_, arena_, batch.tokens);
@@ -157,7 +122,7 @@ void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const Mo
   loads_[static_cast<size_t>(drawn.size)].add(ctx_, acts);
 }
 
-void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                                double per_token, const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const ModelMaskGrads gradients =
@@ -176,7 +141,7 @@ void DistillStep::train_masked(const Batch& batch, const Teacher& teacher, const
   train(run, student_.params(), student_.grads(), batch, teacher, drawn, per_token);
 }
 
-void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                                double per_token) {
   const Arena::Mark mark(arena_);
   LayerRun run{.ctx = ctx_,
@@ -195,11 +160,11 @@ void DistillStep::train_sliced(const Batch& batch, const Teacher& teacher, const
   row[kDraws] += 1;
 }
 
-void DistillStep::micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
-                              const DrawKey& key) {
+void DistillStep::micro_batch(const Batch& batch, const std::vector<DrawnSize>& drawn,
+                              double per_token, const DrawKey& key) {
   const Arena::Mark mark(arena_);
   const Teacher teacher = teach(batch, std::ssize(drawn));
-  for (const Drawn& size : drawn) {
+  for (const DrawnSize& size : drawn) {
     if (router_.frozen())
       train_sliced(batch, teacher, size, per_token);
     else
@@ -248,7 +213,7 @@ void DistillStep::largest_step(const StepShape& shape) {
   const int64_t draws = std::max(shape.draws, count);
   if (!router_.frozen()) mask_gradients_ = arena_.alloc(DType::kF32, {draws, masks_.size()});
   const int64_t sharing = kMostSharedLogits / space_.config.vocab;
-  std::vector<std::vector<Drawn>> drawn(1);
+  std::vector<std::vector<DrawnSize>> drawn(1);
   for (int64_t s = 0; s < count; ++s) {
     drawn[0].push_back({s, 1.0});
     drawn.push_back({{s, 1.0}});
@@ -257,7 +222,7 @@ void DistillStep::largest_step(const StepShape& shape) {
     if (tokens == 0) continue;
     const Batch batch =
         largest_batch({.tokens = tokens, .segments = std::min(shape.segments, tokens)});
-    for (const std::vector<Drawn>& sizes : drawn) {
+    for (const std::vector<DrawnSize>& sizes : drawn) {
       draws_.clear();
       micro_batch(batch, sizes, 1.0, {.tokens = 0, .step = 0, .micro_step = 0});
     }
@@ -380,10 +345,11 @@ DistillResult DistillStep::run(const std::vector<Batch>& micro_batches,
 
   reserve(micro_batches);
   const Arena::Mark mark(arena_);
-  std::vector<std::vector<Drawn>> drawn;
+  std::vector<std::vector<DrawnSize>> drawn;
   int64_t draws = 0;
   for (int64_t i = 0; i < std::ssize(micro_batches); ++i) {
-    drawn.push_back(draw_sizes(sampling, at, i));
+    drawn.push_back(
+        draw_sizes(sampling, config_.distill.sizes_per_micro_batch, config_.seed, at.step, i));
     draws += std::ssize(drawn.back());
   }
   begin_step(!router_.frozen() ||

@@ -32,6 +32,7 @@
 #include "trainer/expert_load.h"
 #include "trainer/optimizer.h"
 #include "trainer/router_training.h"
+#include "trainer/size_draw.h"
 #include "trainer/step_shape.h"
 
 namespace nestling {
@@ -89,10 +90,6 @@ class DistillStep {
   std::vector<NamedState> state() { return optimizer_.state(); }
 
  private:
-  struct Drawn {
-    int64_t size;
-    double weight;
-  };
   struct MaskedDraw {
     int64_t size;
     double
@@ -106,13 +103,11 @@ class DistillStep {
     ConstView x = {}, w = {}, logits = {};
   };
   Teacher teach(const Batch& batch, int64_t students);
-  std::vector<Drawn> draw_sizes(const std::vector<double>& sampling, const DistillMoment& at,
-                                int64_t micro_step) const;
-  void micro_batch(const Batch& batch, const std::vector<Drawn>& drawn, double per_token,
+  void micro_batch(const Batch& batch, const std::vector<DrawnSize>& drawn, double per_token,
                    const DrawKey& key);
-  void train_masked(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+  void train_masked(const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                     double per_token, const DrawKey& key);
-  void train_sliced(const Batch& batch, const Teacher& teacher, const Drawn& drawn,
+  void train_sliced(const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                     double per_token);
   int64_t experts_of(int64_t size) const;
   void collect_losses();
@@ -123,7 +118,7 @@ class DistillStep {
   Norms finish();
   // Forward, loss and backward of one size on parameters of any width.
   void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
-             const Batch& batch, const Teacher& teacher, const Drawn& drawn, double per_token);
+             const Batch& batch, const Teacher& teacher, const DrawnSize& drawn, double per_token);
 
   const ElasticSpace& space_;
   RunConfig config_;
