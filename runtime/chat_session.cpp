@@ -50,11 +50,14 @@ void ChatSession::take_turn(ChatReply& reply) {
   tokens.insert(tokens.end(), more.begin(), more.end());
   NESTLING_CHECK_INPUT(std::ssize(tokens) < options_.context, "the conversation has ",
                        tokens.size(), " tokens with this turn, the context is ", options_.context);
-  reply.again = decoder_.has_value() && !goes_on;
-  reply.tokens_run = std::ssize(tokens) - (goes_on ? decoder_->length(0) : 0);
+  const int64_t total = std::ssize(tokens);
+  const int64_t pending = total - (goes_on ? decoder_->length(0) : 0);
+  const bool by_steps = goes_on && pending * kForwardTokensAStep <= total;
+  reply.again = decoder_.has_value() && !by_steps;
+  reply.tokens_run = by_steps ? pending : total;
   tokens_ = std::move(tokens);
   text_ = text;
-  if (!goes_on) decoder_.reset();
+  if (!by_steps) decoder_.reset();
 }
 
 void ChatSession::run_pending() {

@@ -21,9 +21,6 @@ concept FieldsOf = std::same_as<std::remove_const_t<T>, Struct>;
 inline constexpr const char* kSourceMeaning =
     "a folder of Megatron-LM shards (.idx and .bin) or one shard's prefix; "
     "a .txt or .jsonl file or a folder of them; or reasoning:TASKS:LEVELS:BEGIN-END[:heldout]";
-inline constexpr const char* kThreadsMeaning =
-    "of a rank; 0: OMP_NUM_THREADS, which launch/mpirun.sh sets to cores / ranks; "
-    "without it, every core the rank may run on";
 
 template <class V, FieldsOf<TextConfig> C>
 void visit_fields(V& v, C& c) {
@@ -118,6 +115,26 @@ void visit_fields(V& v, C& c) {
   v.field("keep", c.keep, "checkpoints that stay", IntegerRule{.low = 2, .high = 1000000});
 }
 
+// What every kind of run has.
+template <class V, class C>
+void visit_folder_fields(V& v, C& c) {
+  v.field("name", c.name, "of the run", TextRule{.file_name = true, .required = true});
+  v.field("output", c.output, "the run writes under output/name and nowhere else",
+          TextRule{.filled = true});
+}
+template <class V, class C>
+void visit_machine_fields(V& v, C& c) {
+  v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});
+  v.field("threads", c.threads,
+          "of a rank; 0: OMP_NUM_THREADS, which launch/mpirun.sh sets to cores / ranks; "
+          "without it, every core the rank may run on",
+          IntegerRule{.low = 0, .high = 4096});
+  v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
+          TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
+  v.field("cuda_isa", c.cuda_isa, "the same of a CUDA device's kernels; empty: what it has",
+          TextRule{.one_of = {"", "sm_80", "sm_90a"}});
+}
+
 template <class V, FieldsOf<PrecisionConfig> C>
 void visit_fields(V& v, C& c) {
   v.field("compute", c.compute, "precision of the matrix products; sums are fp32",
@@ -141,9 +158,7 @@ void visit_fields(V& v, C& c) {
 
 template <class V, FieldsOf<PretrainConfig> C>
 void visit_fields(V& v, C& c) {
-  v.field("name", c.name, "of the run", TextRule{.file_name = true, .required = true});
-  v.field("output", c.output, "the run writes under output/name and nowhere else",
-          TextRule{.filled = true});
+  visit_folder_fields(v, c);
   v.field("init", c.init, "a model directory to start from; empty: fresh weights of `model`",
           TextRule{});
   v.group("model", c.model, "a fresh model");
@@ -166,12 +181,7 @@ void visit_fields(V& v, C& c) {
   v.group("precision", c.precision, "of the arithmetic");
   v.group("checkpoint", c.checkpoint, "what makes the run resumable");
   v.group("log", c.log, "what the run tells");
-  v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});
-  v.field("threads", c.threads, kThreadsMeaning, IntegerRule{.low = 0, .high = 4096});
-  v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
-          TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
-  v.field("cuda_isa", c.cuda_isa, "the same of a CUDA device's kernels; empty: what it has",
-          TextRule{.one_of = {"", "sm_80", "sm_90a"}});
+  visit_machine_fields(v, c);
   v.field("seed", c.seed, "of weights, data order and generated text", SeedRule{});
 }
 

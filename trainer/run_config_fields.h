@@ -157,9 +157,7 @@ void visit_fields(V& v, C& c) {
 
 template <class V, FieldsOf<RunConfig> C>
 void visit_fields(V& v, C& c) {
-  v.field("name", c.name, "of the run", TextRule{.file_name = true, .required = true});
-  v.field("output", c.output, "the run writes under output/name and nowhere else",
-          TextRule{.filled = true});
+  visit_folder_fields(v, c);
   v.field("parent", c.parent, "a Hugging Face directory",
           TextRule{.filled = true, .required = true});
   v.group("data", c.data, "what is read");
@@ -177,12 +175,7 @@ void visit_fields(V& v, C& c) {
           TextRule{.one_of = {"bf16", "fp32"}});
   v.group("checkpoint", c.checkpoint, "what makes the run resumable");
   v.group("log", c.log, "what the run tells");
-  v.field("device", c.device, "where it computes", TextRule{.one_of = {"cpu", "cuda"}});
-  v.field("threads", c.threads, kThreadsMeaning, IntegerRule{.low = 0, .high = 4096});
-  v.field("cpu_isa", c.cpu_isa, "instruction set; empty: what the machine has",
-          TextRule{.one_of = {"", "avx2", "avx512", "avx512_bf16"}});
-  v.field("cuda_isa", c.cuda_isa, "the same of a CUDA device's kernels; empty: what it has",
-          TextRule{.one_of = {"", "sm_80", "sm_90a"}});
+  visit_machine_fields(v, c);
   v.field("seed", c.seed, "of data order, sizes drawn, router and noise", SeedRule{});
 }
 

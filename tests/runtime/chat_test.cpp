@@ -32,24 +32,28 @@ void expect_most_likely(LoadedModel& model, const std::vector<int32_t>& tokens, 
   }
 }
 
-constexpr const char* kTurns[] = {"What is 347 + 58?", "What is 12 + 9?", "What is 5 * 7?"};
+constexpr const char* kTurns[] = {"What is 347 + 58?", "What is 12 + 9?", "What is 5 * 7?",
+                                  "What is 21 + 4?", "What is 30 - 8?"};
 
 TEST(Chat, TurnsInTheCachesAreTheConversationRunAnew) {
   LoadedModel model(testing::tiny_reasoner(), DType::kF32);
   Context ctx(Device::kCpu);
   ChatSession session(ctx, model, {.max_new_tokens = 96});
   std::vector<ChatMessage> said;
-  size_t before = 0;
+  int64_t before = 0, by_steps = 0, anew = 0;
   for (const char* turn : kTurns) {
     const ChatReply reply = session.answer(turn);
     EXPECT_TRUE(reply.stopped) << turn;
     EXPECT_FALSE(reply.content.empty());
     EXPECT_FALSE(reply.thinking.empty());
-    EXPECT_FALSE(reply.again);
-    // Only what is new: this turn, and the last token of the answer before, which was not run yet.
-    const size_t now = session.tokens().size() - static_cast<size_t>(reply.tokens);
-    EXPECT_EQ(reply.tokens_run, static_cast<int64_t>(now - before + (before > 0 ? 1 : 0)));
-    before = session.tokens().size();
+    // What is new: this turn, and the last token of the answer before, which was not run yet.
+    const int64_t now = std::ssize(session.tokens()) - reply.tokens;
+    const int64_t pending = now - before + (before > 0 ? 1 : 0);
+    const bool steps = pending * kForwardTokensAStep <= now;
+    EXPECT_EQ(reply.again, before > 0 && !steps);
+    EXPECT_EQ(reply.tokens_run, steps ? pending : now);
+    if (before > 0) (steps ? by_steps : anew) += 1;
+    before = std::ssize(session.tokens());
     expect_most_likely(model, session.tokens(), reply.tokens);
     // What was run is what the template says of the messages.
     said.push_back({.role = "user", .content = turn});
@@ -59,6 +63,8 @@ TEST(Chat, TurnsInTheCachesAreTheConversationRunAnew) {
     EXPECT_TRUE(text.starts_with(asked)) << text;
     said.push_back({.role = "assistant", .content = reply.content, .reasoning = reply.thinking});
   }
+  EXPECT_GT(by_steps, 0);
+  EXPECT_GT(anew, 0);
 }
 
 TEST(Chat, AnotherSizeRunsTheConversationAgain) {
@@ -97,7 +103,6 @@ TEST(Chat, AnAnswerCutOffIsClosedByTheTemplate) {
   ChatSession session(ctx, model, {.max_new_tokens = 5});
   EXPECT_FALSE(session.answer(kTurns[0]).stopped);
   const ChatReply second = session.answer(kTurns[1]);
-  EXPECT_FALSE(second.again);
   expect_most_likely(model, session.tokens(), second.tokens);
 }
 
