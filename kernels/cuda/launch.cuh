@@ -3,7 +3,9 @@
 //   launch(ctx, {.blocks = blocks_for(n), .threads = kThreads}, add_kernel, y, a, b, n);
 //
 // Empty grid    nothing is launched: an operator on zero tokens is legal.
-// Shared memory static, and `shared_bytes` of dynamic_shared(); more than 48 KB of both is asked for here.
+// Shared memory static, and `shared_bytes` of dynamic_shared(). A block gets 48 KB of both without asking; more than
+//               40 KB of dynamic memory is asked for here, at every launch: the kernel's static memory is not
+//               known to its launch, and the 8 KB between are for it.
 // Errors        a grid or shared memory the device refuses throws, naming the kernel. What a kernel
 //               does wrong while it runs shows at the next call that waits.
 #pragma once
@@ -50,7 +52,7 @@ void launch(Context& ctx, const Grid& grid, void (*kernel)(Params...), const Arg
   if (ctx.device() == Device::kNull) return;  // a rehearsal
   tally(asked.launches);
   const auto bytes = static_cast<size_t>(grid.shared_bytes);
-  constexpr size_t kWithoutAsking = 40 << 10;  // 8 KB are left to static memory
+  constexpr size_t kWithoutAsking = 40 << 10;  // of 48 KB: 8 KB are left to static memory
   if (bytes > kWithoutAsking) {
     const auto set = [&](cudaFuncAttribute what, int value) {
       NESTLING_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), what, value));
