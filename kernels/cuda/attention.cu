@@ -25,7 +25,7 @@ struct Forward {
   const RowTile* tiles;
   int heads, kv_heads, width, window;  // window 0: none
   float scale;
-  bool in_runs;
+  bool vector;
 };
 
 template <class T, int kDim>
@@ -51,14 +51,14 @@ __global__ void __launch_bounds__(Shape::kThreads) forward_kernel(Forward<typena
   const int token = tile.first + Walk<Shape>::row();
   Walk<Shape> walk(memory, f.scale, f.window > 0 ? token - f.window + 1 : tile.begin, token + 1);
   load_rows<Shape, Shape::kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head,
-                                 f.q.row, tile.count, f.width, f.in_runs);
+                                 f.q.row, tile.count, f.width, f.vector);
   const int begin = f.window > 0 ? max(tile.begin, tile.first - f.window + 1) : tile.begin;
   const int end = tile.first + tile.count;
   const T* keys = f.k.data + kv_head * f.k.head;
   const T* values = f.v.data + kv_head * f.v.head;
   for (int first = begin; first < end; first += Shape::kOther)
     walk.add(keys + first * f.k.row, f.k.row, values + first * f.v.row, f.v.row, first,
-             min(Shape::kOther, end - first), f.width, f.in_runs);
+             min(Shape::kOther, end - first), f.width, f.vector);
   const float lse = walk.finish();
   if (Walk<Shape>::leads_row() && token < end) f.lse[token * f.lse_row + head] = lse;
   store_outputs<Shape>(walk.outputs(), dynamic_shared<float>(),
@@ -84,7 +84,7 @@ void forward(Context& ctx, const AttentionForward& a) {
                        .width = static_cast<int>(a.q.dim(2)),
                        .window = static_cast<int>(std::min(a.window, a.segments.tokens())),
                        .scale = a.scale,
-                       .in_runs = in_runs({a.q, a.k, a.v})};
+                       .vector = whole_rows({a.q, a.k, a.v}, 16)};
     launch(ctx,
            {.blocks = dim3(static_cast<unsigned>(blocks)),
             .threads = Shape::kThreads,

@@ -56,7 +56,7 @@ struct Backward {
   const RowTile* tiles;
   int heads, kv_heads, width, window;  // window 0: none
   float scale;
-  bool in_runs;
+  bool vector;
 };
 
 template <class T, int kDim>
@@ -125,9 +125,9 @@ template <class Shape, int kRows, class T>
 __device__ void load_pair(T* const (&to)[2], const HeadRows<const T>& a, const HeadRows<const T>& b,
                           int64_t first, int64_t head, int count, const Backward<T>& args) {
   load_rows<Shape, kRows>(to[0], a.data + first * a.row + head * a.head, a.row, count, args.width,
-                          args.in_runs);
+                          args.vector);
   load_rows<Shape, kRows>(to[1], b.data + first * b.row + head * b.head, b.row, count, args.width,
-                          args.in_runs);
+                          args.vector);
 }
 
 // From s and dp in shared memory, p and ds. Row r is token row_token + r, column c other_token + c,
@@ -274,7 +274,7 @@ void backward(Context& ctx, const AttentionBackward& a) {
                 .width = static_cast<int>(a.q.dim(2)),
                 .window = static_cast<int>(std::min(a.window, a.segments.tokens())),
                 .scale = a.scale,
-                .in_runs = in_runs({a.q, a.k, a.v, a.dy})};
+                .vector = whole_rows({a.q, a.k, a.v, a.dy}, 16)};
   with_padded_width("attention_backward", a.q.dim(2), [&](auto dim) {
     using Shape = typename BackwardShape<T, decltype(dim)::kValue>::Shape;
     const auto go = [&](bool keys, int64_t heads, void (*kernel)(Backward<T>)) {

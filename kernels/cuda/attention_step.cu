@@ -33,7 +33,7 @@ struct Step {
   const Part* parts;
   int heads, kv_heads, width, groups;  // groups: of 16 query heads of a KV head
   float scale;
-  bool in_runs;
+  bool vector;
 };
 
 template <class T, int kDim>
@@ -59,12 +59,12 @@ __global__ void __launch_bounds__(Shape::kThreads) step_kernel(Step<typename Sha
   Walk<Shape> walk(memory, s.scale, part.begin, part.end);
   load_rows<Shape, Shape::kRows>(memory.queries,
                                  s.q.data + part.sequence * s.q.row + first_head * s.q.head,
-                                 s.kv_heads * s.q.head, heads, s.width, s.in_runs);
+                                 s.kv_heads * s.q.head, heads, s.width, s.vector);
   const T* keys = s.k + part.sequence * s.k_sequence + kv_head * s.width;
   const T* values = s.v + part.sequence * s.v_sequence + kv_head * s.width;
   for (int first = part.begin; first < part.end; first += Shape::kOther)
     walk.add(keys + first * s.k_row, s.k_row, values + first * s.v_row, s.v_row, first,
-             min(Shape::kOther, part.end - first), s.width, s.in_runs);
+             min(Shape::kOther, part.end - first), s.width, s.vector);
   const float lse = walk.finish();
   const int64_t first = int64_t{blockIdx.x} * s.heads + first_head;
   const int row = Walk<Shape>::row();
@@ -167,14 +167,17 @@ void step(Context& ctx, const AttentionStep& a) {
   const Parts parts = split(a.lengths, a.window);
   const auto count = static_cast<int64_t>(parts.parts.size());
   const int64_t groups = (heads / kv_heads + kTileRows - 1) / kTileRows;
-  const bool whole = a.k.stride(0) * dtype_bytes(a.k.dtype()) % 16 == 0 &&
-                     a.v.stride(0) * dtype_bytes(a.v.dtype()) % 16 == 0;
+  const T* k = elements<T>(a.k);
+  const T* v = elements<T>(a.v);
+  // What cache_heads() sees is the first sequence.
+  const bool sequences_aligned =
+      pitches_aligned(k, {a.k.stride(0)}, 16) && pitches_aligned(v, {a.v.stride(0)}, 16);
   const Step<T> s{
       .y = ctx.scratch().floats(count * heads * width),
       .lse = ctx.scratch().floats(count * heads),
       .q = head_rows<T>(a.q),
-      .k = elements<T>(a.k),
-      .v = elements<T>(a.v),
+      .k = k,
+      .v = v,
       .k_sequence = a.k.stride(0),
       .k_row = a.k.stride(1),
       .v_sequence = a.v.stride(0),
@@ -185,7 +188,8 @@ void step(Context& ctx, const AttentionStep& a) {
       .width = static_cast<int>(width),
       .groups = static_cast<int>(groups),
       .scale = a.scale,
-      .in_runs = whole && in_runs({a.q, cache_heads(a.k, 0, width), cache_heads(a.v, 0, width)})};
+      .vector = sequences_aligned &&
+                whole_rows({a.q, cache_heads(a.k, 0, width), cache_heads(a.v, 0, width)}, 16)};
   const int32_t* first_part = upload(ctx, parts.first_part);
   launch(ctx, {dim3(static_cast<unsigned>(a.q.dim(0))), kJoinThreads}, append_kernel<T>,
          append<T>(a.k, a.new_k), append<T>(a.v, a.new_v), s.parts, first_part,

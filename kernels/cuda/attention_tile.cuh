@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/warp_tile.cuh"
@@ -58,10 +59,10 @@ struct HeadRows {
   int64_t row, head;
 };
 
-// [kRows, kDim] into shared memory, zero behind `rows` and `width`. `in_runs`: 16 bytes at a time.
+// [kRows, kDim] into shared memory, zero behind `rows` and `width`. `vector`: 16 bytes at a time.
 template <class Shape, int kRows, class T>
-__device__ void load_rows(T* to, const T* from, int64_t stride, int rows, int width, bool in_runs) {
-  if (in_runs) {
+__device__ void load_rows(T* to, const T* from, int64_t stride, int rows, int width, bool vector) {
+  if (vector) {
     constexpr int kRun = 16 / sizeof(T);
     constexpr int kRuns = Shape::kDim / kRun;
 #pragma unroll 4
@@ -120,17 +121,6 @@ inline std::vector<RowTile> row_tiles(const Segments& segments, int64_t rows, in
   std::stable_sort(tiles.begin(), tiles.end(),
                    [&](const RowTile& a, const RowTile& b) { return walk(a) > walk(b); });
   return tiles;
-}
-
-// Whether rows of these views can be read 16 bytes at a time.
-inline bool in_runs(std::initializer_list<ConstView> views) {
-  return std::all_of(views.begin(), views.end(), [](const ConstView& v) {
-    const auto whole = [&](int64_t elements) {
-      return elements * dtype_bytes(v.dtype()) % 16 == 0;
-    };
-    return reinterpret_cast<uintptr_t>(v.data()) % 16 == 0 && whole(v.dim(2)) &&
-           whole(v.stride(0)) && whole(v.stride(1));
-  });
 }
 
 // The elements of views of activations, f32 or bf16, as device code names them.

@@ -68,10 +68,10 @@ class Walk {
 
   // Keys and values first .. first + count - 1, count <= kOther, at these addresses.
   __device__ void add(const T* keys, int64_t key_row, const T* values, int64_t value_row, int first,
-                      int count, int width, bool in_runs) {
+                      int count, int width, bool vector) {
     __syncthreads();  // the tile before has been read
-    load_rows<Shape, Shape::kOther>(m_.keys, keys, key_row, count, width, in_runs);
-    load_rows<Shape, Shape::kOther>(m_.values, values, value_row, count, width, in_runs);
+    load_rows<Shape, Shape::kOther>(m_.keys, keys, key_row, count, width, vector);
+    load_rows<Shape, Shape::kOther>(m_.values, values, value_row, count, width, vector);
     __syncthreads();
     typename Shape::Scores scores;
     scores.clear();

@@ -5,7 +5,6 @@
 // Queries       and weights are left operands in registers, in bf16. The sum of the weights is that of the f32 values.
 #include "kernels/cuda/attention_warpgroups.cuh"
 #include "kernels/cuda/attention_warpgroups.h"
-#include "kernels/cuda/rounded.h"
 #include "kernels/cuda/upload.h"
 
 namespace nestling::cuda {
@@ -167,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
 }  // namespace
 
 bool attention_on_warpgroups(Context& ctx, std::initializer_list<ConstView> heads) {
-  return ctx.cuda().warpgroups && heads.begin()->dim(2) <= 128 && whole_vectors(heads);
+  return ctx.cuda().warpgroups && heads.begin()->dim(2) <= 128 && whole_rows(heads, 16);
 }
 
 void forward_on_warpgroups(Context& ctx, const AttentionForward& a) {

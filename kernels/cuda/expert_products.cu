@@ -13,6 +13,7 @@
 //               what is waited for.
 #include <algorithm>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/expert_tiles.cuh"
 #include "kernels/cuda/expert_warpgroups.h"
 #include "kernels/cuda/launch.cuh"
@@ -125,7 +126,7 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
                             .columns = out.dim(1),
                             .experts = static_cast<int>(w.dim(0)),
                             .column_tiles = 0};
-  if (whole_vectors({a, w}))
+  if (whole_rows({a, w}, 16))
     launch_rows<TilePlan<T, kVector, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
   else
     launch_rows<TilePlan<T, 1, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
@@ -165,7 +166,7 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
                            .accumulate = accumulate};
   const auto experts = static_cast<unsigned>(dw.dim(0));
   const Grid grid{experts * p.tiles_n * p.tiles_k, Shape::kThreads};
-  if (whole_vectors({dy, x}))
+  if (whole_rows({dy, x}, 16))
     launch(ctx, grid, weight_kernel<TilePlan<T, kVector, Shape, Along::kSide, Along::kSide>>, p);
   else
     launch(ctx, grid, weight_kernel<TilePlan<T, 1, Shape, Along::kSide, Along::kSide>>, p);

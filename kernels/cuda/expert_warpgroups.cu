@@ -6,10 +6,10 @@
 // Two blocks    share a multiprocessor: one writes its sums while the other multiplies.
 #include <algorithm>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/expert_tiles.cuh"
 #include "kernels/cuda/expert_warpgroups.h"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/rounded.h"
 #include "kernels/cuda/warpgroup_tile.cuh"
 
 namespace nestling::cuda {
@@ -108,7 +108,7 @@ void launch_rows(Context& ctx, Y* out, View to, ConstView a, ConstView w, ConstV
 }  // namespace
 
 bool warpgroups_can(Context& ctx, std::initializer_list<ConstView> views) {
-  return ctx.cuda().warpgroups && whole_vectors(views);
+  return ctx.cuda().warpgroups && whole_rows(views, 16);
 }
 
 void rows_on_warpgroups(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets,

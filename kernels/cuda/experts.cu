@@ -9,6 +9,7 @@
 //   gradient        of row j
 //
 // Units             gather moves 16 bytes at a time, of whatever type, where rows are whole units
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -228,10 +229,10 @@ unsigned blocks_of_tokens(int64_t tokens) {
   return static_cast<unsigned>((tokens + kTokens - 1) / kTokens);
 }
 
-// Whether rows can be read and written in whole packs.
-template <class... Matrices>
-bool all_packs(int64_t width, const Matrices&... m) {
-  return width % 4 == 0 && (packable(m.data, m.pitch) && ...);
+// Whether the rows of these views can be read and written in whole packs of 4.
+template <class... Views>
+bool whole_packs(const Views&... v) {
+  return (whole_rows(v, 4 * dtype_bytes(v.dtype())) && ...);
 }
 
 const int32_t* invert(Context& ctx, ConstView order) {
@@ -254,7 +255,7 @@ void combine(Context& ctx, View y, ConstView rows, ConstView weight, ConstView o
                      .k = rows.dim(0) / y.dim(0),
                      .width = y.dim(1),
                      .accumulate = accumulate};
-  if (all_packs(c.width, c.y, c.rows))
+  if (whole_packs(y, rows))
     launch(ctx, {blocks_of_pieces<4>(c.tokens, c.width), kThreads}, combine_kernel<4, kWeighted, X>,
            c);
   else
@@ -275,15 +276,6 @@ void gather(Context& ctx, const ExpertGather& a) {
   launch(ctx, {blocks_of_pieces<1>(g.tokens, g.width), kThreads}, gather_kernel<Unit>, g);
 }
 
-// Whether the rows of a view begin at multiples of the unit and are whole units.
-template <class Unit>
-bool whole_units(ConstView v) {
-  const int64_t bytes = dtype_bytes(v.dtype());
-  constexpr auto kBytes = static_cast<int64_t>(sizeof(Unit));
-  return reinterpret_cast<uintptr_t>(v.data()) % kBytes == 0 && v.pitch() * bytes % kBytes == 0 &&
-         v.dim(1) * bytes % kBytes == 0;
-}
-
 template <class X>
 void combine_backward(Context& ctx, const ExpertCombineBackward& a) {
   const Arena::Mark mark(ctx.scratch());
@@ -296,7 +288,7 @@ void combine_backward(Context& ctx, const ExpertCombineBackward& a) {
                              .tokens = a.dy.dim(0),
                              .k = a.weight.dim(1),
                              .width = a.rows.dim(1)};
-  if (all_packs(c.width, c.drows, c.dy, c.rows))
+  if (whole_packs(a.drows, a.dy, a.rows))
     launch(ctx, {blocks_of_tokens(c.tokens), kThreads}, combine_backward_kernel<4, X>, c);
   else
     launch(ctx, {blocks_of_tokens(c.tokens), kThreads}, combine_backward_kernel<1, X>, c);
@@ -306,7 +298,7 @@ void combine_backward(Context& ctx, const ExpertCombineBackward& a) {
 
 void run(Context& ctx, const ExpertGather& a) {
   if (a.rows.size() == 0) return;
-  if (whole_units<uint4>(a.rows) && whole_units<uint4>(a.x)) return gather<uint4>(ctx, a);
+  if (whole_rows({a.rows, a.x}, sizeof(uint4))) return gather<uint4>(ctx, a);
   with_elements(a.rows, [&]<class X>(X) { gather<X>(ctx, a); });
 }
 

@@ -6,6 +6,7 @@
 
 #include <cuda_fp8.h>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
@@ -82,9 +83,8 @@ void quantize(Context& ctx, const Fp8Quantize& a, const X* x) {
                 .x_pitch = one ? 0 : a.x.pitch(),
                 .codes_pitch = one ? 0 : a.codes.pitch(),
                 .scale = a.scale};
-  const bool aligned = reinterpret_cast<uintptr_t>(q.x) % 16 == 0 && q.x_pitch % kPiece == 0 &&
-                       reinterpret_cast<uintptr_t>(q.codes) % kPiece == 0 &&
-                       q.codes_pitch % kPiece == 0;
+  const bool aligned =
+      pitches_aligned(q.x, {q.x_pitch}, 16) && pitches_aligned(q.codes, {q.codes_pitch}, kPiece);
   const int64_t piece = aligned ? kPiece : 1;
   const dim3 blocks = blocks_for(q.rows * ((q.cols + piece - 1) / piece), kThreads);
   if (aligned)
@@ -101,7 +101,7 @@ void check_card(Context& ctx) {
 }
 
 void check_view(const char* name, ConstView v) {
-  NESTLING_CHECK(whole_vectors({v}), "fp8_linear: ", name, " ", v.describe(), " with row pitch ",
+  NESTLING_CHECK(whole_rows(v, 16), "fp8_linear: ", name, " ", v.describe(), " with row pitch ",
                  v.stride(0), " at address ", static_cast<const void*>(v.data()),
                  ": FP8 products need rows that start at multiples of 16 bytes and are whole 16 "
                  "bytes long");

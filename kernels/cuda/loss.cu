@@ -12,6 +12,7 @@
 //               that start on 16 bytes are read by four.
 // In place      a bf16 gradient overwrites logits ahead of those that it is of, so the block meets between
 //               reading and writing: what is overwritten has been read in this round or before.
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/fault.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -307,13 +308,6 @@ __global__ void __launch_bounds__(kThreads, 2) loss_kernel(Rows r) {
   if (threadIdx.x == 0 && r.kl != nullptr) r.kl[t] = static_cast<float>(kl);
 }
 
-// Rows that may be read four floats at a time.
-bool aligned(ConstView v) {
-  constexpr int64_t kBytes = sizeof(float4);
-  return !v || (reinterpret_cast<uintptr_t>(v.data()) % kBytes == 0 &&
-                v.pitch() * dtype_bytes(v.dtype()) % kBytes == 0);
-}
-
 template <class T, class V>
 auto optional(V v) {
   return v ? v.template ptr<T>() : nullptr;
@@ -342,7 +336,8 @@ void run(Context& ctx, const LossRows& a) {
                .gradient = a.gradient,
                .fault = ctx.cuda().fault};
   const Grid grid{.blocks = dim3(static_cast<unsigned>(rows)), .threads = kThreads};
-  const bool runs = aligned(a.logits) && aligned(a.teacher);
+  const bool runs =
+      rows_aligned(a.logits, sizeof(float4)) && rows_aligned(a.teacher, sizeof(float4));
   if (a.half)
     launch(ctx, grid, runs ? loss_kernel<__nv_bfloat16, 4> : loss_kernel<__nv_bfloat16, 1>, r);
   else

@@ -11,6 +11,7 @@
 
 #include <cuda_fp8.h>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
@@ -130,7 +131,6 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(Quantize<X, Scales> 
 
 template <class X, class Scales>
 void quantize(Context& ctx, View codes, ConstView x, const X* from, float scale, Scales to) {
-  constexpr int kPiece = 16 / sizeof(X);
   const Quantize<X, Scales> q{.x = from,
                               .codes = codes.ptr<uint8_t>(),
                               .rows = x.dim(0),
@@ -139,8 +139,7 @@ void quantize(Context& ctx, View codes, ConstView x, const X* from, float scale,
                               .codes_pitch = codes.stride(0),
                               .scale = scale,
                               .to = to};
-  const bool aligned = reinterpret_cast<uintptr_t>(q.x) % 16 == 0 && q.x_pitch % kPiece == 0 &&
-                       reinterpret_cast<uintptr_t>(q.codes) % 8 == 0 && q.codes_pitch % 8 == 0;
+  const bool aligned = rows_aligned(x, 16) && rows_aligned(codes, 8);
   const Grid grid{blocks_for(to.row_count * to.block_count, kThreads), kThreads};
   if (aligned)
     launch(ctx, grid, quantize_kernel<true, X, Scales>, q);
@@ -199,7 +198,7 @@ void check_card(Context& ctx) {
 }
 
 void check_view(const char* name, ConstView v) {
-  NESTLING_CHECK(whole_vectors({v}), "nvfp4_linear: ", name, " ", v.describe(), " with row pitch ",
+  NESTLING_CHECK(whole_rows(v, 16), "nvfp4_linear: ", name, " ", v.describe(), " with row pitch ",
                  v.stride(0), " at address ", static_cast<const void*>(v.data()),
                  ": FP4 products need rows that start at multiples of 16 bytes and are whole 16 "
                  "bytes long, 32 codes");

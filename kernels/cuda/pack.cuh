@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 
 namespace nestling::cuda {
@@ -189,7 +190,7 @@ __device__ void store_quad(X* p, const Pack<kQuad>& x, int64_t n) {
 // Whether rows `pitch` elements apart can be read in packs of kN.
 template <int kN = 4, class X>
 bool packable(const X* base, int64_t pitch) {
-  return reinterpret_cast<uintptr_t>(base) % (kN * sizeof(X)) == 0 && pitch % kN == 0;
+  return pitches_aligned(base, {pitch}, kN * sizeof(X));
 }
 
 // The elements of a view by their type in device code.

@@ -15,15 +15,4 @@ ConstView like_weight(Context& ctx, ConstView x, ConstView w) {
   return same;
 }
 
-bool whole_vectors(std::initializer_list<ConstView> views) {
-  bool whole = true;
-  for (const ConstView& v : views) {
-    const int64_t piece = 16 / dtype_bytes(v.dtype());
-    whole = whole && reinterpret_cast<uintptr_t>(v.data()) % 16 == 0;
-    whole = whole && v.dim(v.rank() - 1) % piece == 0;
-    for (int d = 0; d + 1 < v.rank(); ++d) whole = whole && v.stride(d) % piece == 0;
-  }
-  return whole;
-}
-
 }  // namespace nestling::cuda

@@ -39,8 +39,8 @@ constexpr int kEight = 8;
 using Eight = Pack<__nv_bfloat16, kEight>;
 using Two = Pack<__nv_bfloat16, 2>;
 
-bool by_eights(const Layout& l, const void* data) {
-  return l.s.groups % kEight == 0 && reads_by_vectors(data, 2, {l.token, l.state});
+bool by_eights(const Layout& l, const __nv_bfloat16* data) {
+  return l.s.groups % kEight == 0 && pitches_aligned(data, {l.token, l.state}, sizeof(Eight));
 }
 
 __global__ void __launch_bounds__(kThreads)

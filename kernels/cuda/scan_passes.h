@@ -24,15 +24,11 @@ auto elements(V v) {
 
 template <class E>
 HeadRows<E> head_rows(View v) {
-  E* data = elements<E>(v);
-  return {data, v.stride(0), v.stride(1),
-          reads_by_vectors(data, sizeof(E), {v.stride(0), v.stride(1)})};
+  return {elements<E>(v), v.stride(0), v.stride(1), rows_aligned(v, 16)};
 }
 template <class E>
 HeadRows<const E> head_rows(ConstView v) {
-  const E* data = elements<E>(v);
-  return {data, v.stride(0), v.stride(1),
-          reads_by_vectors(data, sizeof(E), {v.stride(0), v.stride(1)})};
+  return {elements<E>(v), v.stride(0), v.stride(1), rows_aligned(v, 16)};
 }
 
 // B or C [T, N, G] as [G, T, padded N]; and back, rounded to the view's type E where F is not.

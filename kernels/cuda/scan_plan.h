@@ -10,6 +10,7 @@
 #include <vector_types.h>
 
 #include "kernels/core/context.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/ops/segments.h"
 
 namespace nestling::cuda::scan {
@@ -94,18 +95,11 @@ struct StateView {  // [slots, H, P, N]; data null: absent
   bool vector = false;
 };
 
-inline bool reads_by_vectors(const void* data, int64_t element_bytes,
-                             std::initializer_list<int64_t> strides) {
-  bool whole = reinterpret_cast<uintptr_t>(data) % 16 == 0;
-  for (const int64_t stride : strides) whole = whole && stride * element_bytes % 16 == 0;
-  return whole;
-}
 template <class V>
 StateView state_view(V v) {
   if (!v) return {};
   auto* data = const_cast<float*>(v.template ptr<float>());
-  return {data, v.stride(0), v.stride(1), v.stride(2),
-          reads_by_vectors(data, sizeof(float), {v.stride(0), v.stride(1), v.stride(2)})};
+  return {data, v.stride(0), v.stride(1), v.stride(2), rows_aligned(v, 16)};
 }
 
 }  // namespace nestling::cuda::scan
