@@ -123,15 +123,6 @@ inline std::vector<RowTile> row_tiles(const Segments& segments, int64_t rows, in
   return tiles;
 }
 
-// The elements of views of activations, f32 or bf16, as device code names them.
-template <class T>
-T* elements(View v) {
-  return reinterpret_cast<T*>(v.data());
-}
-template <class T>
-const T* elements(ConstView v) {
-  return reinterpret_cast<const T*>(v.data());
-}
 template <class T>
 HeadRows<T> head_rows(View v) {
   return {elements<T>(v), v.stride(0), v.stride(1)};

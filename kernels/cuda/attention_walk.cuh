@@ -10,7 +10,6 @@
 
 namespace nestling::cuda {
 
-inline constexpr float kLowestScore = -3.402823466e38f;  // finite: e^(-infinity - it) is 0, not NaN
 inline constexpr float kHidden = -INFINITY;
 
 template <class Shape>

@@ -14,7 +14,8 @@ namespace {
 using namespace warpgroups;  // NOLINT(google-build-using-namespace)
 
 constexpr int kKeys = 128;
-constexpr float kLowest = -1e30f;  // finite: 2^(-infinity - it) is 0, not NaN
+// Not kLowestScore: times a slope above 1 that is infinite, and of a row that sees no key yet -infinity + infinity is NaN.
+constexpr float kLowestToScale = -1e30f;
 
 struct Forward {
   HeadRows<__nv_bfloat16> y;
@@ -44,7 +45,7 @@ struct ForwardMemory {
 // The softmax of a thread's two rows so far, in powers of two of `slope` times the scores.
 struct Softmax {
   float slope;
-  float top[2] = {kLowest, kLowest};
+  float top[2] = {kLowestToScale, kLowestToScale};
   float sum[2] = {};  // this thread's part
 
   // Scores become weights; what was summed before is to be multiplied by `factors`.
@@ -95,21 +96,21 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
   const auto copy_keys = [&](int n) {  // none behind the last
     const int64_t first = begin + n * kKeys;
     const int count = static_cast<int>(end - first);
-    copy_tile<kDim, kKeys>(memory.keys(n), f.k.data + kv_head * f.k.head + first * f.k.row, f.k.row,
-                           count, f.width);
-    copy_tile<kDim, kKeys>(memory.values(n), f.v.data + kv_head * f.v.head + first * f.v.row,
-                           f.v.row, count, f.width);
+    copy_swizzled<kDim, kKeys>(memory.keys(n), f.k.data + kv_head * f.k.head + first * f.k.row,
+                               f.k.row, count, f.width);
+    copy_swizzled<kDim, kKeys>(memory.values(n), f.v.data + kv_head * f.v.head + first * f.v.row,
+                               f.v.row, count, f.width);
     close_copies();
   };
-  copy_tile<kDim, kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head, f.q.row,
-                         tile.count, f.width);
+  copy_swizzled<kDim, kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head,
+                             f.q.row, tile.count, f.width);
   close_copies();
   copy_keys(0);
 
   const int group_row = group() * kGroupRows;
   const int group_first = tile.first + group_row;
   const int token = group_first + own_row();
-  Softmax softmax{.slope = f.scale * kLog2e};
+  Softmax softmax{.slope = f.scale * kLog2E};
   float outputs[kDim / 2] = {};
   uint32_t weights[kKeys / 16][4];
   const auto add_values = [&](int n) {

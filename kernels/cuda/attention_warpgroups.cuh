@@ -25,7 +25,6 @@ inline constexpr int kRows = 128;      // that stay, of a block
 inline constexpr int kGroupRows = 64;  // of a warpgroup
 inline constexpr int kRowBytes = 128;
 inline constexpr int kPattern = 1024;  // tiles begin at multiples of it
-inline constexpr float kLog2e = 1.4426950408889634f;
 
 template <int kDim, int kTileRows>
 inline constexpr int kTileBytes = kDim / 64 * kTileRows* kRowBytes;
@@ -41,8 +40,8 @@ inline __device__ unsigned char* patterned(unsigned char* shared) {
 // Starts the copies of a tile: rows from `rows` on (none exist where it is not positive) and channels behind
 // `width` become zero. What does not exist is not read.
 template <int kDim, int kTileRows>
-__device__ void copy_tile(unsigned char* to, const __nv_bfloat16* from, int64_t pitch, int rows,
-                          int width) {
+__device__ void copy_swizzled(unsigned char* to, const __nv_bfloat16* from, int64_t pitch, int rows,
+                              int width) {
   constexpr int kPieces = kDim / 8;  // of 16 bytes
   constexpr int kAtOnce = kThreads / kPieces;
   const int piece = static_cast<int>(threadIdx.x) % kPieces;

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) stats_kernel(Stats s) {
     }
   delta = warp_sum<8>(delta);
   if (exists && threadIdx.x % 8 == 0)
-    s.stats[head * s.tokens + token] = make_float2(s.lse[token * s.lse_row + head] * kLog2e, delta);
+    s.stats[head * s.tokens + token] = make_float2(s.lse[token * s.lse_row + head] * kLog2E, delta);
 }
 
 // Rows are keys and values, others queries and dy; or the other way round.
@@ -91,8 +91,10 @@ template <int kDim, int kTileRows>
 __device__ void copy_pair(unsigned char* a_to, const HeadRows<const Half>& a, int64_t a_head,
                           unsigned char* b_to, const HeadRows<const Half>& b, int64_t b_head,
                           int64_t first, int rows, int width) {
-  copy_tile<kDim, kTileRows>(a_to, a.data + a_head * a.head + first * a.row, a.row, rows, width);
-  copy_tile<kDim, kTileRows>(b_to, b.data + b_head * b.head + first * b.row, b.row, rows, width);
+  copy_swizzled<kDim, kTileRows>(a_to, a.data + a_head * a.head + first * a.row, a.row, rows,
+                                 width);
+  copy_swizzled<kDim, kTileRows>(b_to, b.data + b_head * b.head + first * b.row, b.row, rows,
+                                 width);
 }
 
 // What a query sees: keys up to itself, the last `window` of them where there is a window.
@@ -202,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(Backward b) {
       hide(scores, [&](int e) {
         return !sight.sees(query + column_of(e), first_key + own_row() + 8 * row_half(e));
       });
-    weigh(scores, dp, b.scale * kLog2e, [&](int e) { return of_queries[column_of(e)]; });
+    weigh(scores, dp, b.scale * kLog2E, [&](int e) { return of_queries[column_of(e)]; });
     fragments_of(scores, p);
     fragments_of(dp, ds);
     if (!late) add_queries(n);
@@ -287,7 +289,7 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
     const int key = begin + n * kOther;
     if (!sight.all(first_query, last_query, key, key + kOther - 1))
       hide(scores, [&](int e) { return !sight.sees(query + 8 * row_half(e), key + column_of(e)); });
-    weigh(scores, dp, b.scale * kLog2e, [&](int e) { return stats[row_half(e)]; });
+    weigh(scores, dp, b.scale * kLog2E, [&](int e) { return stats[row_half(e)]; });
     fragments_of(dp, ds);
     if (!late) add_keys(n);
   }

@@ -1,6 +1,7 @@
 // element.cuh - elements of operands in device code: float or bf16 in memory, float in registers.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_bf16.h>
 
@@ -50,6 +51,8 @@ inline float reciprocal(float x) {
 }
 #endif
 inline constexpr float kLog2E = 1.44269504f;
+// What the largest score of an online softmax starts from: finite, so that e^(-infinity - it) is 0, not NaN.
+inline constexpr float kLowestScore = -3.402823466e38f;
 
 // At both ends 2^x is 0 or infinity, and the sigmoid 1 or 0.
 inline __device__ float sigmoid(float x) {
@@ -70,6 +73,14 @@ inline __nv_bfloat16* bf16_of(View v) {
 }
 inline const __nv_bfloat16* bf16_of(ConstView v) {
   return reinterpret_cast<const __nv_bfloat16*>(v.ptr<bf16>());
+}
+// The same by that type: X is float or __nv_bfloat16.
+template <class X>
+auto elements(auto view) {
+  if constexpr (std::is_same_v<X, float>)
+    return view.template ptr<float>();
+  else
+    return bf16_of(view);
 }
 // Calls body with a value of the type that the elements of a view have in device code.
 template <class Body>

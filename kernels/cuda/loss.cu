@@ -26,7 +26,6 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kAtOnce = 4;
-constexpr float kLowest = -3.402823466e38f;  // finite: e^(-infinity - kLowest) is 0, not NaN
 
 struct Rows {
   float* logits;
@@ -83,7 +82,7 @@ __device__ void over_row(int64_t width, Body&& body) {
 
 // The largest logit so far, and the sum of 2^(rate (x - top)).
 struct Sum {
-  float top = kLowest;
+  float top = kLowestScore;
   float total = 0.0f;
 };
 template <class Part>

@@ -193,13 +193,4 @@ bool packable(const X* base, int64_t pitch) {
   return pitches_aligned(base, {pitch}, kN * sizeof(X));
 }
 
-// The elements of a view by their type in device code.
-template <class X>
-auto elements(auto view) {
-  if constexpr (std::is_same_v<X, float>)
-    return view.template ptr<float>();
-  else
-    return bf16_of(view);
-}
-
 }  // namespace nestling::cuda

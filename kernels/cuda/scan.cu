@@ -45,11 +45,11 @@ void forward(Context& ctx, const ScanForward& a) {
           ? a.chunk_states
           : ctx.scratch().alloc(DType::kF32, {p.chunk_count, s.heads, s.channels, s.states});
   const StateView states = state_view(saved);
-  const HeadRows<const E> x = head_rows<E>(a.x);
+  const TokenHeads<const E> x = token_heads<E>(a.x);
   chunk_sums(ctx, p, Direction::kForward, x, B, states);
   chain_states(ctx, p, states, state_view(a.initial), state_view(a.final_state));
   outputs(ctx, p, Direction::kForward,
-          Outputs<E>{.out = head_rows<E>(a.y),
+          Outputs<E>{.out = token_heads<E>(a.y),
                      .in = x,
                      .x = x,
                      .u = C,
@@ -66,11 +66,11 @@ void walk(Context& ctx, const ScanForward& a) {
   const Arena::Mark mark(ctx.scratch());
   const Plan p =
       make_plan(ctx, a.segments, a.chunk, Cut::kRuns, a.x, a.B, {a.dt_raw, a.A_log, a.dt_bias});
-  const HeadRows<const E> x = head_rows<E>(a.x);
+  const TokenHeads<const E> x = token_heads<E>(a.x);
   const E* B = to_groups<E>(ctx, p, a.B);
   const E* C = to_groups<E>(ctx, p, a.C);
   walk_forward(ctx, p,
-               {.y = head_rows<E>(a.y),
+               {.y = token_heads<E>(a.y),
                 .x = x,
                 .B = B,
                 .C = C,

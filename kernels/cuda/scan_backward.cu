@@ -39,8 +39,8 @@ void backward(Context& ctx, const ScanBackward& a) {
   const E* B = to_groups<E>(ctx, p, a.B);
   const E* C = to_groups<E>(ctx, p, a.C);
   const float* products = pair_products(ctx, p, C, B);
-  const HeadRows<const E> x = head_rows<E>(a.x);
-  const HeadRows<const E> dy = head_rows<E>(a.dy);
+  const TokenHeads<const E> x = token_heads<E>(a.x);
+  const TokenHeads<const E> dy = token_heads<E>(a.dy);
   const StateView states = state_view(a.chunk_states);
   const StateView dS =
       state_view(ctx.scratch().alloc(DType::kF32, {p.chunk_count, s.heads, s.channels, s.states}));
@@ -50,7 +50,7 @@ void backward(Context& ctx, const ScanBackward& a) {
   const PairGradients<E> pairs = pair_gradients(ctx, p, dy, x, products);
   float* dD_parts = ctx.scratch().floats(s.channel_tiles * p.tile_count * s.heads);
   outputs(ctx, p, Direction::kBackward,
-          Outputs<E>{.out = head_rows<E>(a.dx),
+          Outputs<E>{.out = token_heads<E>(a.dx),
                      .in = dy,
                      .x = x,
                      .u = B,
@@ -99,10 +99,10 @@ void walk(Context& ctx, const ScanBackward& a) {
     return bf16_of(ctx.scratch().alloc(DType::kBF16, {s.groups, s.tokens, s.padded_states}));
   };
   const auto dots = [&] { return ctx.scratch().floats(s.state_tiles * s.heads * s.tokens); };
-  const HeadRows<const E> dy = head_rows<E>(a.dy);
-  const TileGradients g{.dx = head_rows<E>(a.dx),
+  const TokenHeads<const E> dy = token_heads<E>(a.dy);
+  const TileGradients g{.dx = token_heads<E>(a.dx),
                         .dy = dy,
-                        .x = head_rows<E>(a.x),
+                        .x = token_heads<E>(a.x),
                         .B = B,
                         .C = C,
                         .products = pair_products(ctx, p, C, B),

@@ -11,7 +11,7 @@ namespace {
 template <class E>
 struct PairPass {
   PairGradients<E> out;
-  HeadRows<const E> dy, x;
+  TokenHeads<const E> dy, x;
   const float* products;
   const Chunk* chunks;
   const Tile* tiles;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) pair_gradients_kernel(PairPass<E> k)
 template <class E>
 struct GroupPass {
   GroupGradients out;
-  HeadRows<const E> v;
+  TokenHeads<const E> v;
   StateView states;
   const E *own, *other, *pairs;
   const Chunk* chunks;
@@ -232,8 +232,8 @@ E* scratch(Context& ctx, int64_t n) {
 }  // namespace
 
 template <class E>
-PairGradients<E> pair_gradients(Context& ctx, const Plan& p, HeadRows<const E> dy,
-                                HeadRows<const E> x, const float* products) {
+PairGradients<E> pair_gradients(Context& ctx, const Plan& p, TokenHeads<const E> dy,
+                                TokenHeads<const E> x, const float* products) {
   const int64_t sums = p.pair_count * p.s.heads * kTile;
   const PairGradients<E> out{.products = scratch<E>(ctx, p.pair_count * p.s.groups * kTile * kTile),
                              .rows = ctx.scratch().floats(sums),
@@ -244,16 +244,16 @@ PairGradients<E> pair_gradients(Context& ctx, const Plan& p, HeadRows<const E> d
   launch(ctx, {grid, kThreads}, pair_gradients_kernel<E>, k);
   return out;
 }
-template PairGradients<float> pair_gradients(Context&, const Plan&, HeadRows<const float>,
-                                             HeadRows<const float>, const float*);
+template PairGradients<float> pair_gradients(Context&, const Plan&, TokenHeads<const float>,
+                                             TokenHeads<const float>, const float*);
 template PairGradients<__nv_bfloat16> pair_gradients(Context&, const Plan&,
-                                                     HeadRows<const __nv_bfloat16>,
-                                                     HeadRows<const __nv_bfloat16>, const float*);
+                                                     TokenHeads<const __nv_bfloat16>,
+                                                     TokenHeads<const __nv_bfloat16>, const float*);
 
 template <class E>
 GroupGradients group_gradients(Context& ctx, const Plan& p, Direction direction,
-                               HeadRows<const E> v, StateView states, const E* own, const E* other,
-                               const E* pairs) {
+                               TokenHeads<const E> v, StateView states, const E* own,
+                               const E* other, const E* pairs) {
   const Sizes& s = p.s;
   const GroupGradients out{.rows = ctx.scratch().floats(s.groups * s.tokens * s.padded_states),
                            .dots = ctx.scratch().floats(s.state_tiles * s.heads * s.tokens)};
@@ -266,10 +266,10 @@ GroupGradients group_gradients(Context& ctx, const Plan& p, Direction direction,
     launch(ctx, {grid, kThreads}, group_gradients_kernel<E, Direction::kBackward>, k);
   return out;
 }
-template GroupGradients group_gradients(Context&, const Plan&, Direction, HeadRows<const float>,
+template GroupGradients group_gradients(Context&, const Plan&, Direction, TokenHeads<const float>,
                                         StateView, const float*, const float*, const float*);
 template GroupGradients group_gradients(Context&, const Plan&, Direction,
-                                        HeadRows<const __nv_bfloat16>, StateView,
+                                        TokenHeads<const __nv_bfloat16>, StateView,
                                         const __nv_bfloat16*, const __nv_bfloat16*,
                                         const __nv_bfloat16*);
 

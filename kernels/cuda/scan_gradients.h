@@ -16,8 +16,8 @@ struct PairGradients {
   float* diagonal;  // [H, T]: K_jj
 };
 template <class E>
-PairGradients<E> pair_gradients(Context& ctx, const Plan& p, HeadRows<const E> dy,
-                                HeadRows<const E> x, const float* products);
+PairGradients<E> pair_gradients(Context& ctx, const Plan& p, TokenHeads<const E> dy,
+                                TokenHeads<const E> x, const float* products);
 
 // dC_i = sum over heads of head_i dy_i S + sum_{j <= i} dG_ij B_j          (kForward: i reads)
 // dB_j = sum over heads of dt_j tail_j x_j dS + sum_{i >= j} dG_ij^T C_i   (kBackward)
@@ -29,8 +29,8 @@ struct GroupGradients {
 };
 template <class E>
 GroupGradients group_gradients(Context& ctx, const Plan& p, Direction direction,
-                               HeadRows<const E> v, StateView states, const E* own, const E* other,
-                               const E* pairs);
+                               TokenHeads<const E> v, StateView states, const E* own,
+                               const E* other, const E* pairs);
 
 // d dt and d sum to ddt_raw, and to the parameters.
 struct ScalarGradients {

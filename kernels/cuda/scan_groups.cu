@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kThreads) from_groups_kernel(E* to, const F* f
 
 // The same of bf16 and 8 groups at a time: a thread moves two states, 16 bytes of the view each.
 constexpr int kEight = 8;
-using Eight = Pack<__nv_bfloat16, kEight>;
-using Two = Pack<__nv_bfloat16, 2>;
+using Eight = AlignedVector<__nv_bfloat16, kEight>;
+using Two = AlignedVector<__nv_bfloat16, 2>;
 
 bool by_eights(const Layout& l, const __nv_bfloat16* data) {
   return l.s.groups % kEight == 0 && pitches_aligned(data, {l.token, l.state}, sizeof(Eight));

@@ -14,20 +14,12 @@
 
 namespace nestling::cuda::scan {
 
-template <class E, class V>
-auto elements(V v) {
-  if constexpr (std::is_same_v<E, float>)
-    return v.template ptr<float>();
-  else
-    return bf16_of(v);
-}
-
 template <class E>
-HeadRows<E> head_rows(View v) {
+TokenHeads<E> token_heads(View v) {
   return {elements<E>(v), v.stride(0), v.stride(1), rows_aligned(v, 16)};
 }
 template <class E>
-HeadRows<const E> head_rows(ConstView v) {
+TokenHeads<const E> token_heads(ConstView v) {
   return {elements<E>(v), v.stride(0), v.stride(1), rows_aligned(v, 16)};
 }
 
@@ -44,7 +36,7 @@ const float* pair_products(Context& ctx, const Plan& p, const E* C, const E* B);
 enum class Direction : uint8_t { kForward, kBackward };
 
 template <class E>
-void chunk_sums(Context& ctx, const Plan& p, Direction direction, HeadRows<const E> v, const E* u,
+void chunk_sums(Context& ctx, const Plan& p, Direction direction, TokenHeads<const E> v, const E* u,
                 StateView out);
 
 // Slot = chunk: what each chunk leaves becomes the state before it.
@@ -59,13 +51,13 @@ ChainParts chain_gradients(Context& ctx, const Plan& p, StateView gradients, Sta
 
 template <class E>
 struct Outputs {
-  HeadRows<E> out;        // y; backward dx
-  HeadRows<const E> in;   // x; backward dy
-  HeadRows<const E> x;    // backward
-  const E* u;             // C; backward B
-  StateView states;       // S; backward dS
-  bool initial;           // forward: the first chunk of a segment reads a state too
-  const float* products;  // of the pairs
+  TokenHeads<E> out;       // y; backward dx
+  TokenHeads<const E> in;  // x; backward dy
+  TokenHeads<const E> x;   // backward
+  const E* u;              // C; backward B
+  StateView states;        // S; backward dS
+  bool initial;            // forward: the first chunk of a segment reads a state too
+  const float* products;   // of the pairs
   const float* D;
   float* dD_parts;  // backward: [channel tiles, tiles, H]
 };

@@ -83,7 +83,7 @@ Plan make_plan(Context& ctx, const Segments& segments, int64_t chunk, Cut cut, C
 
 // [T, H, P] operands.
 template <class E>
-struct HeadRows {
+struct TokenHeads {
   E* data;
   int64_t token, head;
   bool vector;  // every row of 64 channels may be read by 16 bytes

@@ -13,7 +13,7 @@ namespace {
 
 template <class E>
 struct ChunkSums {
-  HeadRows<const E> v;
+  TokenHeads<const E> v;
   const E* u;
   StateView out;
   const Chunk* chunks;
@@ -143,7 +143,7 @@ int64_t chain_runs(const Plan& p) {
 }  // namespace
 
 template <class E>
-void chunk_sums(Context& ctx, const Plan& p, Direction direction, HeadRows<const E> v, const E* u,
+void chunk_sums(Context& ctx, const Plan& p, Direction direction, TokenHeads<const E> v, const E* u,
                 StateView out) {
   const ChunkSums<E> k{v, u, out, p.chunks, p.decays, p.s};
   const dim3 grid(
@@ -153,9 +153,9 @@ void chunk_sums(Context& ctx, const Plan& p, Direction direction, HeadRows<const
   else
     launch(ctx, {grid, kThreads}, chunk_sums_kernel<E, Direction::kBackward>, k);
 }
-template void chunk_sums(Context&, const Plan&, Direction, HeadRows<const float>, const float*,
+template void chunk_sums(Context&, const Plan&, Direction, TokenHeads<const float>, const float*,
                          StateView);
-template void chunk_sums(Context&, const Plan&, Direction, HeadRows<const __nv_bfloat16>,
+template void chunk_sums(Context&, const Plan&, Direction, TokenHeads<const __nv_bfloat16>,
                          const __nv_bfloat16*, StateView);
 
 void chain_states(Context& ctx, const Plan& p, StateView states, StateView initial,

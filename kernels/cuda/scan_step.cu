@@ -16,8 +16,8 @@ constexpr int kChannels = 16;  // of a block
 
 template <class E>
 struct Step {
-  HeadRows<E> y;
-  HeadRows<const E> x;
+  TokenHeads<E> y;
+  TokenHeads<const E> x;
   StateView state;
   const E *B, *C;
   const float *dt_raw, *A_log, *D, *dt_bias;
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) step_kernel(Step<E> s) {
 
 template <class E>
 void step(Context& ctx, const ScanStep& a) {
-  const Step<E> s{.y = head_rows<E>(a.y),
-                  .x = head_rows<E>(a.x),
+  const Step<E> s{.y = token_heads<E>(a.y),
+                  .x = token_heads<E>(a.x),
                   .state = state_view(a.state),
                   .B = elements<E>(a.B),
                   .C = elements<E>(a.C),

@@ -34,7 +34,7 @@ struct __align__(128) Shared {
 static_assert(sizeof(Shared<__nv_bfloat16>) >= sizeof(float) * kTile * kSumPitch);
 
 template <class E, int kCount>
-struct alignas(kCount * sizeof(E)) Pack {
+struct alignas(kCount * sizeof(E)) AlignedVector {
   E v[kCount];
 };
 template <class F>
@@ -52,9 +52,9 @@ __device__ void stage(E* tile, const F* from, int64_t pitch, int64_t rows, int64
     for (int i = threadIdx.x; i < kTile * kRow; i += kThreads) {
       const int r = i / kRow;
       const int c = i % kRow * kN;
-      Pack<E, kN> out;
+      AlignedVector<E, kN> out;
       if (r < rows) {
-        const auto in = *reinterpret_cast<const Pack<F, kN>*>(from + r * pitch + c);
+        const auto in = *reinterpret_cast<const AlignedVector<F, kN>*>(from + r * pitch + c);
         const float s = scale != nullptr ? scale[r] : 1.0f;
 #pragma unroll
         for (int j = 0; j < kN; ++j) store(&out.v[j], s * load(&in.v[j]));
@@ -62,7 +62,7 @@ __device__ void stage(E* tile, const F* from, int64_t pitch, int64_t rows, int64
 #pragma unroll
         for (int j = 0; j < kN; ++j) store(&out.v[j], 0.0f);
       }
-      *reinterpret_cast<Pack<E, kN>*>(tile + r * kPitch<E> + c) = out;
+      *reinterpret_cast<AlignedVector<E, kN>*>(tile + r * kPitch<E> + c) = out;
     }
     return;
   }

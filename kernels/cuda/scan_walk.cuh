@@ -21,7 +21,7 @@ inline __device__ Rows rows_of(const Chunk& tile) {
   return {tile.begin, static_cast<int>(tile.length)};
 }
 
-// copy_tile of rows that do not start at multiples of 16 bytes, element by element. Out of line: few views need it, and
+// copy_padded of rows that do not start at multiples of 16 bytes, element by element. Out of line: few views need it, and
 // loops are to fit the cache that instructions have.
 template <int kColumns, int kBlock>
 __device__ __attribute__((noinline)) void copy_elements(bf16_t* tile, const bf16_t* from,
@@ -32,10 +32,10 @@ __device__ __attribute__((noinline)) void copy_elements(bf16_t* tile, const bf16
   }
 }
 
-// Starts the copies of [64, kColumns] by kBlock threads; zero outside rows x cols.
+// Starts the copies of [64, kColumns] by kBlock threads, into rows of kColumns + 8; zero outside rows x cols.
 template <int kColumns, int kBlock>
-__device__ void copy_tile(bf16_t* tile, const bf16_t* from, int64_t pitch, int rows, int64_t cols,
-                          bool vector) {
+__device__ void copy_padded(bf16_t* tile, const bf16_t* from, int64_t pitch, int rows, int64_t cols,
+                            bool vector) {
   if (!vector) return copy_elements<kColumns, kBlock>(tile, from, pitch, rows, cols);
   constexpr int kPieces = kColumns / 8;  // of 16 bytes
   constexpr int kTilePitch = kColumns + 8;
@@ -55,16 +55,16 @@ __device__ void copy_tile(bf16_t* tile, const bf16_t* from, int64_t pitch, int r
 }
 // Of a head's x or dy, and of its group's B or C.
 template <int kBlock>
-__device__ void copy_heads(bf16_t* tile, const HeadRows<const bf16_t>& v, const Rows& at,
+__device__ void copy_heads(bf16_t* tile, const TokenHeads<const bf16_t>& v, const Rows& at,
                            int64_t head, const Sizes& s) {
-  copy_tile<kTile, kBlock>(tile, v.data + at.begin * v.token + head * v.head, v.token, at.count,
-                           s.channels, v.vector);
+  copy_padded<kTile, kBlock>(tile, v.data + at.begin * v.token + head * v.head, v.token, at.count,
+                             s.channels, v.vector);
 }
 template <int kBlock>
 __device__ void copy_group(bf16_t* tile, const bf16_t* u, const Rows& at, int64_t group,
                            const Sizes& s) {
-  copy_tile<kStates, kBlock>(tile, u + (group * s.tokens + at.begin) * s.padded_states,
-                             s.padded_states, at.count, s.padded_states, true);
+  copy_padded<kStates, kBlock>(tile, u + (group * s.tokens + at.begin) * s.padded_states,
+                               s.padded_states, at.count, s.padded_states, true);
 }
 
 // A token's decays as they lie in memory; all that a tile needs comes from them.

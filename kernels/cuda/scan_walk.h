@@ -24,12 +24,12 @@ struct RunSums {
   float* states = nullptr;  // [runs, H, 64, 128]
   float* logs = nullptr;    // [runs, H]: of the decay across the run
 };
-RunSums run_sums(Context& ctx, const Plan& p, HeadRows<const __nv_bfloat16> x,
+RunSums run_sums(Context& ctx, const Plan& p, TokenHeads<const __nv_bfloat16> x,
                  const __nv_bfloat16* B);
 
 struct WalkForward {
-  HeadRows<__nv_bfloat16> y;
-  HeadRows<const __nv_bfloat16> x;
+  TokenHeads<__nv_bfloat16> y;
+  TokenHeads<const __nv_bfloat16> x;
   const __nv_bfloat16 *B, *C;
   const float* products;  // of the tiles with themselves
   const float* D;
@@ -39,12 +39,12 @@ struct WalkForward {
 void walk_forward(Context& ctx, const Plan& p, const WalkForward& w);
 
 // [tiles, H, 64, 128]
-const __nv_bfloat16* gradients_behind(Context& ctx, const Plan& p, HeadRows<const __nv_bfloat16> dy,
-                                      const __nv_bfloat16* C);
+const __nv_bfloat16* gradients_behind(Context& ctx, const Plan& p,
+                                      TokenHeads<const __nv_bfloat16> dy, const __nv_bfloat16* C);
 
 struct TileGradients {
-  HeadRows<__nv_bfloat16> dx;
-  HeadRows<const __nv_bfloat16> dy, x;
+  TokenHeads<__nv_bfloat16> dx;
+  TokenHeads<const __nv_bfloat16> dy, x;
   const __nv_bfloat16 *B, *C;
   const float* products;
   const float* D;

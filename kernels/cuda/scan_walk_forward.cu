@@ -147,7 +147,7 @@ __device__ void write_tokens(RowSums& y, const Warp& w, bf16_t* x, const Rows& a
       put_pair(to, a + skip * own.x, b + skip * own.y);
     });
   __syncwarp();
-  const HeadRows<bf16_t>& out = w.k.w.y;
+  const TokenHeads<bf16_t>& out = w.k.w.y;
   bf16_t* to = out.data + at.begin * out.token + w.head * out.head + w.first;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -111,7 +111,7 @@ __device__ void put_dx(float (&dx)[4][4], const Worker& w, int head, int stage) 
 }
 
 __device__ void write_dx(const Worker& w, int head) {
-  const HeadRows<bf16_t>& out = w.k.g.dx;
+  const TokenHeads<bf16_t>& out = w.k.g.dx;
   const auto channels = static_cast<int>(w.k.s.channels);
   bf16_t* to = out.data + w.at.begin * out.token + head * out.head;
 #pragma unroll

@@ -10,7 +10,7 @@ namespace {
 constexpr int kStages = 3;
 
 struct Walk {
-  HeadRows<const bf16_t> v;
+  TokenHeads<const bf16_t> v;
   const bf16_t* u;
   const Run* runs;
   const Chunk* tiles;
@@ -61,8 +61,8 @@ struct Walker {
     if (step < run.count) {
       copy_heads<kThreads>(shared.v[step % kStages], k.v, at, head, k.s);
       const int64_t row = head % k.s.groups * k.s.tokens + at.begin;
-      copy_tile<kTile, kThreads>(shared.u[step % kStages], k.u + row * k.s.padded_states + n0,
-                                 k.s.padded_states, at.count, kTile, true);
+      copy_padded<kTile, kThreads>(shared.u[step % kStages], k.u + row * k.s.padded_states + n0,
+                                   k.s.padded_states, at.count, kTile, true);
     }
     close_copies();
   }
@@ -139,7 +139,7 @@ bool walks(Context& ctx, ConstView x, ConstView B) {
          ctx.cuda().block_bytes >= kWalkBytes;
 }
 
-RunSums run_sums(Context& ctx, const Plan& p, HeadRows<const bf16_t> x, const bf16_t* B) {
+RunSums run_sums(Context& ctx, const Plan& p, TokenHeads<const bf16_t> x, const bf16_t* B) {
   if (p.run_count == p.segment_count) return {};
   Walk k{};
   k.v = x;
@@ -150,7 +150,7 @@ RunSums run_sums(Context& ctx, const Plan& p, HeadRows<const bf16_t> x, const bf
   return k.sums;
 }
 
-const bf16_t* gradients_behind(Context& ctx, const Plan& p, HeadRows<const bf16_t> dy,
+const bf16_t* gradients_behind(Context& ctx, const Plan& p, TokenHeads<const bf16_t> dy,
                                const bf16_t* C) {
   Walk k{};
   k.v = dy;
