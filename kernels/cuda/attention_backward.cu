@@ -133,8 +133,8 @@ __device__ void load_pair(T* const (&to)[2], const HeadRows<const T>& a, const H
 // From s and dp in shared memory, p and ds. Row r is token row_token + r, column c other_token + c,
 // of which there are `count`.
 template <class Shape, bool kKeys, class T>
-__device__ void weigh(const BackwardMemory<Shape>& m, const Backward<T>& b, int row_token,
-                      int other_token, int count) {
+__device__ void softmax_backward(const BackwardMemory<Shape>& m, const Backward<T>& b,
+                                 int row_token, int other_token, int count) {
 #pragma unroll 4
   for (int i = Shape::row_thread(); i < kTileRows * Shape::kOther; i += Shape::kRowThreads) {
     const int r = Shape::first_row() + i / Shape::kOther;
@@ -174,7 +174,7 @@ __device__ void add_others(Sums<Shape>& sums, const BackwardMemory<Shape>& m, co
     scores.store(m.scores[i] + Shape::first_row() * Shape::kScoreLd + column, Shape::kScoreLd);
   }
   Shape::sync_rows();
-  weigh<Shape, kKeys>(m, b, row_token, other_token, count);
+  softmax_backward<Shape, kKeys>(m, b, row_token, other_token, count);
   Shape::sync_rows();
   const int weight = Shape::first_row() * Shape::kWeightLd;
   const int channel = Shape::column_warp() * Shape::kWarpDim;

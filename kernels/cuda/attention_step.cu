@@ -108,7 +108,7 @@ struct Join {
   int heads, width;
 };
 
-// Parts weigh as their sums of exponentials.
+// The weighted sum of the parts of a sequence: the weight of a part is its share of the sum of exponentials.
 template <class T>
 __global__ void __launch_bounds__(kJoinThreads) join_kernel(Join<T> j) {
   const int64_t sequence = blockIdx.x / static_cast<unsigned>(j.heads);

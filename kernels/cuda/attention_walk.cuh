@@ -79,7 +79,7 @@ class Walk {
                                         m_.keys + column * Shape::kLd, Shape::kLd);
     scores.store(m_.scores + Shape::first_row() * Shape::kScoreLd + column, Shape::kScoreLd);
     Shape::sync_rows();
-    soften(first);
+    apply_softmax(first);
     Shape::sync_rows();
     outputs_.scale_rows(rows_, m_.factors + Shape::first_row());
     outputs_.template add_nn<Shape::kOther>(
@@ -99,7 +99,8 @@ class Walk {
   __device__ const typename Shape::Outputs& outputs() const { return outputs_; }
 
  private:
-  __device__ void soften(int first) {
+  // Online softmax: scores of keys from `first` on become weights; `factors` is for what was summed before.
+  __device__ void apply_softmax(int first) {
     constexpr int kPerLane = Shape::kOther / kLanes;
     const int lane = Shape::row_thread() % kLanes;
     const float* scores = m_.scores + row() * Shape::kScoreLd;

@@ -14,7 +14,8 @@ namespace {
 using namespace warpgroups;  // NOLINT(google-build-using-namespace)
 
 constexpr int kKeys = 128;
-// Not kLowestScore: times a slope above 1 that is infinite, and of a row that sees no key yet -infinity + infinity is NaN.
+// Not kLowestScore: times a slope above 1 that is infinite, and the weights of a row that has seen no key yet would be
+// 2^(-infinity + infinity), NaN.
 constexpr float kLowestToScale = -1e30f;
 
 struct Forward {
@@ -42,14 +43,14 @@ struct ForwardMemory {
   __device__ unsigned char* values(int n) const { return others + (2 + n % 3) * kTile; }
 };
 
-// The softmax of a thread's two rows so far, in powers of two of `slope` times the scores.
-struct Softmax {
+// The online softmax of a thread's two rows so far, in powers of two of `slope` times the scores.
+struct OnlineSoftmax {
   float slope;
   float top[2] = {kLowestToScale, kLowestToScale};
   float sum[2] = {};  // this thread's part
 
   // Scores become weights; what was summed before is to be multiplied by `factors`.
-  __device__ void weigh(float (&scores)[kKeys / 2], float (&factors)[2]) {
+  __device__ void apply(float (&scores)[kKeys / 2], float (&factors)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float most = top[h];
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
   const int group_row = group() * kGroupRows;
   const int group_first = tile.first + group_row;
   const int token = group_first + own_row();
-  Softmax softmax{.slope = f.scale * kLog2E};
+  OnlineSoftmax softmax{.slope = f.scale * kLog2E};
   float outputs[kDim / 2] = {};
   uint32_t weights[kKeys / 16][4];
   const auto add_values = [&](int n) {
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
         (f.window > 0 && first <= group_first + kGroupRows - 1 - f.window))
       hide(scores, first, token, f.window);
     float factors[2];
-    softmax.weigh(scores, factors);
+    softmax.apply(scores, factors);
 #pragma unroll
     for (int e = 0; e < kDim / 2; ++e) outputs[e] *= factors[row_half(e)];
     fragments_of(scores, weights);

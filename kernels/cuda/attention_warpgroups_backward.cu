@@ -119,8 +119,8 @@ __device__ void hide(float (&scores)[kOther / 2], const Hidden& hidden) {
 
 // Of this thread's pairs: scores and dp become p = 2^(slope s - lse) and ds = p (dp - delta).
 template <class StatsOf>
-__device__ void weigh(float (&scores)[kOther / 2], float (&dp)[kOther / 2], float slope,
-                      const StatsOf& stats_of) {
+__device__ void softmax_backward(float (&scores)[kOther / 2], float (&dp)[kOther / 2], float slope,
+                                 const StatsOf& stats_of) {
 #pragma unroll
   for (int e = 0; e < kOther / 2; ++e) {
     const float2 stats = stats_of(e);
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_kernel(Backward b) {
       hide(scores, [&](int e) {
         return !sight.sees(query + column_of(e), first_key + own_row() + 8 * row_half(e));
       });
-    weigh(scores, dp, b.scale * kLog2E, [&](int e) { return of_queries[column_of(e)]; });
+    softmax_backward(scores, dp, b.scale * kLog2E, [&](int e) { return of_queries[column_of(e)]; });
     fragments_of(scores, p);
     fragments_of(dp, ds);
     if (!late) add_queries(n);
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(kThreads, 1) query_kernel(Backward b) {
     const int key = begin + n * kOther;
     if (!sight.all(first_query, last_query, key, key + kOther - 1))
       hide(scores, [&](int e) { return !sight.sees(query + 8 * row_half(e), key + column_of(e)); });
-    weigh(scores, dp, b.scale * kLog2E, [&](int e) { return stats[row_half(e)]; });
+    softmax_backward(scores, dp, b.scale * kLog2E, [&](int e) { return stats[row_half(e)]; });
     fragments_of(dp, ds);
     if (!late) add_keys(n);
   }

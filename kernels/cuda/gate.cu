@@ -155,7 +155,7 @@ __device__ int pick(const float (&score)[kLane], int k) {
 }
 
 // The weight of the lane's pick. Called by whole warps.
-__device__ float weigh(const Gate& g, const float* logits, int picked) {
+__device__ float routing_weight(const Gate& g, const float* logits, int picked) {
   const float mask = picked >= 0 ? mask_of(g, picked) : 0.0f;
   const float logit = picked >= 0 ? logits[picked] : 0.0f;
   if (g.rule.kind != GateKind::kSigmoid) {
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Forward f) {
     score_experts(score, f, logits, own);
     if (g.rule.groups > 1) exclude_groups(score, g, shared);
     const int picked = pick(score, g.k);
-    const float weight = weigh(g, logits, picked);
+    const float weight = routing_weight(g, logits, picked);
     if (lane_id() >= g.k) continue;
     if (picked < 0) report_fault(g.fault, FaultKind::kTooFewExperts, t);
     f.index[t * f.index_pitch + lane_id()] = max(picked, 0);

@@ -80,7 +80,7 @@ __device__ void over_row(int64_t width, Body&& body) {
   for (int64_t i = (turns - 1) * kTurn + own; i >= 0; i -= kTurn) body(Part<kRun, kAtOnce>{}, i);
 }
 
-// The largest logit so far, and the sum of 2^(rate (x - top)).
+// Online softmax: the largest logit so far, and the sum of 2^(rate (x - top)).
 struct Sum {
   float top = kLowestScore;
   float total = 0.0f;
@@ -94,7 +94,7 @@ __device__ void add(Sum& sum, const Part& part, float top, float rate) {
   part.each([&](float x, int64_t) { sum.total += fast_exp2((x - sum.top) * rate); });
 }
 
-// A row softened: log p = (x - top) scale - log_z, p = e^((x - top) scale) share; scale = rate / log2(e).
+// The softmax of a row: log p = (x - top) scale - log_z, p = e^((x - top) scale) share; scale = rate / log2(e).
 struct Softmax {
   float top, scale, rate, log_z, share;
   double exact_log_z;
@@ -113,7 +113,8 @@ __device__ float block_max(float x) {
   for (int w = 1; w < kThreads / kWarp; ++w) top = fmaxf(top, parts[w]);
   return top;
 }
-__device__ Softmax soften(const Sum& part, float scale) {
+// From the thread's part of the row.
+__device__ Softmax finish_softmax(const Sum& part, float scale) {
   const float top = block_max(part.top);
   const double z = block_sum<kThreads>(double{part.total} * double{expf((part.top - top) * scale)});
   const double log_z = log(z);
@@ -193,10 +194,10 @@ __device__ RowSoftmax sum_row(const Rows& r, const float* x, const float* teache
   });
   unbeaten = __syncthreads_or(beaten) == 0;
   RowSoftmax s{};
-  if (target >= 0) s.plain = soften(plain, r.logit_scale);
+  if (target >= 0) s.plain = finish_softmax(plain, r.logit_scale);
   if (teacher != nullptr) {
-    s.q = soft ? soften(q, scale_q) : s.plain;
-    s.p = soften(p, scale_p);
+    s.q = soft ? finish_softmax(q, scale_q) : s.plain;
+    s.p = finish_softmax(p, scale_p);
   }
   return s;
 }

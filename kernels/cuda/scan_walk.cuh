@@ -91,7 +91,7 @@ inline __device__ float kept_of(const Token& t) {
 }
 
 // a = v^T [16 channels, 16 tokens], each token times its weight, rounded once.
-inline __device__ void weigh(uint32_t (&a)[4], const float* weights) {
+inline __device__ void scale_tokens(uint32_t (&a)[4], const float* weights) {
   const int q = own_lane() % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -109,7 +109,7 @@ __device__ void add_tokens(float (&s)[kTiles][4], const bf16_t* v, const bf16_t*
   for (int j = 0; j < kTile; j += 16) {
     uint32_t a[4];
     load_cols_t(a, v + j * kNarrow, kNarrow);
-    weigh(a, weights + j);
+    scale_tokens(a, weights + j);
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       uint32_t b[4];

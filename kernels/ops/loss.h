@@ -3,8 +3,8 @@
 //
 //   logits = x W^T * logit_scale
 //   cross-entropy: -log softmax(logits)[target]
-//   distillation:  KL(p_teacher || p_student) = sum_v p_v (log p_v - log q_v), p and q softened by
-//                  temperature (Hinton et al. 2015; no T^2 factor)
+//   distillation:  KL(p_teacher || p_student) = sum_v p_v (log p_v - log q_v), p and q the softmax
+//                  at a temperature (Hinton et al. 2015; no T^2 factor)
 //
 // Shapes        x, dx [T, D]   w, dw [V, D]   targets [T] i32 (-1: ignored)   nll, kl [T]
 //               kl_tokens [T] i32   teacher_x [T, Dt]   teacher_w [V, Dt], or their product
