@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(Plan::Shape::kThreads, 2)
   const ExpertTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Shape::kM);
   if (tile.rows == 0) return;
   const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Shape::kN;
-  const int64_t at = Plan::B::kAlong == Along::kSum ? column * p.w_pitch : column;
+  const int64_t at = Plan::B::kMajor == Major::kKMajor ? column * p.w_pitch : column;
   const TileOperand<T> a{p.a + tile.first * p.a_pitch, p.a_pitch, tile.rows};
   const TileOperand<T> b{p.w + tile.expert * p.w_expert + at, p.w_pitch, p.columns - column};
   typename Plan::Sums sums;
@@ -110,8 +110,8 @@ void launch_rows(Context& ctx, RowsProduct<typename Plan::T, Y> p, int64_t rows)
   launch(ctx, {static_cast<unsigned>(blocks), Shape::kThreads}, rows_kernel<Plan, Y>, p);
 }
 
-// out[rows of e] = a[rows of e] op(w[e]); kAlong: what runs along the memory of w.
-template <class T, class Y, Along kAlong, class Shape>
+// out[rows of e] = a[rows of e] op(w[e]); kMajor: of w, as the right operand.
+template <class T, class Y, Major kMajor, class Shape>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   constexpr int kVector = 16 / sizeof(T);
   const RowsProduct<T, Y> p{.out = elements<Y>(out),
@@ -127,23 +127,23 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
                             .experts = static_cast<int>(w.dim(0)),
                             .column_tiles = 0};
   if (whole_rows({a, w}, 16))
-    launch_rows<TilePlan<T, kVector, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
+    launch_rows<TilePlan<T, kVector, Shape, Major::kKMajor, kMajor>>(ctx, p, a.dim(0));
   else
-    launch_rows<TilePlan<T, 1, Shape, Along::kSum, kAlong>>(ctx, p, a.dim(0));
+    launch_rows<TilePlan<T, 1, Shape, Major::kKMajor, kMajor>>(ctx, p, a.dim(0));
 }
 
-template <Along kAlong>
+template <Major kMajor>
 void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
   if (w.dtype() == DType::kF32)
-    return rows_product<float, float, kAlong, FloatTile>(ctx, out, a, w, offsets);
+    return rows_product<float, float, kMajor, FloatTile>(ctx, out, a, w, offsets);
   const bool few = a.dim(0) < kFewRows * w.dim(0);
   if (!few && warpgroups_can(ctx, {a, w, out}))
-    return rows_on_warpgroups(ctx, out, a, w, offsets, kAlong == Along::kSum);
+    return rows_on_warpgroups(ctx, out, a, w, offsets, kMajor == Major::kKMajor);
   with_elements(out, [&]<class Y>(Y) {
     if (few)
-      rows_product<__nv_bfloat16, Y, kAlong, FewRows>(ctx, out, a, w, offsets);
+      rows_product<__nv_bfloat16, Y, kMajor, FewRows>(ctx, out, a, w, offsets);
     else
-      rows_product<__nv_bfloat16, Y, kAlong, ManyRows>(ctx, out, a, w, offsets);
+      rows_product<__nv_bfloat16, Y, kMajor, ManyRows>(ctx, out, a, w, offsets);
   });
 }
 
@@ -167,9 +167,10 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
   const auto experts = static_cast<unsigned>(dw.dim(0));
   const Grid grid{experts * p.tiles_n * p.tiles_k, Shape::kThreads};
   if (whole_rows({dy, x}, 16))
-    launch(ctx, grid, weight_kernel<TilePlan<T, kVector, Shape, Along::kSide, Along::kSide>>, p);
+    launch(ctx, grid, weight_kernel<TilePlan<T, kVector, Shape, Major::kMNMajor, Major::kMNMajor>>,
+           p);
   else
-    launch(ctx, grid, weight_kernel<TilePlan<T, 1, Shape, Along::kSide, Along::kSide>>, p);
+    launch(ctx, grid, weight_kernel<TilePlan<T, 1, Shape, Major::kMNMajor, Major::kMNMajor>>, p);
 }
 
 }  // namespace
@@ -177,7 +178,7 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
 void run(Context& ctx, const ExpertLinearForward& a) {
   if (a.x.dim(0) == 0) return;
   const Arena::Mark mark(ctx.scratch());
-  rows_product<Along::kSum>(ctx, a.y, like_weight(ctx, a.x, a.w), a.w, a.offsets);
+  rows_product<Major::kKMajor>(ctx, a.y, like_weight(ctx, a.x, a.w), a.w, a.offsets);
 }
 
 void run(Context& ctx, const ExpertLinearBackward& a) {
@@ -187,7 +188,7 @@ void run(Context& ctx, const ExpertLinearBackward& a) {
   }
   const Arena::Mark mark(ctx.scratch());
   const ConstView dy = like_weight(ctx, a.dy, a.w);
-  rows_product<Along::kSide>(ctx, a.dx, dy, a.w, a.offsets);
+  rows_product<Major::kMNMajor>(ctx, a.dx, dy, a.w, a.offsets);
   if (!a.dw) return;
   const ConstView x = like_weight(ctx, a.x, a.w);
   if (a.w.dtype() == DType::kF32)

@@ -40,16 +40,16 @@ struct Rows {
   unsigned column_tiles;
 };
 
-template <class Y, Along kW>
+template <class Y, Major kW>
 __global__ void __launch_bounds__(Tile::kThreads, 2) rows_kernel(Rows<Y> p) {
   const ExpertTile tile = find_tile(p.offsets, p.experts, blockIdx.x / p.column_tiles, Tile::kM);
   if (tile.rows == 0) return;
   const int64_t column = int64_t{blockIdx.x % p.column_tiles} * Tile::kN;
-  const int64_t at = kW == Along::kSum ? column * p.w_pitch : column;
+  const int64_t at = kW == Major::kKMajor ? column * p.w_pitch : column;
   const Operand a{p.a + tile.first * p.a_pitch, p.a_pitch, tile.rows};
   const Operand w{p.w + tile.expert * p.w_expert + at, p.w_pitch, p.columns - column};
   float sums[64] = {};
-  sum_products<Along::kSum, kW>(sums, a, w, p.inner, dynamic_shared<unsigned char>());
+  sum_products<Major::kKMajor, kW>(sums, a, w, p.inner, dynamic_shared<unsigned char>());
   store_sums(own_rows(p.out + tile.first * p.out_pitch + column, p.out_pitch, tile.rows,
                       p.columns - column),
              sums);
@@ -75,7 +75,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) weights_kernel(WeightSums p
   const Operand dy{p.dy + first * p.dy_pitch + n, p.dy_pitch, p.n - n};
   const Operand x{p.x + first * p.x_pitch + k, p.x_pitch, p.k - k};
   float sums[64] = {};
-  sum_products<Along::kSide, Along::kSide>(sums, dy, x, rows, dynamic_shared<unsigned char>());
+  sum_products<Major::kMNMajor, Major::kMNMajor>(sums, dy, x, rows,
+                                                 dynamic_shared<unsigned char>());
   store_sums<kAdds>(
       own_rows(p.dw + expert * p.dw_expert + n * p.dw_pitch + k, p.dw_pitch, p.n - n, p.k - k),
       sums);
@@ -100,9 +101,9 @@ void launch_rows(Context& ctx, Y* out, View to, ConstView a, ConstView w, ConstV
   const Grid grid{static_cast<unsigned>(slots * p.column_tiles), Tile::kThreads,
                   Tile::kSharedBytes};
   if (transpose_w)
-    launch(ctx, grid, rows_kernel<Y, Along::kSum>, p);
+    launch(ctx, grid, rows_kernel<Y, Major::kKMajor>, p);
   else
-    launch(ctx, grid, rows_kernel<Y, Along::kSide>, p);
+    launch(ctx, grid, rows_kernel<Y, Major::kMNMajor>, p);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 //   sum_products  the loop over S
 //   each()        gives every sum of the tile to its place, a warp along rows of c
 //
-// Operands      a [M, S] or [S, M], b [N, S] or [S, N], rows at any pitch: Along says which extent runs
+// Operands      a [M, S] or [S, M], b [N, S] or [S, N], rows at any pitch: Major says which extent runs
 //               along memory. Tiles keep that order in shared memory.
 // Edges         what lies outside an operand counts as zero, so S may be 0 and no extent need fill tiles.
 //               kVector elements are read at once: then rows start at multiples of 16 bytes, and the
@@ -25,7 +25,8 @@
 
 namespace nestling::cuda {
 
-enum class Along : uint8_t { kSum, kSide };  // kSide: M of a, N of b
+// Which extent of an operand is contiguous, in CUTLASS's terms, whose K is S: the summed one, or M of a and N of b.
+enum class Major : uint8_t { kKMajor, kMNMajor };
 
 template <int m, int n, int sum, int warps_m, int warps_n>
 struct ProductTile {
@@ -55,26 +56,26 @@ struct WordOf<__nv_bfloat16, 8> {
   using Type = uint4;
 };
 
-template <class T, int kVector_, int kSide, int kSum, Along kAlong_, int kThreads>
+template <class T, int kVector_, int kSide, int kSum, Major kMajor_, int kThreads>
 class Stage {
  public:
-  static constexpr Along kAlong = kAlong_;
+  static constexpr Major kMajor = kMajor_;
   static constexpr int kVector = kVector_;
-  static constexpr int kRows = kAlong == Along::kSum ? kSide : kSum;
-  static constexpr int kCols = kAlong == Along::kSum ? kSum : kSide;
+  static constexpr int kRows = kMajor == Major::kKMajor ? kSide : kSum;
+  static constexpr int kCols = kMajor == Major::kKMajor ? kSum : kSide;
   // Moves each row to other banks: bf16 by 16 bytes, as fragments read it; f32 by one element.
   static constexpr int kPitch = kCols + (sizeof(T) == 2 ? 8 : 1);
   static constexpr int kElements = (kRows * kPitch + 15) / 16 * 16;
   static __device__ int at(int side, int sum) {
-    return kAlong == Along::kSum ? side * kPitch + sum : sum * kPitch + side;
+    return kMajor == Major::kKMajor ? side * kPitch + sum : sum * kPitch + side;
   }
 
   // [sum, sum + kSum) of an operand whose S is `extent`.
   __device__ void fetch(const TileOperand<T>& from, int64_t sum, int64_t extent) {
-    constexpr bool kSums = kAlong == Along::kSum;
-    const T* corner = from.data + (kSums ? sum : sum * from.pitch);
-    const auto rows = static_cast<int>(min(int64_t{kRows}, kSums ? from.side : extent - sum));
-    const auto cols = static_cast<int>(min(int64_t{kCols}, kSums ? extent - sum : from.side));
+    constexpr bool kKMajor = kMajor == Major::kKMajor;
+    const T* corner = from.data + (kKMajor ? sum : sum * from.pitch);
+    const auto rows = static_cast<int>(min(int64_t{kRows}, kKMajor ? from.side : extent - sum));
+    const auto cols = static_cast<int>(min(int64_t{kCols}, kKMajor ? extent - sum : from.side));
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       const int r = row(i);
@@ -170,12 +171,12 @@ class TensorCores {
  private:
   using FragmentA =
       nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, 16, 16, 16, __nv_bfloat16,
-                             std::conditional_t<A::kAlong == Along::kSum, nvcuda::wmma::row_major,
-                                                nvcuda::wmma::col_major>>;
+                             std::conditional_t<A::kMajor == Major::kKMajor,
+                                                nvcuda::wmma::row_major, nvcuda::wmma::col_major>>;
   using FragmentB =
       nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 16, 16, 16, __nv_bfloat16,
-                             std::conditional_t<B::kAlong == Along::kSum, nvcuda::wmma::col_major,
-                                                nvcuda::wmma::row_major>>;
+                             std::conditional_t<B::kMajor == Major::kKMajor,
+                                                nvcuda::wmma::col_major, nvcuda::wmma::row_major>>;
   static constexpr int kRows = Shape::kM / Shape::kWarpsM / 16;
   static constexpr int kCols = Shape::kN / Shape::kWarpsN / 16;
   static __device__ int first_row() {
@@ -231,7 +232,7 @@ class FloatLanes {
 };
 
 // How a kernel multiplies: its types, and the shared memory that it declares.
-template <class T_, int kVector, class Shape_, Along kA, Along kB>
+template <class T_, int kVector, class Shape_, Major kA, Major kB>
 struct TilePlan {
   using T = T_;
   using Shape = Shape_;

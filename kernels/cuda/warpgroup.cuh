@@ -7,8 +7,8 @@
 //   wait_for_products<n>();                                 all but the newest n groups are summed
 //
 // Operands      rows of 128 bytes whose 16-byte pieces are swizzled: piece c of row r lies at c ^ (r % 8). The
-//               first row lies at a multiple of 1024 bytes. Along::kSum: a row is one of M or N, and holds 64 of
-//               the sum. Along::kSide: a row is one of the sum and holds 64 of M or N; the next 64 are a panel
+//               first row lies at a multiple of 1024 bytes. K-major: a row is one of M or N, and holds 64 of the
+//               sum. MN-major: a row is one of the sum and holds 64 of M or N; the next 64 are a panel
 //               `leading` bytes further.
 // Sums          of a thread: sums[4 j + 2 h + i] is row 16 warp + lane / 4 + 8 h, column 8 j + 2 (lane % 4) + i
 //               of the warpgroup's [64, columns]; 64 or 128 columns.
@@ -82,56 +82,56 @@ __device__ void wait_for_products() {
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define NESTLING_WGMMA(columns) "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {"
 
-// sums [64, 128] += a [64, 16] b [16, 128]; `adds` false: = instead. kSideA, kSideB: M or N runs along memory.
-template <bool kSideA, bool kSideB>
+// sums [64, 128] += a [64, 16] b [16, 128]; `adds` false: = instead. kMNMajorA, kMNMajorB: M or N runs along memory.
+template <bool kMNMajorA, bool kMNMajorB>
 __device__ void multiply(float (&s)[64], uint64_t a, uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
                "}, %64, %65, p, 1, 1, %67, %68;\n}\n"
                : NESTLING_SUMS_32(s, 0), NESTLING_SUMS_32(s, 32)
-               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kSideA ? 1 : 0),
-                 "n"(kSideB ? 1 : 0));
+               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kMNMajorA ? 1 : 0),
+                 "n"(kMNMajorB ? 1 : 0));
 #else
   static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();
 #endif
 }
 // The same with 64 columns.
-template <bool kSideA, bool kSideB>
+template <bool kMNMajorA, bool kMNMajorB>
 __device__ void multiply(float (&s)[32], uint64_t a, uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
                "}, %32, %33, p, 1, 1, %35, %36;\n}\n"
                : NESTLING_SUMS_32(s, 0)
-               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kSideA ? 1 : 0),
-                 "n"(kSideB ? 1 : 0));
+               : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kMNMajorA ? 1 : 0),
+                 "n"(kMNMajorB ? 1 : 0));
 #else
   static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();
 #endif
 }
 // The same with a in registers, which stay as they are until the products are done.
-template <bool kSideB>
+template <bool kMNMajorB>
 __device__ void multiply(float (&s)[64], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n" NESTLING_WGMMA("128") NESTLING_NAMES_64
                "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
                : NESTLING_SUMS_32(s, 0), NESTLING_SUMS_32(s, 32)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
-                 "n"(kSideB ? 1 : 0));
+                 "n"(kMNMajorB ? 1 : 0));
 #else
   static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();
 #endif
 }
-template <bool kSideB>
+template <bool kMNMajorB>
 __device__ void multiply(float (&s)[32], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n" NESTLING_WGMMA("64") NESTLING_NAMES_32
                "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
                : NESTLING_SUMS_32(s, 0)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
-                 "n"(kSideB ? 1 : 0));
+                 "n"(kMNMajorB ? 1 : 0));
 #else
   static_cast<void>(s), static_cast<void>(a), static_cast<void>(b), static_cast<void>(adds);
   __trap();

@@ -31,7 +31,7 @@ constexpr int kPanelBytes = 64 * kRowBytes;  // 64 rows
 
 // What the calling thread copies of an operand, 64 of the sum at a time: of every kRowsAtOnce-th row in global memory
 // the same 16 bytes. Addresses are carried on from step to step: there are many copies beside few products.
-template <Along kAlong>
+template <Major kMajor>
 class OperandCopies {
  public:
   __device__ OperandCopies(const TileOperand<__nv_bfloat16>& from, int64_t extent)
@@ -39,8 +39,8 @@ class OperandCopies {
     const int piece = static_cast<int>(threadIdx.x) % kPieces;
     const int row = static_cast<int>(threadIdx.x) / kPieces;
     from_ = from.data + row * pitch_ + 8 * piece;
-    rows_ = static_cast<int>(kSums ? from.side : extent) - row;
-    columns_ = static_cast<int>(kSums ? extent : from.side) - 8 * piece;
+    rows_ = static_cast<int>(kKMajor ? from.side : extent) - row;
+    columns_ = static_cast<int>(kKMajor ? extent : from.side) - 8 * piece;
     to_ = piece / 8 * kPanelBytes + row * kRowBytes + ((piece % 8) ^ (row % 8)) * 16;
   }
   // Starts those of the next step. What does not exist is not read.
@@ -50,13 +50,13 @@ class OperandCopies {
 #pragma unroll
     for (int i = 0; i < 4; ++i, from += kRowsAtOnce * pitch_)
       copy_async(to + to_ + i * kRowsAtOnce * kRowBytes, from, i * kRowsAtOnce < rows ? 16 : 0);
-    from_ += kSums ? WarpgroupTile::kSum : WarpgroupTile::kSum * pitch_;
-    (kSums ? columns_ : rows_) -= WarpgroupTile::kSum;
+    from_ += kKMajor ? WarpgroupTile::kSum : WarpgroupTile::kSum * pitch_;
+    (kKMajor ? columns_ : rows_) -= WarpgroupTile::kSum;
   }
 
  private:
-  static constexpr bool kSums = kAlong == Along::kSum;
-  static constexpr int kPieces = kSums ? 8 : 16;  // of 16 bytes, in a row of global memory
+  static constexpr bool kKMajor = kMajor == Major::kKMajor;
+  static constexpr int kPieces = kKMajor ? 8 : 16;  // of 16 bytes, in a row of global memory
   static constexpr int kRowsAtOnce = WarpgroupTile::kThreads / kPieces;
   static_assert(kRowsAtOnce % 8 == 0);  // all rows of a thread are swizzled alike
   const __nv_bfloat16* from_;
@@ -68,7 +68,7 @@ class OperandCopies {
 }  // namespace detail
 
 // sums += a b over S = extent; of the calling thread's warpgroup. `shared` holds kSharedBytes.
-template <Along kA, Along kB>
+template <Major kA, Major kB>
 __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>& a,
                              const TileOperand<__nv_bfloat16>& b, int64_t extent,
                              unsigned char* shared) {
@@ -86,8 +86,8 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
     close_copies();
   };
   constexpr int kNextA =
-      kA == Along::kSum ? 32 : 16 * detail::kRowBytes;  // 16 of the sum further on
-  constexpr int kNextB = kB == Along::kSum ? 32 : 16 * detail::kRowBytes;
+      kA == Major::kKMajor ? 32 : 16 * detail::kRowBytes;  // 16 of the sum further on
+  constexpr int kNextB = kB == Major::kKMajor ? 32 : 16 * detail::kRowBytes;
   // In a register that all lanes share, as descriptors are.
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   const int half = group * detail::kPanelBytes;
@@ -104,8 +104,8 @@ __device__ void sum_products(float (&sums)[64], const TileOperand<__nv_bfloat16>
       begin_products();
 #pragma unroll
       for (int k = 0; k < Tile::kSum / 16; ++k)
-        multiply<kA == Along::kSide, kB == Along::kSide>(sums, advance(left, k * kNextA),
-                                                         advance(right, k * kNextB));
+        multiply<kA == Major::kMNMajor, kB == Major::kMNMajor>(sums, advance(left, k * kNextA),
+                                                               advance(right, k * kNextB));
       close_products();
     }
     wait_for_products<1>();  // of the step before: its place may be copied over

@@ -51,13 +51,13 @@ template <int kOpen>
 void wait_for_products() {
   emulator::wait_for_products(kOpen);
 }
-template <bool kSideA, bool kSideB, int kSums>
+template <bool kMNMajorA, bool kMNMajorB, int kSums>
 void multiply(float (&sums)[kSums], uint64_t a, uint64_t b, bool adds = true) {
-  emulator::multiply(sums, 2 * kSums, a, b, kSideA, kSideB, adds);
+  emulator::multiply(sums, 2 * kSums, a, b, kMNMajorA, kMNMajorB, adds);
 }
-template <bool kSideB, int kSums>
+template <bool kMNMajorB, int kSums>
 void multiply(float (&sums)[kSums], const uint32_t (&a)[4], uint64_t b, bool adds = true) {
-  emulator::multiply(sums, 2 * kSums, a, b, kSideB, adds);
+  emulator::multiply(sums, 2 * kSums, a, b, kMNMajorB, adds);
 }
 
 }  // namespace nestling::cuda
