@@ -96,8 +96,8 @@ void Importance::add(const ModelActs& acts, const ModelParams<ConstView>& w,
     const auto layer = static_cast<int64_t>(l);
     NESTLING_CHECK(norm_of(l).normed, "importance: layer ", l, " was left out");
     add_magnitudes(-1, Sum::kHidden, norm_of(l).normed);
-    add_turns(ctx_,
-              {.sum = at(layer, Sum::kChange), .a = norm_of(l).input, .b = norm_of(l + 1).input});
+    add_cosine_distances(
+        ctx_, {.sum = at(layer, Sum::kChange), .a = norm_of(l).input, .b = norm_of(l + 1).input});
     if (const auto* m = std::get_if<MambaActs>(&acts.layers[l])) {
       add_layer(layer, *m, std::get<MambaParams<ConstView>>(w.layers[l]), segments);
     } else if (const auto* a = std::get_if<AttentionActs>(&acts.layers[l])) {

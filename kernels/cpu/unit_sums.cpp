@@ -61,7 +61,7 @@ void run(Context&, const ExpertNormSums& a) {
   }
 }
 
-void run(Context&, const TurnSum& t) {
+void run(Context&, const CosineDistanceSum& t) {
   const int64_t width = t.a.dim(1);
   *t.sum.ptr<double>() += sum_rows(t.a.dim(0), [&](int64_t row) {
     const float* a = t.a.ptr<float>() + row * t.a.stride(0);

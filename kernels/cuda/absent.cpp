@@ -271,7 +271,7 @@ void run(Context&, const MagnitudeSums&) {
 void run(Context&, const ExpertNormSums&) {
   absent();
 }
-void run(Context&, const TurnSum&) {
+void run(Context&, const CosineDistanceSum&) {
   absent();
 }
 void run(Context&, const ProductSum&) {

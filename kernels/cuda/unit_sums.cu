@@ -193,7 +193,7 @@ void run(Context& ctx, const ExpertNormSums& a) {
   });
 }
 
-void run(Context& ctx, const TurnSum& a) {
+void run(Context& ctx, const CosineDistanceSum& a) {
   add_rows(ctx, a.sum, a.a.dim(0), {}, Turn{streams_of(a.a, a.b)});
 }
 

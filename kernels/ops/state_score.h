@@ -9,7 +9,7 @@
 // Shapes        as in scan.h; S is its recurrence, from a zero state in every segment
 // Dtypes        x, B and C f32, or off the CPU bf16; the state f32; score f64
 // Cost          the recurrence run once more, token by token: 5 FLOPs a component and channel, 0.8% of a forward
-//               of Nemotron 3 Nano, 3.4% of the seed parent's (both counted).
+//               of Nemotron 3 Nano, 3.4% of tiny-reasoner's (both counted).
 // Scratch       CUDA: 2 T H f32, and T N G f32 for each 512 rows (h, p) of a group.
 // Determinism   same inputs and shapes: same bits. On the CPU with any number of threads.
 #pragma once

@@ -66,8 +66,8 @@ void add_expert_norms(Context& ctx, const ExpertNormSums& a) {
   dispatch(ctx, a, cpu::run, cuda::run);
 }
 
-void add_turns(Context& ctx, const TurnSum& a) {
-  constexpr const char* kOp = "add_turns";
+void add_cosine_distances(Context& ctx, const CosineDistanceSum& a) {
+  constexpr const char* kOp = "add_cosine_distances";
   check_pair(ctx, kOp, a.sum, a.a, a.b);
   ctx.count(kOp, 6 * static_cast<double>(a.a.size()), bytes_of(a.a) + bytes_of(a.b));
   if (a.a.size() == 0) return;

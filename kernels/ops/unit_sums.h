@@ -25,8 +25,8 @@ struct ExpertNormSums {
   ConstView order;   // [R] i32
   ConstView offsets;
 };
-// sum += sum over rows of 1 - cosine(a[row], b[row]); a row of zeros has no direction, and adds 0
-struct TurnSum {
+// sum += sum over rows of the cosine distance 1 - cosine(a[row], b[row]); a row of zeros has no direction, and adds 0
+struct CosineDistanceSum {
   View sum;        // [1] f64 accumulated
   ConstView a, b;  // [T, D] f32
 };
@@ -38,19 +38,19 @@ struct ProductSum {
 
 void add_magnitudes(Context& ctx, const MagnitudeSums& a);
 void add_expert_norms(Context& ctx, const ExpertNormSums& a);
-void add_turns(Context& ctx, const TurnSum& a);
+void add_cosine_distances(Context& ctx, const CosineDistanceSum& a);
 void add_products(Context& ctx, const ProductSum& a);
 
 namespace cpu {
 void run(Context& ctx, const MagnitudeSums& a);
 void run(Context& ctx, const ExpertNormSums& a);
-void run(Context& ctx, const TurnSum& a);
+void run(Context& ctx, const CosineDistanceSum& a);
 void run(Context& ctx, const ProductSum& a);
 }  // namespace cpu
 namespace cuda {
 void run(Context& ctx, const MagnitudeSums& a);
 void run(Context& ctx, const ExpertNormSums& a);
-void run(Context& ctx, const TurnSum& a);
+void run(Context& ctx, const CosineDistanceSum& a);
 void run(Context& ctx, const ProductSum& a);
 }  // namespace cuda
 

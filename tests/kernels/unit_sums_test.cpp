@@ -134,14 +134,14 @@ struct Streams {
   }
 };
 
-TEST_P(UnitSums, TurnsAreOneLessTheCosine) {
+TEST_P(UnitSums, CosineDistances) {
   const Device where = device();
-  NESTLING_SKIP_WITHOUT(where, TurnSum);
+  NESTLING_SKIP_WITHOUT(where, CosineDistanceSum);
   Context ctx(where);
   Rng rng(4);
   Streams s(where, rng);
   Totals sum(where, 1);
-  add_turns(ctx, {.sum = sum.view(), .a = s.on_a.view(), .b = s.on_b.view()});
+  add_cosine_distances(ctx, {.sum = sum.view(), .a = s.on_a.view(), .b = s.on_b.view()});
   ctx.synchronize();
   double want = 0;
   for (int64_t r = 0; r < s.a.rows; ++r)
@@ -168,7 +168,7 @@ TEST_P(UnitSums, ProductsOfAllElements) {
 
 TEST_P(UnitSums, RepeatToTheBit) {
   const Device where = device();
-  NESTLING_SKIP_WITHOUT(where, MagnitudeSums, TurnSum);
+  NESTLING_SKIP_WITHOUT(where, MagnitudeSums, CosineDistanceSum);
   Rng rng(6);
   Window x = activations(random_mat(rng, 700, 65), 1);
   Streams s(where, rng);
@@ -177,12 +177,12 @@ TEST_P(UnitSums, RepeatToTheBit) {
   for (const int n : {1, 2}) {
     set_thread_count(n);
     Context ctx(where);
-    Totals sums(where, 65), turns(where, 1);
+    Totals sums(where, 65), distances(where, 1);
     add_magnitudes(ctx, {.sums = sums.view(), .x = x.view()});
-    add_turns(ctx, {.sum = turns.view(), .a = s.on_a.view(), .b = s.on_b.view()});
+    add_cosine_distances(ctx, {.sum = distances.view(), .a = s.on_a.view(), .b = s.on_b.view()});
     ctx.synchronize();
     got.push_back(sums.added());
-    got.back().push_back(turns.added()[0]);
+    got.back().push_back(distances.added()[0]);
   }
   set_thread_count(threads);
   EXPECT_EQ(got[0], got[1]);
