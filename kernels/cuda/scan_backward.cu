@@ -1,11 +1,11 @@
 // scan_backward.cu - the chunked scan, backward.
 //   1. the decays, the copies of B and C and C B^T again
 // bf16, up to 64 channels and 128 states of a head (scan_walk.h):
-//   2. a walk from the end that leaves the gradient dS behind every tile (scan_walk_states.cu)
+//   2. a walk from the end that leaves the gradient dS of the state after every tile (scan_walk_states.cu)
 //   3. of every tile, all that depends on it: dx, dB, dC and what ddt is made of (scan_walk_gradients.cu)
 // f32, and wider heads:
 //   2. what every chunk gives to the gradient of the state before it; in reverse along each segment, the
-//      gradient dS behind every chunk, and <S, dS>
+//      gradient dS after every chunk, and <S, dS>
 //   3. of every pair of tiles: dy x^T, from it the gradient of C B^T and the sums of K
 //   4. dx and parts of dD; dC and dB
 // Both at last: dB and dC laid out, ddt_raw and the parameters.
@@ -69,8 +69,8 @@ void backward(Context& ctx, const ScanBackward& a) {
                    {.rows = pairs.rows,
                     .cols = pairs.cols,
                     .diagonal = pairs.diagonal,
-                    .before = dC.dots,
-                    .behind = dB.dots,
+                    .dC_dots = dC.dots,
+                    .dB_dots = dB.dots,
                     .chain = chain,
                     .dD_parts = dD_parts,
                     .dt_raw = a.dt_raw,
@@ -108,14 +108,14 @@ void walk(Context& ctx, const ScanBackward& a) {
                         .products = pair_products(ctx, p, C, B),
                         .D = a.D.ptr<float>(),
                         .states = state_view(a.chunk_states),
-                        .behind = gradients_behind(ctx, p, dy, C),
+                        .dstates_after = dstates_after(ctx, p, dy, C),
                         .dB = rows(),
                         .dC = rows(),
                         .rows = floats_of(ctx, p, kTileTokens),
                         .cols = floats_of(ctx, p, kTileTokens),
                         .diagonal = ctx.scratch().floats(s.heads * s.tokens),
-                        .before_dots = dots(),
-                        .behind_dots = dots(),
+                        .dC_dots = dots(),
+                        .dB_dots = dots(),
                         .chain = floats_of(ctx, p, 1),
                         .dD_parts = floats_of(ctx, p, 1)};
   tile_gradients(ctx, p, g);
@@ -125,8 +125,8 @@ void walk(Context& ctx, const ScanBackward& a) {
                    {.rows = g.rows,
                     .cols = g.cols,
                     .diagonal = g.diagonal,
-                    .before = g.before_dots,
-                    .behind = g.behind_dots,
+                    .dC_dots = g.dC_dots,
+                    .dB_dots = g.dB_dots,
                     .chain = {g.chain, 1},
                     .dD_parts = g.dD_parts,
                     .dt_raw = a.dt_raw,

@@ -22,7 +22,7 @@ PairGradients<E> pair_gradients(Context& ctx, const Plan& p, TokenHeads<const E>
 // dC_i = sum over heads of head_i dy_i S + sum_{j <= i} dG_ij B_j          (kForward: i reads)
 // dB_j = sum over heads of dt_j tail_j x_j dS + sum_{i >= j} dG_ij^T C_i   (kBackward)
 // as [G, T, padded N] f32, with dG the pair gradients. Dots: of the state terms, without dt_j, with
-// C_i or B_j, [state tiles, H, T]: what the state gives to y_i, or the token to the state behind.
+// C_i or B_j, [state tiles, H, T]: what the state gives to y_i, or the token to the state after.
 struct GroupGradients {
   float* rows;
   float* dots;
@@ -35,7 +35,7 @@ GroupGradients group_gradients(Context& ctx, const Plan& p, Direction direction,
 // d dt and d sum to ddt_raw, and to the parameters.
 struct ScalarGradients {
   const float *rows, *cols, *diagonal;  // PairGradients
-  const float *before, *behind;         // dots of dC and dB
+  const float *dC_dots, *dB_dots;       // GroupGradients
   ChainParts chain;
   const float* dD_parts;  // [channel tiles, tiles, H]
   ConstView dt_raw, A_log, dt_bias;

@@ -1,7 +1,7 @@
 // scan_passes.h - the passes of the chunked scan that both directions take. Internal to
 // kernels/cuda/scan*. E is float or __nv_bfloat16; results are scratch of the Context.
 //
-// With S the state before a chunk and dS the gradient of the state behind it, head_i = e^{sum_i} and
+// With S the state before a chunk and dS the gradient of the state after it, head_i = e^{sum_i} and
 // tail_j = e^{sum of the chunk - sum_j}, forward and backward are the same passes read either way:
 //   chunk_sums   sum_t weight_t v_t u_t^T   forward: x and B, dt tail;   backward: dy and C, head
 //   chain        what chunks leave, carried along the segment: S; in reverse, dS
@@ -41,8 +41,8 @@ void chunk_sums(Context& ctx, const Plan& p, Direction direction, TokenHeads<con
 
 // Slot = chunk: what each chunk leaves becomes the state before it.
 void chain_states(Context& ctx, const Plan& p, StateView states, StateView initial, StateView last);
-// What each chunk gives to the gradient before it becomes the gradient behind it. Returns parts of
-// <S, dS> e^{sum of the chunk}, [parts, chunks, H].
+// Slot = chunk: what each chunk gives to the gradient of the state before it becomes the gradient of the state after
+// it. Returns parts of <S, dS> e^{sum of the chunk}, [parts, chunks, H].
 struct ChainParts {
   const float* data;
   int64_t count;

@@ -118,7 +118,7 @@ void add_runs(HostPlan& p, int64_t most) {
                         .count = std::min(most, tiles - r * most),
                         .segment = static_cast<int64_t>(s),
                         .before = r,
-                        .behind = runs - 1 - r});
+                        .after = runs - 1 - r});
   }
 }
 

@@ -5,7 +5,7 @@
 // Tile          up to 64 tokens of a chunk.
 // Pair          tiles (i, j <= i) of one chunk: i reads what j wrote. Numbered row by row.
 // Groups        copies of B and C, and dB and dC before they are laid out, are [G, T, padded N]: a
-//               group's rows side by side, zero behind N.
+//               group's rows side by side, zero after N.
 #pragma once
 #include <vector_types.h>
 
@@ -40,7 +40,7 @@ struct Saved {
 struct Run {
   int64_t first, count;  // tiles
   int64_t segment;
-  int64_t before, behind;  // runs of the segment
+  int64_t before, after;  // runs of the segment
 };
 
 struct Sizes {

@@ -13,7 +13,7 @@ namespace {
 constexpr int kHeads = 4;  // of a block
 
 struct ScalarPass {
-  const float *rows, *cols, *diagonal, *before, *behind;
+  const float *rows, *cols, *diagonal, *dC_dots, *dB_dots;
   ChainParts chain;
   const float* dD_parts;
   float* parts;  // [2, chunks, H]: of dA_log and ddt_bias
@@ -28,9 +28,9 @@ struct ScalarPass {
 
 // What one token's terms sum to.
 struct TokenTerms {
-  double ddt;     // d dt, decays held fixed
-  double dsum;    // d sum_i
-  double behind;  // of dsum, what goes to the state behind: the chunk's last sum has it too
+  double ddt;    // d dt, decays held fixed
+  double dsum;   // d sum_i
+  double after;  // of dsum, what goes to the state after: the chunk's last sum has it too
 };
 
 __device__ TokenTerms token_terms(const ScalarPass& k, const Chunk& chunk, int64_t head,
@@ -45,26 +45,26 @@ __device__ TokenTerms token_terms(const ScalarPass& k, const Chunk& chunk, int64
   double cols = 0.0;
   for (int j = 0; j <= place; ++j) rows += of_pair(k.rows, place, j);
   for (int j = place; j < chunk.tiles; ++j) cols += of_pair(k.cols, j, place);
-  double behind = 0.0;
+  double after = 0.0;
   for (int64_t n = 0; n < k.s.state_tiles; ++n) {
     const int64_t dot = (n * k.s.heads + head) * k.s.tokens + t;
-    rows += static_cast<double>(k.before[dot]);
-    behind += static_cast<double>(k.behind[dot]);
+    rows += static_cast<double>(k.dC_dots[dot]);
+    after += static_cast<double>(k.dB_dots[dot]);
   }
   const int64_t scalar = head * k.s.tokens + t;
   const auto dt = static_cast<double>(k.decays.dt[scalar]);
-  return {cols + behind + static_cast<double>(k.diagonal[scalar]), rows - (cols + behind) * dt,
-          behind * dt};
+  return {cols + after + static_cast<double>(k.diagonal[scalar]), rows - (cols + after) * dt,
+          after * dt};
 }
 
-// What all sums of the chunk gain at its end: through the state behind it.
+// What all sums of the chunk gain at its end: through the state after it.
 __device__ double last_sum(const ScalarPass& k, const Chunk& chunk, int64_t head) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   double sum = 0.0;
   for (int64_t i = lane; i < k.chain.count; i += kWarp)
     sum += static_cast<double>(k.chain.data[(i * k.chunk_count + blockIdx.x) * k.s.heads + head]);
   for (int64_t at = lane; at < chunk.length; at += kWarp)
-    sum += token_terms(k, chunk, head, at).behind;
+    sum += token_terms(k, chunk, head, at).after;
   return warp_sum(sum);
 }
 
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kHeads* kWarp) scalars_kernel(ScalarPass k) {
   if (head >= k.s.heads) return;  // the whole warp
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const auto rate = static_cast<double>(expf(k.A_log[head]));
-  double behind = last_sum(k, chunk, head);  // the sum of d sum behind the tokens at hand
+  double after = last_sum(k, chunk, head);  // the sum of d sum after the tokens at hand
   double dA_log = 0.0;
   double ddt_bias = 0.0;
   for (int64_t first = (chunk.length - 1) / kWarp * kWarp; first >= 0; first -= kWarp) {
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kHeads* kWarp) scalars_kernel(ScalarPass k) {
       const double right = __shfl_down_sync(0xffffffffu, dlog, step);
       if (lane + step < kWarp) dlog += right;
     }
-    dlog += behind;
-    behind = __shfl_sync(0xffffffffu, dlog, 0);
+    dlog += after;
+    after = __shfl_sync(0xffffffffu, dlog, 0);
     if (!inside) continue;
     const int64_t t = chunk.begin + at;
     const auto dt = static_cast<double>(k.decays.dt[head * k.s.tokens + t]);
@@ -132,8 +132,8 @@ void scalar_gradients(Context& ctx, const Plan& p, const ScalarGradients& g) {
   const ScalarPass k{.rows = g.rows,
                      .cols = g.cols,
                      .diagonal = g.diagonal,
-                     .before = g.before,
-                     .behind = g.behind,
+                     .dC_dots = g.dC_dots,
+                     .dB_dots = g.dB_dots,
                      .chain = g.chain,
                      .dD_parts = g.dD_parts,
                      .parts = ctx.scratch().floats(2 * p.chunk_count * p.s.heads),

@@ -68,7 +68,7 @@ constexpr int kAhead = 4;  // chunks whose loads are in flight
 struct Chain {
   StateView moved;  // slot = chunk: in, what each chunk adds; out, what had come to it before
   StateView from;   // forward: initial, slot = segment
-  StateView last;   // forward: behind the segment
+  StateView last;   // forward: after the segment
   StateView other;  // backward: the states before the chunks
   float* parts;     // backward
   Decays decays;

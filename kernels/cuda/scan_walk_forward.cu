@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(kThreads, 2) walk_forward_kernel(ForwardPass k
     next = rows_of(k.tiles[run.first + min(step + 2, run.count - 1)]);
   }
   wait_for_copies<0>();
-  if (run.behind == 0) keep_state(state, w, k.w.final_state, run.segment);
+  if (run.after == 0) keep_state(state, w, k.w.final_state, run.segment);
 }
 
 }  // namespace

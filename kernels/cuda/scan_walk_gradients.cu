@@ -242,9 +242,9 @@ __global__ void __launch_bounds__(kGradientThreads, 1) tile_gradients_kernel(Gra
     close_copies();
     const int64_t dots = (int64_t{w.half} * k.s.heads + head) * k.s.tokens + w.at.begin;
     add_state_term(dC, w, shared.dy[stage], shared.S, shared.C, scalars.head, nullptr,
-                   k.g.before_dots + dots);
+                   k.g.dC_dots + dots);
     add_state_term(dB, w, shared.x[stage], shared.dS[stage], shared.B, scalars.tail, scalars.dt,
-                   k.g.behind_dots + dots);
+                   k.g.dB_dots + dots);
     gradient_of_x(sums, w, scalars, stage);
     __syncthreads();  // M has been read
     put_dx(sums, w, head, stage);

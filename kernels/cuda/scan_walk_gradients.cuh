@@ -57,9 +57,9 @@ struct Worker {
   __device__ void copy(int head, int stage) const {
     copy_heads<kGradientThreads>(shared.x[stage], k.g.x, at, head, k.s);
     copy_heads<kGradientThreads>(shared.dy[stage], k.g.dy, at, head, k.s);
-    copy_padded<kStates, kGradientThreads>(shared.dS[stage],
-                                           k.g.behind + (tile * k.s.heads + head) * kStateSize,
-                                           kStates, kTile, k.s.padded_states, true);
+    copy_padded<kStates, kGradientThreads>(
+        shared.dS[stage], k.g.dstates_after + (tile * k.s.heads + head) * kStateSize, kStates,
+        kTile, k.s.padded_states, true);
   }
   // Half of the threads have the tile's tokens, half those of the first tile of the chunk.
   __device__ Token token(int head) const {

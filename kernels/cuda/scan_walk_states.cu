@@ -16,8 +16,8 @@ struct Walk {
   const Chunk* tiles;
   Decays decays;
   Sizes s;
-  RunSums sums;    // forward
-  bf16_t* behind;  // backward
+  RunSums sums;           // forward
+  bf16_t* dstates_after;  // backward
 };
 
 struct WalkShared {
@@ -28,8 +28,8 @@ struct WalkShared {
   float kept[2];
 };
 
-// The gradient behind a tile, rounded, from the warp's sums: by 16 bytes.
-__device__ void write_behind(float (&state)[8][4], bf16_t* patch, bf16_t* to) {
+// The gradient of the state after a tile, rounded, from the warp's sums: by 16 bytes.
+__device__ void write_dstate(float (&state)[8][4], bf16_t* patch, bf16_t* to) {
   each_pair_of(state,
                [&](int r, int c, float a, float b) { put_pair(patch + r * kNarrow + c, a, b); });
   __syncwarp();
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 3) walk_kernel(Walk k) {
   auto& shared = *dynamic_shared<WalkShared>();
   const Place place = block_place(k.s.state_tiles, k.s.heads);
   const Walker<kDirection> w{k, shared, k.runs[place.slow], place.middle, place.fast * kTile};
-  if (kForward && w.run.behind == 0) return;  // no run reads it
+  if (kForward && w.run.after == 0) return;  // no run reads it
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   float state[8][4];
   clear(state);
@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kThreads, 3) walk_kernel(Walk k) {
     const Token after = w.token(ahead);
     ahead = w.at(step + 3);
     if constexpr (!kForward)
-      write_behind(
-          state, shared.patch[warp],
-          k.behind + (w.tile(step) * k.s.heads + w.head) * kStateSize + 16 * warp * kStates + w.n0);
+      write_dstate(state, shared.patch[warp],
+                   k.dstates_after + (w.tile(step) * k.s.heads + w.head) * kStateSize +
+                       16 * warp * kStates + w.n0);
     scale_all(state, shared.kept[step % 2]);
     add_tokens(state, shared.v[step % kStages] + 16 * warp, shared.u[step % kStages], kNarrow,
                shared.weight[step % 2]);
@@ -150,14 +150,15 @@ RunSums run_sums(Context& ctx, const Plan& p, TokenHeads<const bf16_t> x, const 
   return k.sums;
 }
 
-const bf16_t* gradients_behind(Context& ctx, const Plan& p, TokenHeads<const bf16_t> dy,
-                               const bf16_t* C) {
+const bf16_t* dstates_after(Context& ctx, const Plan& p, TokenHeads<const bf16_t> dy,
+                            const bf16_t* C) {
   Walk k{};
   k.v = dy;
   k.u = C;
-  k.behind = bf16_of(ctx.scratch().alloc(DType::kBF16, {p.tile_count, p.s.heads, kTile, kStates}));
+  k.dstates_after =
+      bf16_of(ctx.scratch().alloc(DType::kBF16, {p.tile_count, p.s.heads, kTile, kStates}));
   launch_walk<Direction::kBackward>(ctx, p, k);
-  return k.behind;
+  return k.dstates_after;
 }
 
 }  // namespace nestling::cuda::scan

@@ -140,7 +140,7 @@ void scan_backward(Context& ctx, const ScanBackward& a) {
   check_operand(ctx, kOp, "chunk_states", a.chunk_states,
                 {scan_chunks(a.segments, a.chunk), heads, channels, state});
   // Within a chunk: C B^T again, then dC and dB from its gradient; dM and dx. Between chunks: dC
-  // from the state before, dx and dB from the gradient of the state behind (zero behind the last
+  // from the state before, dx and dB from the gradient of the state after (zero after the last
   // chunk), and that gradient itself (not needed before the first).
   const Products p = products(a.segments, a.chunk, a.x, a.B);
   const double flops = 3 * p.within_group + 2 * p.within_head + p.state +
