@@ -202,8 +202,9 @@ TEST(DryRun, HoldsAChunkOfLogitsAtOnce) {
                           .tokens = kLong,
                           .global_batch_tokens = kLong,
                           .micro_batch = 1};
+  const DryStep step = dry_run(config, 1).steps.at(1);
   int64_t scratch = 0;
-  for (const MemoryPool& p : dry_run(config, 1).steps.at(1).pools)
+  for (const MemoryPool& p : step.pools)
     if (p.pool == Pool::kScratch) scratch = p.bytes;
   EXPECT_LT(scratch, kLong * kWide * 4);  // less than all logits of one of them
 }
