@@ -41,7 +41,7 @@ Value with_replaced(const std::string& what, const Value& v, const Arguments& ar
 
 // Jinja2's integer of anything; its answer for what is no number is `default`.
 Value integer(const std::string& what, const Value& v, const Arguments& arguments) {
-  const Value fallback = bound(what, arguments, {"default"})[0].value_or(Value(int64_t{0}));
+  Value fallback = bound(what, arguments, {"default"})[0].value_or(Value(int64_t{0}));
   if (v.is_whole()) return Value(v.integer());
   if (v.is(Kind::kNone)) return fallback;
   const std::string text = strip(text_of(v, what), true, true);

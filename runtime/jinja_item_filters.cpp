@@ -121,9 +121,9 @@ Value mapped(const std::string& what, const Value& v, const Arguments& arguments
     Arguments named = arguments;
     const Bound given = bound(what, named, {"attribute", "default"});
     for (const Value& one : elements_if_any(what, v)) {
-      Value found = attribute_of(one, given[0]);
+      const Value found = attribute_of(one, given[0]);
       const bool fallback = found.is(Kind::kUndefined) && given[1] && !given[1]->is(Kind::kNone);
-      all.push_back(fallback ? *given[1] : std::move(found));
+      all.push_back(fallback ? *given[1] : found);
     }
     return stream(std::move(all));
   }
