@@ -35,21 +35,24 @@ void add_file(Digest& digest, const fs::path& file) {
   digest.add(std::to_string(fs::last_write_time(file).time_since_epoch().count()));
 }
 
+// A file itself, or the files in a folder and below, by name; none of what is neither.
+std::vector<fs::path> files_of(const fs::path& path) {
+  if (fs::is_regular_file(path)) return {path};
+  std::vector<fs::path> files;
+  if (!fs::is_directory(path)) return files;
+  for (const auto& entry : fs::recursive_directory_iterator(path))
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 std::string cache_name(const std::string& spec, const TextPreparation& p) {
   Digest digest;
   digest.add(spec);
   digest.add(p.tokenizer.source());
   digest.add(std::to_string(p.end_of_text));
   if (spec.starts_with("reasoning:")) digest.add(std::to_string(p.seed));
-  if (fs::is_directory(spec)) {
-    std::vector<fs::path> files;
-    for (const auto& entry : fs::recursive_directory_iterator(spec))
-      if (entry.is_regular_file()) files.push_back(entry.path());
-    std::sort(files.begin(), files.end());
-    for (const fs::path& file : files) add_file(digest, file);
-  } else if (fs::exists(spec)) {
-    add_file(digest, spec);
-  }
+  for (const fs::path& file : files_of(spec)) add_file(digest, file);
   char name[kDigestDigits + 1];
   std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(digest.value));
   return name;
@@ -139,6 +142,16 @@ std::string digest_of(const SourceSpec& source) {
     crc = crc32c(bytes.first(end), crc);
     crc = crc32c(bytes.last(end), crc);
   }
+  return "crc32c:" + crc32c_hex(crc);
+}
+
+std::string digest_of_text(const std::string& path) {
+  if (const auto shards = shards_at(path); !shards.empty())
+    return digest_of(SourceSpec{.shards = shards});
+  const std::vector<fs::path> files = files_of(path);
+  if (files.empty()) return "";
+  uint32_t crc = 0;
+  for (const fs::path& file : files) crc = crc32c(MappedFile(file).bytes(), crc);
   return "crc32c:" + crc32c_hex(crc);
 }
 

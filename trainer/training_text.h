@@ -35,5 +35,8 @@ std::vector<SourceSpec> prepare_sources(const std::vector<SourceConfig>& sources
 // "crc32c:..." of a source's shards: of every index, which has the documents' lengths, and of the tokens' first and last
 // MiB. Not of all tokens: they may be terabytes.
 std::string digest_of(const SourceSpec& source);
+// The same of what a text of the evaluation is read from: all bytes of its files. Empty for generated text, which its
+// spec and seed are.
+std::string digest_of_text(const std::string& path);
 
 }  // namespace nestling

@@ -81,6 +81,15 @@ again text --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasonin
 again "" --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasoning:sorting:1:0-20:heldout"
 sed -i 's/"of"/"was"/' "$summary"
 again ".*elastic.*" --set curriculum.0.tokens=1536 --set "evaluation.text.0.path=reasoning:sorting:1:0-20:heldout"
+# A text that changed under its name is another one.
+text="--set curriculum.0.tokens=1536 --set evaluation.text.0.path=held_out.jsonl"
+for sum in "347 + 58 = 405" "12 + 9 = 21"; do
+  echo "{\"text\": \"$sum\"}" >held_out.jsonl
+  # shellcheck disable=SC2086  # a list of words
+  again text $text
+  # shellcheck disable=SC2086
+  again "" $text
+done
 # Up to the elastic file alone: a report made of the folder shows no numbers of another file.
 "$program" train run.yaml --change-config --set curriculum.0.tokens=2048 >out 2>&1 || fail "train failed"
 [ ! -e "$summary" ] || fail "train left the summary of another elastic file"

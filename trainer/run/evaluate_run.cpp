@@ -29,7 +29,10 @@ Precision precision_of(const RunConfig& c) {
 // What a summary's numbers are of.
 Json origin_of(const RunConfig& c, const fs::path& dir) {
   Json texts = Json::array();
-  for (const TextConfig& text : texts_of(c)) texts.push_back(text.path);
+  for (const TextConfig& text : texts_of(c)) {
+    const std::string digest = digest_of_text(text.path);
+    texts.push_back(digest.empty() ? text.path : str(text.path, " (", digest, ")"));
+  }
   const auto provenance = read_elastic_header(dir / "elastic.h5").model.provenance;
   const auto digest = provenance.find(provenance::kParentDigest);
   return {{"elastic", elastic_digest(dir / "elastic.h5")},

@@ -11,7 +11,7 @@
 //               ends, or the text does, which is said. Generated text is that of the config's seed.
 // Ranks         share the text and the problems (runtime/evaluate.h); rank 0 writes and prints.
 // Of what       summary.json's "of": digests of the weights and sizes of elastic.h5 and before.h5, the parent
-//               and its digest, the evaluation's settings (text by its name, not its content), seed,
+//               and its digest, the evaluation's settings (texts by name and digest), seed,
 //               precision and device. Its "tokens" is the setting, evaluation.tokens.
 // Done before   a summary.json of the same is printed again, not measured again. Of anything else, or of
 //               nothing said: it is removed, and measured anew.
