@@ -52,17 +52,20 @@ inline Runs make_runs(Context& ctx, const Segments& segments, int64_t length) {
             .length = static_cast<int32_t>(length),
             .segment = static_cast<int32_t>(segment),
             .of_segment = static_cast<int32_t>((segment + length - 1) / length)};
-  bool alike = true;
+  bool alike = ctx.device() != Device::kNull;  // a rehearsal takes the memory of other segments too
+  for (int64_t s = 0; s < segments.count(); ++s) alike = alike && segments.length(s) == segment;
+  if (alike) {
+    runs.count = static_cast<int32_t>(segments.count()) * runs.of_segment;
+    return runs;
+  }
   std::vector<Run> table;
-  for (int64_t s = 0; s < segments.count(); ++s) {
-    alike = alike && segments.length(s) == segment;
+  for (int64_t s = 0; s < segments.count(); ++s)
     for (int64_t t = segments.begin(s); t < segments.end(s); t += length)
       table.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments.begin(s)),
                        static_cast<int32_t>(segments.end(s)), static_cast<int32_t>(t),
                        static_cast<int32_t>(std::min(t + length, segments.end(s)))});
-  }
   runs.count = static_cast<int32_t>(table.size());
-  if (!alike) runs.table = upload(ctx, table);
+  runs.table = upload(ctx, table);
   return runs;
 }
 
@@ -184,11 +187,11 @@ inline dim3 grid_of(int64_t blocks, int64_t channels, int64_t of_thread = 1) {
 }
 
 // Runs that end `short_of` before a whole number of tiles: `longest` or a half, a quarter, ... of it, the longest that
-// make `enough` blocks.
+// make `enough` blocks. A rehearsal takes the memory of the shortest: fewer tokens may make more runs.
 inline Runs runs_of(Context& ctx, const Segments& segments, int64_t channels, bool pairs,
                     int64_t enough, int64_t longest, int64_t short_of) {
   const int64_t columns = blocks_of(channels, pairs ? 2 : 1);
-  int64_t length = longest;
+  int64_t length = ctx.device() == Device::kNull ? kLeastRun : longest;
   while (length > kLeastRun && segments.tokens() / length * columns < enough) length /= 2;
   return make_runs(ctx, segments, length - short_of);
 }

@@ -279,6 +279,46 @@ INSTANTIATE_TEST_SUITE_P(
             Case{many_segments(600), 5, 4, true, true, 1})),
     case_name);
 
+int64_t forward_scratch(Context& ctx, const std::vector<int32_t>& offsets) {
+  constexpr int64_t kChannels = 6, kTaps = 4;
+  const Tensor x(ctx.device(), DType::kF32, {offsets.back(), kChannels});
+  const Tensor w(ctx.device(), DType::kF32, {kChannels, kTaps});
+  Tensor y(ctx.device(), DType::kF32, {offsets.back(), kChannels});
+  conv1d_forward(ctx, {.y = y, .x = x, .w = w, .segments = Segments(offsets)});
+  ctx.synchronize();
+  return ctx.scratch().peak_bytes();
+}
+
+// What is reserved by segments alike is enough for others, whose runs are looked up.
+TEST(Conv1dScratch, OfARehearsalHoldsForUnevenSegments) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Context real(Device::kCuda), twin = Context::rehearsal_of(real);
+  const int64_t rehearsed = forward_scratch(twin, {0, 1, 2, 3, 4});
+  EXPECT_GT(forward_scratch(real, {0, 1, 4}), 0);
+  EXPECT_GE(rehearsed, real.scratch().peak_bytes());
+}
+
+// Of the channels that one more token makes runs twice as long for.
+int64_t backward_scratch(Context& ctx, int64_t tokens) {
+  constexpr int64_t kChannels = 8192, kTaps = 4;
+  const std::vector<int32_t> offsets = {0, static_cast<int32_t>(tokens)};
+  const Tensor x(ctx.device(), DType::kF32, {tokens, kChannels});
+  const Tensor w(ctx.device(), DType::kF32, {kChannels, kTaps});
+  Tensor dx(ctx.device(), DType::kF32, {tokens, kChannels});
+  Tensor dw(ctx.device(), DType::kF32, {kChannels, kTaps});
+  conv1d_backward(ctx,
+                  {.dx = dx, .dw = dw, .dy = x, .x = x, .w = w, .segments = Segments(offsets)});
+  return ctx.scratch().peak_bytes();
+}
+
+TEST(Conv1dScratch, OfARehearsalHoldsForFewerTokens) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Context real(Device::kCuda), many = Context::rehearsal_of(real);
+  Context few = Context::rehearsal_of(real);
+  EXPECT_GT(backward_scratch(few, 4095), 0);
+  EXPECT_GE(backward_scratch(many, 4096), few.scratch().peak_bytes());
+}
+
 TEST(Conv1dContract, NamesWhatDoesNotFit) {
   Context ctx(Device::kNull);
   const auto null = [](std::initializer_list<int64_t> shape) {
