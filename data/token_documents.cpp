@@ -36,11 +36,7 @@ class OfShards : public TokenDocuments {
   }
 
   bool next(int64_t limit, TokenDocument& document) override {
-    while (shard_ < shards_.size() && at_ == shards_[shard_].documents()) {
-      ++shard_;
-      at_ = 0;
-    }
-    if (shard_ == shards_.size()) return false;
+    if (!find()) return false;
     document.length = shards_[shard_].length(at_);
     document.tokens.resize(static_cast<size_t>(std::min(limit, document.length)));
     shards_[shard_].read(at_++, 0, document.tokens);
@@ -48,6 +44,14 @@ class OfShards : public TokenDocuments {
   }
 
  private:
+  // Goes to the next document that has tokens; false where there is none.
+  bool find() {
+    for (; shard_ < shards_.size(); ++shard_, at_ = 0)
+      for (; at_ < shards_[shard_].documents(); ++at_)
+        if (shards_[shard_].length(at_) > 0) return true;
+    return false;
+  }
+
   std::vector<ShardReader> shards_;
   size_t shard_ = 0;
   int64_t at_ = 0;  // the next document of it

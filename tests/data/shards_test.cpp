@@ -4,8 +4,10 @@
 #include <cstring>
 #include <gtest/gtest.h>
 
+#include "data/token_documents.h"
 #include "kernels/core/rng.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace nestling {
@@ -82,6 +84,26 @@ TEST(Shards, ReadsDocumentsOfSeveralSequences) {
   dir.write("a.idx", index_bytes(8, 2, {3, 2, 0, 5}, {0, 2, 2, 4}));
   const ShardReader reader(dir.path() / "a", 100);
   EXPECT_EQ(read_all(reader), (Documents{{0, 1, 2, 3, 4}, {}, {5, 6, 7, 8, 9}}));
+}
+
+// Two shards of a folder, one after the other; of a document as much as is asked for.
+TEST(Shards, AreReadAsDocumentsWithTokens) {
+  const TempDir dir;
+  std::string tokens;
+  for (uint16_t t = 0; t < 10; ++t) put(tokens, t);
+  dir.write("a.bin", tokens);
+  dir.write("a.idx", index_bytes(8, 2, {3, 2, 0, 5}, {0, 2, 2, 4}));
+  write(dir.path() / "b", 100, {{40, 41}});
+  const Tokenizer tokenizer(testing::source_dir() / "data/tokenizers/tiny-reasoner");
+  const auto documents =
+      open_documents(dir.path(), {.tokenizer = tokenizer, .vocabulary = 100, .end_of_text = 0});
+  TokenDocument d;
+  for (const std::vector<int32_t>& want : Documents{{0, 1, 2, 3}, {5, 6, 7, 8}, {40, 41}}) {
+    ASSERT_TRUE(documents->next(4, d));
+    EXPECT_EQ(d.tokens, want);
+    EXPECT_EQ(d.length, want.size() == 4 ? 5 : 2);
+  }
+  EXPECT_FALSE(documents->next(4, d));
 }
 
 TEST(Shards, LeaveNothingUnlessFinished) {
