@@ -8,6 +8,7 @@
 
 #include "kernels/core/parallel.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/expert_rows.h"
 #include "kernels/cpu/experts.h"
 #include "kernels/cpu/gemv.h"
 
@@ -17,26 +18,6 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 32;
 constexpr int64_t kColumnsPerTask = 32;
-constexpr int64_t kWidenBytes = int64_t{1} << 20;  // about a second-level cache
-constexpr int64_t kWidenMultiple = 32;
-
-// Experts own rows [offsets[e], offsets[e+1]) of [0, R).
-void check_offsets(const char* op, ConstView offsets, int64_t rows) {
-  const auto* at = offsets.ptr<int32_t>();
-  const int64_t experts = offsets.dim(0) - 1;
-  NESTLING_CHECK(at[0] == 0 && at[experts] == rows, op, ": offsets run from ", at[0], " to ",
-                 at[experts], ", needs 0 to ", rows);
-  for (int64_t e = 0; e < experts; ++e)
-    NESTLING_CHECK(at[e] <= at[e + 1], op, ": offsets fall from ", at[e], " to ", at[e + 1],
-                   " at expert ", e);
-}
-
-ConstView expert_of(ConstView w, int64_t e) {
-  return w.slice(0, e, 1).reshape({w.dim(1), w.dim(2)});
-}
-View expert_of(View w, int64_t e) {
-  return w.slice(0, e, 1).reshape({w.dim(1), w.dim(2)});
-}
 
 // out = a w^T (transpose) or a w, w [N, K] f32 or bf16, on the calling thread.
 void one_expert(View out, ConstView a, ConstView w, bool transpose, View wide) {
@@ -65,9 +46,7 @@ void grouped(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets
   View wide;  // [threads, block] f32
   if (w.dtype() == DType::kBF16) {
     const int64_t other = w.dim(transpose ? 2 : 1);
-    const int64_t fit = kWidenBytes / static_cast<int64_t>(sizeof(float)) / other;
-    const int64_t step = std::max(fit / kWidenMultiple, int64_t{1}) * kWidenMultiple;
-    wide = ctx.scratch().alloc(DType::kF32, {thread_count(), step * other});
+    wide = ctx.scratch().alloc(DType::kF32, {thread_count(), widened_at_once(other) * other});
   }
   parallel_for(a.dim(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     const View own = wide ? wide.slice(0, thread_index(), 1).reshape({wide.dim(1)}) : View();

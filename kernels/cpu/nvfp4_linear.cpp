@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 
+#include "kernels/cpu/code_values.h"
 #include "kernels/cpu/widened_product.h"
 
 namespace nestling::cpu {
@@ -24,7 +25,8 @@ const Pairs& pairs() {
   return all;
 }
 
-// Values of codes times the scales of their blocks.
+}  // namespace
+
 void widen(View out, ConstView codes, ConstView scales) {
   const Pairs& values = pairs();
   each_row(out, [&](int64_t t) {
@@ -38,6 +40,8 @@ void widen(View out, ConstView codes, ConstView scales) {
     }
   });
 }
+
+namespace {
 
 // The largest size, NaN where a value is: as bits a NaN is larger than all numbers.
 float largest_of(const float* x) {

@@ -2,24 +2,10 @@
 
 #include <cmath>
 
+#include "kernels/ops/code_operands.h"
 #include "kernels/ops/dispatch.h"
 
 namespace nestling {
-
-namespace {
-
-void check_activation(const Context& ctx, const char* op, const char* name, ConstView v) {
-  const bool low = v.dtype() == DType::kBF16 && ctx.device() != Device::kCpu;
-  NESTLING_CHECK(low || v.dtype() == DType::kF32, op, ": ", name, " is ", v.describe(),
-                 ", needs f32, or off the CPU bf16");
-}
-
-void check_scale(const char* op, const char* name, float scale) {
-  NESTLING_CHECK_INPUT(std::isfinite(scale) && scale > 0, op, ": ", name, " is ", scale,
-                       ", needs a finite number above zero");
-}
-
-}  // namespace
 
 void fp8_linear(Context& ctx, const Fp8Linear& a) {
   constexpr const char* kOp = "fp8_linear";
@@ -30,11 +16,11 @@ void fp8_linear(Context& ctx, const Fp8Linear& a) {
   check_shape(kOp, "x", a.x, {a.y.dim(0), a.w.dim(1)});
   check_shape(kOp, "y", a.y, {a.y.dim(0), a.w.dim(0)});
   check_dtype(kOp, "w", a.w, DType::kF8E4M3);
-  check_activation(ctx, kOp, "x", a.x);
-  check_activation(ctx, kOp, "y", a.y);
+  check_beside_codes(ctx, kOp, "x", a.x);
+  check_beside_codes(ctx, kOp, "y", a.y);
   if (a.accumulate) check_dtype(kOp, "y", a.y, DType::kF32);
-  check_scale(kOp, "input_scale", a.input_scale);
-  check_scale(kOp, "weight_scale", a.weight_scale);
+  check_fp8_scale(kOp, "input_scale", a.input_scale);
+  check_fp8_scale(kOp, "weight_scale", a.weight_scale);
   NESTLING_CHECK_INPUT(std::isnormal(fp8_product_scale(a)), kOp, ": input_scale ", a.input_scale,
                        " times weight_scale ", a.weight_scale, " is no normal f32");
   check_device(ctx, kOp, {a.y, a.x, a.w});
@@ -48,8 +34,8 @@ void fp8_quantize(Context& ctx, const Fp8Quantize& a) {
   NESTLING_CHECK(same_shape(a.codes, a.x), kOp, ": codes are ", a.codes.describe(), ", x is ",
                  a.x.describe());
   check_dtype(kOp, "codes", a.codes, DType::kF8E4M3);
-  check_activation(ctx, kOp, "x", a.x);
-  check_scale(kOp, "scale", a.scale);
+  check_beside_codes(ctx, kOp, "x", a.x);
+  check_fp8_scale(kOp, "scale", a.scale);
   check_device(ctx, kOp, {a.codes, a.x});
   ctx.count(kOp, 0, static_cast<double>(a.codes.bytes() + a.x.bytes()));
   if (a.x.size() == 0) return;

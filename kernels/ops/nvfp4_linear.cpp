@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/ops/code_operands.h"
 #include "kernels/ops/dispatch.h"
 
 namespace nestling {
@@ -10,20 +11,11 @@ namespace {
 
 void check_activation(const Context& ctx, const char* op, const char* name, ConstView v) {
   NESTLING_CHECK(v.rank() == 2, op, ": ", name, " is ", v.describe(), ", needs two dims");
-  const bool low = v.dtype() == DType::kBF16 && ctx.device() != Device::kCpu;
-  NESTLING_CHECK(low || v.dtype() == DType::kF32, op, ": ", name, " is ", v.describe(),
-                 ", needs f32, or off the CPU bf16");
-}
-
-// A code's size is between half of 2^-9 scales and 6 * 448 of them, and all between must be floats.
-void check_scale(const char* op, const char* name, float scale) {
-  NESTLING_CHECK_INPUT(
-      std::isnormal(scale * 0x1.0p-9f) && std::isfinite(scale * 2688) && scale > 0, op, ": ", name,
-      " is ", scale, ", needs to be above zero, its 512th part a normal f32, 2688 times it finite");
+  check_beside_codes(ctx, op, name, v);
 }
 
 void check_operand(const char* op, ConstView codes, ConstView scales, int64_t rows, int64_t cols) {
-  NESTLING_CHECK(cols % kNvfp4Block == 0, op, ": ", cols, " columns are no whole blocks of 16");
+  check_nvfp4_columns(op, cols);
   check_dtype(op, "codes", codes, DType::kU8);
   check_dtype(op, "scales", scales, DType::kF8E4M3);
   check_shape(op, "codes", codes, {rows, cols / 2});
@@ -42,8 +34,8 @@ void nvfp4_linear(Context& ctx, const Nvfp4Linear& a) {
   check_shape(kOp, "x", a.x, {a.y.dim(0), a.w.cols()});
   check_shape(kOp, "y", a.y, {a.y.dim(0), a.w.rows()});
   if (a.accumulate) check_dtype(kOp, "y", a.y, DType::kF32);
-  check_scale(kOp, "input_scale", a.input_scale);
-  check_scale(kOp, "the scale of w", a.w.scale);
+  check_nvfp4_scale(kOp, "input_scale", a.input_scale);
+  check_nvfp4_scale(kOp, "the scale of w", a.w.scale);
   NESTLING_CHECK_INPUT(std::isnormal(nvfp4_product_scale(a)), kOp, ": input_scale ", a.input_scale,
                        " times the scale of w ", a.w.scale, " is no normal f32");
   check_device(ctx, kOp, {a.y, a.x, a.w.codes, a.w.scales});
@@ -57,7 +49,7 @@ void nvfp4_quantize(Context& ctx, const Nvfp4Quantize& a) {
   constexpr const char* kOp = "nvfp4_quantize";
   check_activation(ctx, kOp, "x", a.x);
   check_operand(kOp, a.codes, a.scales, a.x.dim(0), a.x.dim(1));
-  check_scale(kOp, "scale", a.scale);
+  check_nvfp4_scale(kOp, "scale", a.scale);
   check_device(ctx, kOp, {a.codes, a.scales, a.x});
   ctx.count(kOp, 0, static_cast<double>(a.codes.bytes() + a.scales.bytes() + a.x.bytes()));
   if (a.x.size() == 0) return;

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <gtest/gtest.h>
 #include <limits>
@@ -12,6 +11,7 @@
 #include "tests/support/device.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/nvfp4_operands.h"
+#include "tests/support/soil.h"
 
 // As NESTLING_SKIP_WITHOUT, and where the card has no FP4 products.
 #define SKIP_WITHOUT_FP4(device)              \
@@ -29,16 +29,6 @@ bool card_has_fp4() {
 
 constexpr float kInputScale = 0.0013f, kWeightScale = 0.00021f;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-
-// Scratch begins as bytes of ones, on a device too, of which poison knows nothing.
-void soil(Context& ctx) {
-  ctx.scratch().set_poison(true);
-  if (ctx.device() != Device::kCuda) return;
-  const Arena::Mark mark(ctx.scratch());
-  Tensor ones(Device::kCpu, DType::kU8, {3 << 20});
-  std::memset(ones.view().data(), 0xff, static_cast<size_t>(ones.size()));
-  copy(ctx.scratch().alloc(DType::kU8, {ones.size()}), ones.view());
-}
 
 // -3 .. 3 with a 3 in every block: scales of blocks are powers of two where those of tensors are, and small sums
 // exact in the bits a card keeps.
