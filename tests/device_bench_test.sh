@@ -28,8 +28,8 @@ count() { tr '{' '\n' <"$work/$1.json" | grep -c -- "$2" || true; }
 
 bench ops ops --tiny
 has ops '"peaks":' '"bf16_gflops":' '"copy_gbytes_s":' '"share_of_peak":' '"bound":"memory"' '"bound":"product"'
-for op in linear_forward linear_backward linear_decode linear_fp8 experts_forward experts_backward experts_sort experts_gather \
-  experts_combine experts_combine_backward experts_gather_backward scan_forward scan_backward \
+for op in linear_forward linear_backward linear_decode linear_fp8 experts_forward experts_backward experts_on_codes experts_sort \
+  experts_gather experts_combine experts_combine_backward experts_gather_backward scan_forward scan_backward \
   scan_forward_backward attention_forward attention_backward rms_norm_forward rms_norm_backward conv1d_forward \
   conv1d_backward rms_norm_gated_forward rms_norm_gated_backward mask_forward mask_backward adamw_step \
   add_magnitudes add_state_score; do

@@ -20,6 +20,7 @@
 #include "kernels/ops/loss.h"
 #include "kernels/ops/mask.h"
 #include "kernels/ops/nvfp4_linear.h"
+#include "kernels/ops/quantized_experts.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/sample.h"
@@ -233,6 +234,9 @@ void run(Context&, const Nvfp4Linear&) {
   absent();
 }
 void run(Context&, const Nvfp4Quantize&) {
+  absent();
+}
+void run(Context&, const QuantizedExpertLinear&) {
   absent();
 }
 void run(Context&, const RmsNormForward&) {

@@ -1,6 +1,11 @@
 #include "kernels/ops/experts.h"
 
+#include <algorithm>
+
+#include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/linear.h"
+#include "kernels/ops/nvfp4_linear.h"
+#include "kernels/ops/quantized_experts.h"
 #include "tools/bench/benches.h"
 
 namespace nestling::bench {
@@ -59,6 +64,49 @@ void products(Bench& b, const Shape& whole, const Types& types, int64_t part) {
     expert_linear_backward(
         ctx,
         {.dx = dx, .dw = dw, .dy = dy, .x = x, .w = w, .offsets = offsets, .accumulate_dw = false});
+  });
+}
+
+// On codes of the weights; activations become codes in the call.
+void products_on_codes(Bench& b, const Shape& whole, DType codes_type, int64_t part) {
+  const Shape s = {whole.rows, whole.experts, whole.k, whole.n / part};
+  const bool fp8 = codes_type == DType::kF8E4M3;
+  const DType act = b.activations().back();
+  const Tensor x = b.random({s.rows, s.k}, act);
+  const Tensor offsets = uneven_offsets(b, s);
+  Tensor y = b.zeros({s.rows, s.n}, act), block_scales;
+  Tensor codes = b.zeros({s.experts, whole.n, fp8 ? s.k : s.k / 2}, codes_type);
+  if (!fp8) block_scales = b.zeros({s.experts, whole.n, s.k / kNvfp4Block}, DType::kF8E4M3);
+  Tensor scales = b.zeros({s.experts});
+  {
+    Tensor ones(Device::kCpu, DType::kF32, {s.experts});
+    std::fill_n(ones.ptr<float>(), s.experts, 1.0f);
+    copy(scales.view(), ones.view());
+    const Tensor values = b.random({s.experts, whole.n, s.k}, act);
+    const auto matrix = [](auto v) { return v.reshape({v.rows(), v.dim(2)}); };
+    Context ctx(b.device());
+    if (fp8)
+      fp8_quantize(ctx, {.codes = codes, .x = values, .scale = 0.01f});
+    else
+      nvfp4_quantize(ctx, {.codes = matrix(codes.view()),
+                           .scales = matrix(block_scales.view()),
+                           .x = values.view().reshape({s.experts * whole.n, s.k}),
+                           .scale = 0.002f});
+    ctx.synchronize();
+  }
+  const Case c{.name = "experts_on_codes",
+               .shape = str(s.rows, "x", s.k, "x", part_of(whole.n, part), " over ", s.experts),
+               .bound = b.narrow_product(),
+               .dtype = fp8 ? "f8_e4m3" : "nvfp4"};
+  b.measure(c, [&](Context& ctx) {
+    quantized_expert_linear(ctx,
+                            {.y = y,
+                             .x = x,
+                             .codes = codes.view().prefix(1, s.n),
+                             .block_scales = fp8 ? ConstView() : block_scales.view().prefix(1, s.n),
+                             .scales = scales,
+                             .offsets = offsets,
+                             .input_scale = 0.01f});
   });
 }
 
@@ -128,6 +176,8 @@ void bench_experts(Bench& b) {
   for (const Types& types : b.types())
     for (const Shape& s : shapes)
       for (const int64_t part : b.parts()) products(b, s, types, part);
+  for (const DType codes : {DType::kF8E4M3, DType::kU8})
+    for (const int64_t part : b.parts()) products_on_codes(b, shapes.front(), codes, part);
   routing(b);
 }
 
