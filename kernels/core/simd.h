@@ -29,12 +29,17 @@ struct Traits;
 template <>
 struct Traits<F8> {
   using Int = int32_t __attribute__((vector_size(32)));
-  using Half = uint16_t __attribute__((vector_size(16)));
+  // Read from anywhere.
+  using Half = uint16_t __attribute__((vector_size(16), aligned(1), may_alias));
+  using Quarter = int8_t __attribute__((vector_size(8), aligned(1), may_alias));
+  using Bytes = uint8_t __attribute__((vector_size(32)));
 };
 template <>
 struct Traits<F16> {
   using Int = int32_t __attribute__((vector_size(64)));
-  using Half = uint16_t __attribute__((vector_size(32)));
+  using Half = uint16_t __attribute__((vector_size(32), aligned(1), may_alias));
+  using Quarter = int8_t __attribute__((vector_size(16), aligned(1), may_alias));
+  using Bytes = uint8_t __attribute__((vector_size(64)));
 };
 template <class V>
 using Int = typename Traits<V>::Int;
@@ -72,12 +77,24 @@ NESTLING_INLINE void store_n(float* p, V v, int64_t n) {
   std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
+// Narrower integers from anywhere, by the one instruction there is for it: GCC 12 makes of __builtin_convertvector two
+// of halves that it joins, of bytes one for each.
+template <class V>
+NESTLING_INLINE Int<V> widen_halves(const void* p) {
+  Int<V> wide;
+  asm("vpmovzxwd %1, %0" : "=v"(wide) : "m"(*static_cast<const typename Traits<V>::Half*>(p)));
+  return wide;
+}
+template <class V>
+NESTLING_INLINE Int<V> widen_bytes(const void* p) {  // with their sign
+  Int<V> wide;
+  asm("vpmovsxbd %1, %0" : "=v"(wide) : "m"(*static_cast<const typename Traits<V>::Quarter*>(p)));
+  return wide;
+}
+
 template <class V = Vf>
 NESTLING_INLINE V load(const bf16* p) {
-  typename Traits<V>::Half h;
-  std::memcpy(&h, p, sizeof h);
-  const Int<V> wide = __builtin_convertvector(h, Int<V>) << 16;
-  return reinterpret_cast<V>(wide);
+  return reinterpret_cast<V>(widen_halves<V>(p) << 16);
 }
 
 template <class V>

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/cpu/code_values.h"
+#include "kernels/cpu/gemv.h"
 #include "kernels/cpu/widened_product.h"
 
 namespace nestling::cpu {
@@ -49,6 +50,9 @@ void run(Context& ctx, const Fp8Linear& a) {
   const Arena::Mark mark(ctx.scratch());
   const View x = ctx.scratch().alloc(DType::kF32, {a.x.dim(0), a.x.dim(1)});
   quantized(x, a.x, a.input_scale);
+  if (a.x.dim(0) <= kGemvRows)
+    return gemv(
+        {.y = a.y, .x = x, .w = a.w, .scale = fp8_product_scale(a), .accumulate = a.accumulate});
   const auto rows = [&](View out, int64_t begin) { widen(out, a.w.slice(0, begin, out.dim(0))); };
   widened_product(
       ctx,

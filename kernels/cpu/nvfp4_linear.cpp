@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "kernels/cpu/code_values.h"
+#include "kernels/cpu/gemv.h"
 #include "kernels/cpu/widened_product.h"
 
 namespace nestling::cpu {
@@ -80,8 +81,16 @@ void run(Context& ctx, const Nvfp4Linear& a) {
   const Arena::Mark mark(ctx.scratch());
   const View codes = ctx.scratch().alloc(DType::kU8, {t, k / 2});
   const View scales = ctx.scratch().alloc(DType::kF8E4M3, {t, k / kNvfp4Block});
-  const View x = ctx.scratch().alloc(DType::kF32, {t, k});
   run(ctx, Nvfp4Quantize{.codes = codes, .scales = scales, .x = a.x, .scale = a.input_scale});
+  if (t <= kGemvRows)
+    return gemv_nvfp4({.y = a.y,
+                       .x = codes,
+                       .x_scales = scales,
+                       .w = a.w.codes,
+                       .w_scales = a.w.scales,
+                       .scale = nvfp4_product_scale(a),
+                       .accumulate = a.accumulate});
+  const View x = ctx.scratch().alloc(DType::kF32, {t, k});
   widen(x, codes, scales);
   const auto rows = [&](View out, int64_t begin) {
     const int64_t count = out.dim(0);

@@ -21,6 +21,8 @@
 //               views are refused by name, never copied. x, and both operands of fp8_quantize: any; fastest where rows
 //               start at multiples of 16 bytes.
 // Devices       CUDA: compute capability 8.9 or newer, others are refused; fp8_quantize runs on all.
+// Decoding      on the CPU up to four rows of x are multiplied with codes that become f32 in registers (kernels/cpu/gemv.h);
+//               for more the weights are widened in memory, a block at a time.
 // Determinism   Same inputs, shapes, threads and device: same bits.
 // Source        ModelOpt's FP8 checkpoints: weight f8_e4m3, weight_scale = largest / 448, input_scale.
 #pragma once

@@ -30,6 +30,8 @@
 // Devices       CUDA: compute capability 10.0 or newer, others are refused; nvfp4_quantize runs on all. cuBLASLt reads
 //               scales of blocks in tiles: those of x are written so, those of w copied so in every call, an
 //               eighth of the bytes of the codes; of a prefix that much of the prefix.
+// Decoding      on the CPU up to four rows of x are multiplied as codes (kernels/cpu/gemv.h); for more the weights are
+//               widened in memory, a block at a time.
 // Determinism   Same inputs, shapes, threads and device: same bits.
 // Source        ModelOpt's NVFP4 checkpoints: weight u8 [N, K/2], weight_scale f8_e4m3 [N, K/16], weight_scale_2 f32,
 //               input_scale f32; arithmetic: its nvfp4_tensor.py.

@@ -118,8 +118,9 @@ std::string shape_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& 
 }
 constexpr Kind kCpuKinds[] = {{Device::kCpu, false}};
 constexpr Shape kCpuShapes[] = {
-    {1, 1, 1},      {1, 37, 50}, {3, 5, 7},      {17, 33, 65}, {70, 96, 1},
-    {129, 149, 70}, {48, 1, 40}, {3, 2100, 1000}};  // the last in two blocks of the weight
+    {1, 1, 1},   {1, 37, 50},    {3, 5, 7},    {17, 33, 65},
+    {70, 96, 1}, {129, 149, 70}, {48, 1, 40},  {5, 2100, 1000},  // two blocks of the weight
+    {1, 64, 9},  {2, 71, 11},    {3, 127, 13}, {4, 2100, 5}};    // codes read as they are
 constexpr Shape kShapes[] = {{1, 16, 16},  {3, 32, 32},    {17, 48, 48},
                              {70, 96, 16}, {129, 160, 16}, {33, 2128, 80}};
 INSTANTIATE_TEST_SUITE_P(Odd, Fp8LinearOn,
@@ -259,6 +260,71 @@ TEST_P(Fp8LinearCard, NamesTheViewThatFp8ProductsCannotTake) {
   expect_refused(y.view().slice(1, 2, 32), good, "y ", "[5,16] f32 cuda");
 }
 INSTANTIATE_TEST_SUITE_P(All, Fp8LinearCard, ::testing::Values(Device::kCuda), device_case);
+
+// One to four rows are multiplied with codes read as they are: each in every place of a row, and of a row of x and of
+// the weights the same bits beside any others.
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+Mat<double> few_rows(const Mat<double>& x, const Mat<double>& w, float scale = 1.0f) {
+  Context ctx(Device::kCpu);
+  ctx.scratch().set_poison(true);
+  Guarded gx(Device::kCpu, x, 3), y(Device::kCpu, x.rows, w.rows, 3);
+  Codes gw(Device::kCpu, w, 3);
+  fp8_linear(
+      ctx,
+      {.y = y.view(), .x = gx.view(), .w = gw.view(), .input_scale = scale, .weight_scale = 1});
+  y.expect_guards_intact("y");
+  return y.read();
+}
+
+TEST(Fp8LinearFewRows, ReadEveryCodeInEveryPlace) {
+  for (const int64_t k : {1, 8, 77, 160}) {
+    Mat<double> w(254, k);
+    for (int64_t n = 0; n < w.rows; ++n)
+      for (int64_t i = 0; i < k; ++i) {
+        const auto code = static_cast<int>((n + i) % 254);
+        w(n, i) = reference::e4m3_value(code < 0x7f ? code : code + 1);
+      }
+    for (int64_t first = 0; first < k; first += 4) {
+      const int64_t rows = std::min<int64_t>(4, k - first);
+      Mat<double> x(rows, k);
+      for (int64_t t = 0; t < rows; ++t) x(t, first + t) = 1.0;
+      const auto y = few_rows(x, w);
+      for (int64_t t = 0; t < rows; ++t)
+        for (int64_t n = 0; n < w.rows; ++n) ASSERT_EQ(y(t, n), w(n, first + t)) << k << ": " << n;
+    }
+  }
+}
+
+TEST(Fp8LinearFewRows, KeepNanOfEveryPlaceInItsColumn) {
+  for (const int64_t k : {1, 8, 77, 160})
+    for (int64_t at = 0; at < k; ++at) {
+      Mat<double> x(1 + at % 4, k), w(9, k);
+      for (int64_t n = 0; n < w.rows; ++n) w(n, k - 1 - at) = 448.0;
+      w(at % 9, at) = at % 2 == 0 ? kNan : -kNan;
+      const auto y = few_rows(x, w);
+      for (int64_t i = 0; i < y.size(); ++i)
+        ASSERT_EQ(std::isnan(y[i]), i % 9 == at % 9) << k << ": " << at << ", " << i;
+    }
+}
+
+TEST(Fp8LinearFewRows, AreTheSameBitsBesideOthers) {
+  Rng rng(11);
+  const int64_t k = 333;
+  const auto x = random_mat(rng, 4, k, 3.0);
+  const auto w = random_codes(rng, 70, k);
+  const auto part = [](const Mat<double>& m, int64_t first, int64_t rows) {
+    Mat<double> out(rows, m.cols);
+    for (int64_t i = 0; i < out.size(); ++i) out[i] = m[first * m.cols + i];
+    return out;
+  };
+  const auto all = few_rows(x, w, kInputScale);
+  for (int64_t t = 0; t < 4; ++t) {
+    for (int64_t rows = 1; t + rows <= 4; ++rows)
+      EXPECT_EQ(few_rows(part(x, t, rows), w, kInputScale).v, part(all, t, rows).v);
+    for (int64_t n = 0; n < w.rows; ++n)
+      ASSERT_EQ(few_rows(part(x, t, 1), part(w, n, 1), kInputScale)[0], all(t, n));
+  }
+}
 
 TEST(Fp8LinearContract, NamesWhatDoesNotFit) {
   const auto view = [](DType dtype, int64_t rows, int64_t cols, Device device = Device::kNull) {

@@ -137,9 +137,10 @@ std::string shape_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& 
   return str(kind_name(kind), "_", s.t, "x", s.k, "x", s.n);
 }
 constexpr Kind kCpuKinds[] = {{Device::kCpu, false}};
-// The last in two blocks of the weight.
-constexpr Shape kCpuShapes[] = {{1, 16, 1},  {1, 48, 50},    {3, 16, 7},   {17, 48, 65},
-                                {70, 96, 1}, {129, 144, 70}, {48, 16, 40}, {3, 2112, 1000}};
+// The first of two blocks of the weight; after it, codes read as they are.
+constexpr Shape kCpuShapes[] = {{5, 2112, 1000}, {1, 16, 1},   {1, 48, 50},    {3, 16, 7},
+                                {1, 128, 9},     {2, 144, 11}, {3, 240, 6},    {4, 2112, 5},
+                                {17, 48, 65},    {70, 96, 1},  {129, 144, 70}, {48, 16, 40}};
 // Tiles of scales: 128 rows, 64 columns.
 constexpr Shape kShapes[] = {{1, 32, 8},    {3, 64, 24},    {17, 96, 40}, {70, 192, 16},
                              {129, 160, 8}, {33, 2112, 72}, {5, 64, 136}, {150, 320, 264}};
@@ -327,6 +328,65 @@ TEST_P(Nvfp4LinearCard, NamesTheViewThatFp4ProductsCannotTake) {
   expect_refused(y.view().slice(1, 2, 32), good, "y ", "[5,16] f32 cuda");
 }
 INSTANTIATE_TEST_SUITE_P(All, Nvfp4LinearCard, ::testing::Values(Device::kCuda), device_case);
+
+// One to four rows are multiplied with codes read as they are.
+Mat<double> few_rows(const Mat<double>& x, const reference::Nvfp4& w, float scale = 1.0f) {
+  Context ctx(Device::kCpu);
+  soil(ctx);
+  Guarded gx(Device::kCpu, x, 3), y(Device::kCpu, x.rows, w.codes.rows, 3);
+  GuardedNvfp4 gw(Device::kCpu, w, 1.0f, 3);
+  nvfp4_linear(ctx, {.y = y.view(), .x = gx.view(), .w = gw.view(), .input_scale = scale});
+  y.expect_guards_intact("y");
+  return y.read();
+}
+
+// Each byte of codes and each scale that there is, NaN among them, in every place of a row.
+TEST(Nvfp4LinearFewRows, ReadEveryCodeAndScaleInEveryPlace) {
+  for (const int64_t k : {16, 128, 272}) {
+    reference::Nvfp4 w{Mat<int>(256, k), Mat<int>(256, k / 16)};
+    for (int64_t n = 0; n < 256; ++n) {
+      for (int64_t i = 0; i < k; ++i)
+        w.codes(n, i) = static_cast<int>((n + i / 2) % 256 >> (i % 2 * 4) & 15);
+      for (int64_t b = 0; b < k / 16; ++b) w.scales(n, b) = static_cast<int>((n + b) % 128);
+    }
+    const auto values = reference::nvfp4_values(w);
+    for (int64_t first = 0; first < k; first += 4) {
+      Mat<double> x(4, k);  // a block of one 6 has the scale 1, and all others are zeros
+      for (int64_t t = 0; t < 4; ++t) x(t, first + t) = t % 2 == 0 ? 6.0 : -6.0;
+      const auto y = few_rows(x, w);
+      for (int64_t n = 0; n < 256; ++n) {
+        bool nan = false;
+        for (int64_t b = 0; b < k / 16; ++b) nan = nan || w.scales(n, b) == 0x7f;
+        for (int64_t t = 0; t < 4; ++t) {
+          ASSERT_EQ(std::isnan(y(t, n)), nan) << k << ": " << n;
+          if (nan) continue;
+          ASSERT_EQ(y(t, n), x(t, first + t) * values(n, first + t)) << k << ": " << n;
+        }
+      }
+    }
+  }
+}
+
+TEST(Nvfp4LinearFewRows, AreTheSameBitsBesideOthers) {
+  Rng rng(11);
+  const int64_t k = 336;
+  const auto x = random_mat(rng, 4, k, 1.5);
+  const auto w = reference::nvfp4_of(random_weight(rng, 70, k), kWeightScale);
+  const auto part = [](const auto& m, int64_t first, int64_t rows) {
+    auto out = corner(m, rows, m.cols);
+    for (int64_t i = 0; i < out.size(); ++i) out[i] = m[first * m.cols + i];
+    return out;
+  };
+  const auto all = few_rows(x, w, kInputScale);
+  for (int64_t t = 0; t < 4; ++t) {
+    for (int64_t rows = 1; t + rows <= 4; ++rows)
+      EXPECT_EQ(few_rows(part(x, t, rows), w, kInputScale).v, part(all, t, rows).v);
+    for (int64_t n = 0; n < 70; ++n) {
+      const reference::Nvfp4 one{part(w.codes, n, 1), part(w.scales, n, 1)};
+      ASSERT_EQ(few_rows(part(x, t, 1), one, kInputScale)[0], all(t, n));
+    }
+  }
+}
 
 View null_view(DType dtype, int64_t rows, int64_t cols, Device device = Device::kNull) {
   return View(nullptr, dtype, device, {rows, cols});

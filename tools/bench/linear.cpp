@@ -2,6 +2,7 @@
 
 #include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/loss.h"
+#include "kernels/ops/nvfp4_linear.h"
 #include "tools/bench/benches.h"
 
 namespace nestling::bench {
@@ -58,18 +59,49 @@ void decoding(Bench& b, int64_t tokens, const Types& types, bool packed) {
   b.measure(c, [&](Context& ctx) { weight.forward(ctx, y, x); });
 }
 
+Tensor fp8_codes(Bench& b, int64_t rows, int64_t cols, DType dtype) {
+  const Tensor values = b.random({rows, cols}, dtype);
+  Tensor codes = b.zeros({rows, cols}, DType::kF8E4M3);
+  Context ctx(b.device());
+  fp8_quantize(ctx, {.codes = codes, .x = values, .scale = 0.01f});
+  ctx.synchronize();
+  return codes;
+}
+
+// As decoding, on weights that are codes; on the CPU alone.
+void decoding_codes(Bench& b, int64_t tokens) {
+  const int64_t width = b.at<int64_t>(8192, 8192, 64);
+  const Tensor x = b.random({tokens, width});
+  Tensor y = b.zeros({tokens, width});
+  const std::string shape = str(tokens, "x", width, "x", width);
+  const auto on = [&](const char* name, const char* dtype) {
+    return Case{.name = name, .shape = shape, .bound = BoundBy::kMemory, .dtype = dtype};
+  };
+  {
+    const Tensor w = fp8_codes(b, width, width, DType::kF32);
+    b.measure(on("linear_decode_fp8", dtype_name(DType::kF8E4M3)), [&](Context& ctx) {
+      fp8_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 0.01f, .weight_scale = 0.01f});
+    });
+  }
+  Tensor codes = b.zeros({width, width / 2}, DType::kU8);
+  Tensor scales = b.zeros({width, width / kNvfp4Block}, DType::kF8E4M3);
+  {
+    const Tensor values = b.random({width, width});
+    Context ctx(b.device());
+    nvfp4_quantize(ctx, {.codes = codes, .scales = scales, .x = values, .scale = 0.002f});
+  }
+  const Nvfp4 w{.codes = codes.view(), .scales = scales.view(), .scale = 0.002f};
+  b.measure(on("linear_decode_nvfp4", "nvfp4"), [&](Context& ctx) {
+    nvfp4_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 0.002f});
+  });
+}
+
 // On a card: codes of the weight, bf16 activations that become codes in the call.
 void fp8(Bench& b, const Shape& whole, int64_t part) {
   const Shape s = {whole.t, whole.k / part, whole.n / part};
   const Tensor x = b.random({s.t, s.k}, DType::kBF16);
   Tensor y = b.zeros({s.t, s.n}, DType::kBF16);
-  Tensor parent = b.zeros({whole.n, whole.k}, DType::kF8E4M3);
-  {
-    const Tensor values = b.random({whole.n, whole.k}, DType::kBF16);
-    Context ctx(b.device());
-    fp8_quantize(ctx, {.codes = parent, .x = values, .scale = 0.01f});
-    ctx.synchronize();
-  }
+  const Tensor parent = fp8_codes(b, whole.n, whole.k, DType::kBF16);
   const ConstView w = parent.view().prefix(0, s.n).prefix(1, s.k);
   const Case c{.name = "linear_fp8",
                .shape = str(s.t, "x", part_of(whole.k, part), "x", part_of(whole.n, part)),
@@ -113,7 +145,10 @@ void bench_linear(Bench& b) {
       for (const bool packed : {false, true})
         if (!packed || b.device() == Device::kCpu) decoding(b, tokens, types, packed);
   }
-  if (b.device() != Device::kCuda) return;
+  if (b.device() != Device::kCuda) {
+    for (const int64_t tokens : {1, 4}) decoding_codes(b, tokens);
+    return;
+  }
   for (const Shape& s : shapes(b))
     for (const int64_t part : b.parts()) fp8(b, s, part);
 }
