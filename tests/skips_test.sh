@@ -71,9 +71,9 @@ conditions() {
 }
 device() { echo "{\"devices\":$1,\"unusable\":null,\"no_nccl\":$2,\"device\":{\"compute_capability\":\"$3\"}}"; }
 conditions cuda "$(device 4 null 10.0)" 'gpu '
-conditions cuda "$(device 8 null 9.0)" 'gpu no-nvfp4 '
-conditions cuda "$(device 1 '"no libnccl.so.2"' 8.0)" 'gpu gpus-below-2 gpus-below-3 gpus-below-4 no-fp8 no-nvfp4 no-nccl '
-conditions emulated "$(device 2 null 9.0)" 'gpu gpus-below-3 gpus-below-4 no-nvfp4 '
+conditions cuda "$(device 8 null 9.0)" 'gpu '
+conditions cuda "$(device 1 '"no libnccl.so.2"' 8.0)" 'gpu gpus-below-2 gpus-below-3 gpus-below-4 no-nccl '
+conditions emulated "$(device 2 null 9.0)" 'gpu gpus-below-3 gpus-below-4 '
 conditions release '{"devices":0,"unusable":"built without CUDA","no_nccl":"built without CUDA","device":null}' 'no-gpu '
 # A program that cannot say: where there must be devices, nothing may be skipped.
 conditions emulated 'No devices were found' 'gpu '

@@ -1,5 +1,6 @@
 // e4m3.cuh - values of E4M3 in device code: kernels/core/f8e4m3.h.
 #pragma once
+#include <cuda_runtime.h>
 
 namespace nestling::cuda {
 

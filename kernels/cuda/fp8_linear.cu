@@ -1,4 +1,5 @@
-// fp8_linear.cu - products of E4M3 operands by cuBLASLt, and the kernel that makes codes.
+// fp8_linear.cu - products of E4M3 operands by cuBLASLt, and the kernels that make codes, and bf16 of them for products
+// where it takes no codes.
 //
 // Codes         a thread takes 16 bytes of a row of x at a time, and writes their 4 or 8 codes at once; where
 //               rows start elsewhere, the same elements one by one: the same bits.
@@ -7,10 +8,12 @@
 #include <cuda_fp8.h>
 
 #include "kernels/cuda/alignment.h"
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rounded.h"
+#include "kernels/cuda/widened_product.h"
 #include "kernels/ops/fp8_linear.h"
 
 namespace nestling::cuda {
@@ -29,7 +32,7 @@ struct Quantize {
 };
 
 // Two codes, that of a in the lower byte. The quotient is that of IEEE.
-__device__ unsigned short codes_of(float a, float b, float scale) {
+__device__ unsigned short code_pair(float a, float b, float scale) {
   return __nv_cvt_float2_to_fp8x2(make_float2(a / scale, b / scale), __NV_SATFINITE, __NV_E4M3);
 }
 
@@ -42,8 +45,8 @@ __device__ void quantize_whole(unsigned char* to, const X* from, float scale) {
   unsigned words[kPiece / 4];
 #pragma unroll
   for (int i = 0; i < kPiece; i += 4) {
-    const unsigned low = codes_of(load(x + i), load(x + i + 1), scale);
-    const unsigned high = codes_of(load(x + i + 2), load(x + i + 3), scale);
+    const unsigned low = code_pair(load(x + i), load(x + i + 1), scale);
+    const unsigned high = code_pair(load(x + i + 2), load(x + i + 3), scale);
     words[i / 4] = low | high << 16;
   }
   if constexpr (kPiece == 4)
@@ -67,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(Quantize<X> q) {
     }
     const int64_t count = min(int64_t{kPiece}, q.cols - col);
     for (int64_t k = 0; k < count; ++k)
-      to[k] = static_cast<unsigned char>(codes_of(load(from + k), 0.0f, q.scale));
+      to[k] = static_cast<unsigned char>(code_pair(load(from + k), 0.0f, q.scale));
   }
 }
 
@@ -93,23 +96,92 @@ void quantize(Context& ctx, const Fp8Quantize& a, const X* x) {
     launch(ctx, {blocks, kThreads}, quantize_kernel<false, X>, q);
 }
 
-void check_card(Context& ctx) {
-  constexpr int kFirstWithFp8 = 89;
-  const int has = ctx.cuda().capability;
-  NESTLING_CHECK_INPUT(has >= kFirstWithFp8, "fp8_linear: the device has compute capability ",
-                       has / 10, ".", has % 10, ", FP8 products need 8.9 or newer");
+// The values of codes. Rows of bf16 are those of aligned_scratch.
+struct Widen {
+  __nv_bfloat16* to;
+  const unsigned char* codes;
+  int64_t rows, cols, pitch, codes_pitch;
+};
+constexpr int kCodes = 16;  // of a thread at a time
+
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads) widen_kernel(Widen w) {
+  constexpr int kPiece = kAligned ? kCodes : 1;
+  const int64_t width = (w.cols + kPiece - 1) / kPiece;
+  for (int64_t i = first_item(); i < w.rows * width; i += item_step()) {
+    const int64_t row = i / width;
+    const int64_t col = i % width * kPiece;
+    const unsigned char* from = w.codes + row * w.codes_pitch + col;
+    __nv_bfloat16* to = w.to + row * w.pitch + col;
+    if (kAligned && w.cols - col >= kPiece) {
+      const uint4 codes = *reinterpret_cast<const uint4*>(from);
+      const unsigned four[] = {codes.x, codes.y, codes.z, codes.w};
+      __nv_bfloat16 values[kCodes];
+#pragma unroll
+      for (int k = 0; k < kCodes; ++k)
+        values[k] = __float2bfloat16_rn(e4m3_value(four[k / 4] >> k % 4 * 8 & 0xffu));
+      uint4 wide[2];
+      memcpy(wide, values, sizeof wide);
+      reinterpret_cast<uint4*>(to)[0] = wide[0];
+      reinterpret_cast<uint4*>(to)[1] = wide[1];
+      continue;
+    }
+    const int64_t count = min(int64_t{kPiece}, w.cols - col);
+    for (int64_t k = 0; k < count; ++k) to[k] = __float2bfloat16_rn(e4m3_value(from[k]));
+  }
 }
 
-void check_view(const char* name, ConstView v) {
-  NESTLING_CHECK(whole_rows(v, 16), "fp8_linear: ", name, " ", v.describe(), " with row pitch ",
-                 v.stride(0), " at address ", static_cast<const void*>(v.data()),
-                 ": FP8 products need rows that start at multiples of 16 bytes and are whole 16 "
-                 "bytes long");
+void widen(Context& ctx, View to, ConstView codes) {
+  const Widen w{.to = bf16_of(to),
+                .codes = reinterpret_cast<const unsigned char*>(codes.ptr<f8e4m3>()),
+                .rows = codes.dim(0),
+                .cols = codes.dim(1),
+                .pitch = to.pitch(),
+                .codes_pitch = codes.pitch()};
+  const bool aligned = rows_aligned(codes, kCodes);
+  const int64_t piece = aligned ? kCodes : 1;
+  const dim3 blocks = blocks_for(w.rows * ((w.cols + piece - 1) / piece), kThreads);
+  if (aligned)
+    launch(ctx, {blocks, kThreads}, widen_kernel<true>, w);
+  else
+    launch(ctx, {blocks, kThreads}, widen_kernel<false>, w);
 }
-// cuBLASLt counts elements of y, of either type: "M must be divisible by 16" is what its log says of other N.
-void check_columns(ConstView w) {
-  NESTLING_CHECK(w.dim(0) % 16 == 0, "fp8_linear: w ", w.describe(),
-                 ": FP8 products need N in multiples of 16");
+
+// Whether cuBLASLt multiplies these codes as they are. It counts elements of y, of either type: "M must be divisible by
+// 16" is what its log says of other N.
+bool takes_codes(Context& ctx, const Fp8Linear& a) {
+  constexpr int kFirstWithFp8 = 89;
+  return ctx.cuda().capability >= kFirstWithFp8 && whole_rows({a.w, a.y}, 16) &&
+         a.w.dim(0) % 16 == 0;
+}
+
+View codes_of(Context& ctx, const Fp8Linear& a) {
+  const View codes = aligned_scratch(ctx, DType::kF8E4M3, a.x.dim(0), a.x.dim(1));
+  run(ctx, Fp8Quantize{.codes = codes, .x = a.x, .scale = a.input_scale});
+  return codes;
+}
+
+void product_of_codes(Context& ctx, const Fp8Linear& a) {
+  const Arena::Mark mark(ctx.scratch());
+  run(ctx, Product{.d = a.y,
+                   .a = codes_of(ctx, a),
+                   .b = a.w,
+                   .transpose_b = true,
+                   .accumulate = a.accumulate,
+                   .scale = fp8_product_scale(a)});
+}
+
+void product_of_values(Context& ctx, const Fp8Linear& a) {
+  const Arena::Mark mark(ctx.scratch());
+  const View x = aligned_scratch(ctx, DType::kBF16, a.x.dim(0), a.x.dim(1));
+  {
+    const Arena::Mark until_widened(ctx.scratch());
+    widen(ctx, x, codes_of(ctx, a));
+  }
+  const WidenedProduct p{
+      .y = a.y, .x = x, .scale = fp8_product_scale(a), .accumulate = a.accumulate};
+  widened_product(ctx, p,
+                  [&](View to, int64_t begin) { widen(ctx, to, a.w.slice(0, begin, to.dim(0))); });
 }
 
 }  // namespace
@@ -122,20 +194,11 @@ void run(Context& ctx, const Fp8Quantize& a) {
 }
 
 void run(Context& ctx, const Fp8Linear& a) {
-  check_card(ctx);
-  check_view("w", a.w);
-  check_columns(a.w);
-  check_view("y", a.y);
   if (a.y.size() == 0) return;
-  const Arena::Mark mark(ctx.scratch());
-  const View codes = aligned_scratch(ctx, DType::kF8E4M3, a.x.dim(0), a.x.dim(1));
-  run(ctx, Fp8Quantize{.codes = codes, .x = a.x, .scale = a.input_scale});
-  run(ctx, Product{.d = a.y,
-                   .a = codes,
-                   .b = a.w,
-                   .transpose_b = true,
-                   .accumulate = a.accumulate,
-                   .scale = fp8_product_scale(a)});
+  const bool codes = takes_codes(ctx, a);
+  if (codes) product_of_codes(ctx, a);
+  // A rehearsal, which knows no addresses, takes what either does.
+  if (!codes || ctx.device() == Device::kNull) product_of_values(ctx, a);
 }
 
 }  // namespace nestling::cuda

@@ -1,4 +1,5 @@
-// nvfp4_linear.cu - products of NVFP4 operands by cuBLASLt, and the kernels that make and lay them out for it.
+// nvfp4_linear.cu - products of NVFP4 operands by cuBLASLt, and the kernels that make and lay them out for it,
+// and make bf16 of them for products where it takes no codes.
 //
 // Codes         a thread makes those of a block: 16 elements are 64 or 32 bytes, read 16 at a time, and 8 bytes of
 //               codes, written at once; where rows start elsewhere, one by one: the same bits.
@@ -12,10 +13,12 @@
 #include <cuda_fp8.h>
 
 #include "kernels/cuda/alignment.h"
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rounded.h"
+#include "kernels/cuda/widened_product.h"
 #include "kernels/ops/nvfp4_linear.h"
 
 namespace nestling::cuda {
@@ -80,13 +83,6 @@ __device__ unsigned scale_of(const float* x, float tensor_scale) {
   const float clamped = scale == 0 ? 1.0f : scale < 0x1.0p-9f ? 0x1.0p-9f : scale;
   return __nv_cvt_float2_to_fp8x2(make_float2(clamped, 0.0f), __NV_SATFINITE, __NV_E4M3) & 0xffu;
 }
-// The value of such a scale.
-__device__ float value_of(unsigned scale) {
-  if (scale == 0x7f) return __uint_as_float(0x7fc00000u);
-  return scale < 8 ? static_cast<float>(scale) * 0x1.0p-9f
-                   : __uint_as_float((scale << 20) + (120u << 23));
-}
-
 // As e2m1_code of kernels/core/nvfp4.h.
 __device__ unsigned code_of(float x) {
   const float size = fabsf(x);
@@ -119,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(Quantize<X, Scales> 
     float x[kBlock];
     read_block<kAligned>(x, q.x + row * q.x_pitch + block * kBlock);
     const unsigned scale = scale_of(x, q.scale);
-    const float step = value_of(scale) * q.scale;
+    const float step = e4m3_value(scale) * q.scale;
     unsigned words[2] = {0, 0};
 #pragma unroll
     for (int j = 0; j < kBlock; ++j) words[j / 8] |= code_of(x[j] / step) << j % 8 * 4;
@@ -190,18 +186,102 @@ View tiles_of(Context& ctx, ConstView scales) {
   return tiles;
 }
 
-void check_card(Context& ctx) {
-  constexpr int kFirstWithFp4 = 100;
-  const int has = ctx.cuda().capability;
-  NESTLING_CHECK_INPUT(has >= kFirstWithFp4, "nvfp4_linear: the device has compute capability ",
-                       has / 10, ".", has % 10, ", FP4 products need 10.0 or newer");
+// As e2m1_value of kernels/core/nvfp4.h.
+__device__ float value_of(unsigned code) {
+  const unsigned size = code & 7u;
+  const float value =
+      size < 2 ? 0.5f * static_cast<float>(size) : __uint_as_float((size << 22) + (126u << 23));
+  return (code & 8u) != 0 ? -value : value;
 }
 
-void check_view(const char* name, ConstView v) {
-  NESTLING_CHECK(whole_rows(v, 16), "nvfp4_linear: ", name, " ", v.describe(), " with row pitch ",
-                 v.stride(0), " at address ", static_cast<const void*>(v.data()),
-                 ": FP4 products need rows that start at multiples of 16 bytes and are whole 16 "
-                 "bytes long, 32 codes");
+// Values of codes times the scales of their blocks. Rows of bf16 are those of aligned_scratch; a thread makes a block.
+struct Widen {
+  __nv_bfloat16* to;
+  const unsigned char *codes, *scales;
+  int64_t rows, blocks, pitch, codes_pitch, scales_pitch;
+};
+
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads) widen_kernel(Widen w) {
+  for (int64_t i = first_item(); i < w.rows * w.blocks; i += item_step()) {
+    const int64_t row = i / w.blocks;
+    const int64_t block = i % w.blocks;
+    const unsigned char* from = w.codes + row * w.codes_pitch + block * kBlock / 2;
+    unsigned char bytes[kBlock / 2];
+    if constexpr (kAligned) {
+      const uint2 words = *reinterpret_cast<const uint2*>(from);
+      memcpy(bytes, &words, sizeof words);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kBlock / 2; ++j) bytes[j] = from[j];
+    }
+    const float scale = e4m3_value(w.scales[row * w.scales_pitch + block]);
+    __nv_bfloat16 values[kBlock];
+#pragma unroll
+    for (int j = 0; j < kBlock; ++j)
+      values[j] = __float2bfloat16_rn(scale * value_of(bytes[j / 2] >> j % 2 * 4));
+    uint4 wide[2];
+    memcpy(wide, values, sizeof wide);
+    auto* to = reinterpret_cast<uint4*>(w.to + row * w.pitch + block * kBlock);
+    to[0] = wide[0];
+    to[1] = wide[1];
+  }
+}
+
+void widen(Context& ctx, View to, ConstView codes, ConstView scales) {
+  const Widen w{.to = bf16_of(to),
+                .codes = codes.ptr<uint8_t>(),
+                .scales = reinterpret_cast<const unsigned char*>(scales.ptr<f8e4m3>()),
+                .rows = codes.dim(0),
+                .blocks = scales.dim(1),
+                .pitch = to.stride(0),
+                .codes_pitch = codes.stride(0),
+                .scales_pitch = scales.stride(0)};
+  const Grid grid{blocks_for(w.rows * w.blocks, kThreads), kThreads};
+  if (rows_aligned(codes, 8))
+    launch(ctx, grid, widen_kernel<true>, w);
+  else
+    launch(ctx, grid, widen_kernel<false>, w);
+}
+
+// Whether cuBLASLt multiplies these codes as they are.
+bool takes_codes(Context& ctx, const Nvfp4Linear& a) {
+  constexpr int kFirstWithFp4 = 100;
+  return ctx.cuda().capability >= kFirstWithFp4 && whole_rows({a.w.codes, a.y}, 16);
+}
+
+void product_of_codes(Context& ctx, const Nvfp4Linear& a) {
+  const Arena::Mark mark(ctx.scratch());
+  const View codes = aligned_scratch(ctx, DType::kU8, a.x.dim(0), a.w.codes.dim(1));
+  const View scales = tiles_for(ctx, a.x.dim(0), a.w.scales.dim(1));
+  quantize(ctx, codes, a.x, a.input_scale, tiled(scales));
+  run(ctx, Product{.d = a.y,
+                   .a = codes,
+                   .b = a.w.codes,
+                   .transpose_b = true,
+                   .accumulate = a.accumulate,
+                   .scale = nvfp4_product_scale(a),
+                   .a_scales = scales,
+                   .b_scales = tiles_of(ctx, a.w.scales)});
+}
+
+void product_of_values(Context& ctx, const Nvfp4Linear& a) {
+  const Arena::Mark mark(ctx.scratch());
+  const int64_t t = a.x.dim(0);
+  const View x = aligned_scratch(ctx, DType::kBF16, t, a.w.cols());
+  {
+    const Arena::Mark until_widened(ctx.scratch());
+    const View codes = aligned_scratch(ctx, DType::kU8, t, a.w.codes.dim(1));
+    const View scales = ctx.scratch().alloc(DType::kF8E4M3, {t, a.w.scales.dim(1)});
+    run(ctx, Nvfp4Quantize{.codes = codes, .scales = scales, .x = a.x, .scale = a.input_scale});
+    widen(ctx, x, codes, scales);
+  }
+  const WidenedProduct p{
+      .y = a.y, .x = x, .scale = nvfp4_product_scale(a), .accumulate = a.accumulate};
+  widened_product(ctx, p, [&](View to, int64_t begin) {
+    const int64_t count = to.dim(0);
+    widen(ctx, to, a.w.codes.slice(0, begin, count), a.w.scales.slice(0, begin, count));
+  });
 }
 
 }  // namespace
@@ -215,22 +295,11 @@ void run(Context& ctx, const Nvfp4Quantize& a) {
 }
 
 void run(Context& ctx, const Nvfp4Linear& a) {
-  check_card(ctx);
-  check_view("w", a.w.codes);
-  check_view("y", a.y);
   if (a.y.size() == 0) return;
-  const Arena::Mark mark(ctx.scratch());
-  const View codes = aligned_scratch(ctx, DType::kU8, a.x.dim(0), a.w.codes.dim(1));
-  const View scales = tiles_for(ctx, a.x.dim(0), a.w.scales.dim(1));
-  quantize(ctx, codes, a.x, a.input_scale, tiled(scales));
-  run(ctx, Product{.d = a.y,
-                   .a = codes,
-                   .b = a.w.codes,
-                   .transpose_b = true,
-                   .accumulate = a.accumulate,
-                   .scale = nvfp4_product_scale(a),
-                   .a_scales = scales,
-                   .b_scales = tiles_of(ctx, a.w.scales)});
+  const bool codes = takes_codes(ctx, a);
+  if (codes) product_of_codes(ctx, a);
+  // A rehearsal, which knows no addresses, takes what either does.
+  if (!codes || ctx.device() == Device::kNull) product_of_values(ctx, a);
 }
 
 }  // namespace nestling::cuda

@@ -16,11 +16,14 @@
 //               off, so that it adds partial sums in f32 every so many terms.
 // Elasticity    K and N come from the views, as in linear.h: w.prefix(0, n).prefix(1, k) is the smaller
 //               model. The scales are those of the parent, and its codes do not change.
-// Alignment     CPU: any. CUDA: w begins at a multiple of 16 bytes and K, N and its row pitch are multiples of
-//               16; y begins at a multiple of 16 bytes, and so do its rows: cuBLASLt's FP8 products need it. Other
-//               views are refused by name, never copied. x, and both operands of fp8_quantize: any; fastest where rows
-//               start at multiples of 16 bytes.
-// Devices       CUDA: compute capability 8.9 or newer, others are refused; fp8_quantize runs on all.
+// Alignment     any. On CUDA codes are multiplied where w begins at a multiple of 16 bytes, K, N and its row pitch are
+//               multiples of 16, and y and its rows begin at multiples of 16 bytes: cuBLASLt's FP8 products need it. For
+//               all others codes of x and w become bf16, exactly, and are multiplied as such, with f32 sums: by tensor
+//               cores too, at half the speed, in scratch of 2 bytes an element of x and at most 32 MiB (or
+//               64 rows) of w; a weight moves 5 bytes instead of 1. Results of both ways agree
+//               within what Sums says. x, and both operands of fp8_quantize: fastest where rows start at
+//               multiples of 16 bytes.
+// Devices       CUDA: all; below compute capability 8.9 always by bf16. A rehearsal takes the scratch of both ways.
 // Decoding      on the CPU up to four rows of x are multiplied with codes that become f32 in registers (kernels/cpu/gemv.h);
 //               for more the weights are widened in memory, a block at a time.
 // Determinism   Same inputs, shapes, threads and device: same bits.

@@ -10,8 +10,6 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream_state.h"
 #include "kernels/cuda/warpgroup.cuh"
-#include "kernels/ops/fp8_linear.h"
-#include "kernels/ops/nvfp4_linear.h"
 #include "tests/emulator/planted.h"
 
 namespace nestling {
@@ -272,46 +270,6 @@ TEST(Emulator, AFullDeviceNamesWhoHoldsItsMemory) {
         "  weights                           4.0\n", "    masters                         4.0\n",
         "cuBLASLt workspace             32.0\n", "  sum                              36.0\n"})
     EXPECT_NE(o.output.find(part), std::string::npos) << part << " is not in:\n" << o.output;
-}
-
-// On a card before FP8: what the operator says there, which no other emulated device can show.
-TEST(Emulator, AnOlderCardIsRefusedFp8Products) {
-  const Outcome o = in_a_process([] {
-    setenv("NESTLING_EMULATOR_CAPABILITY", "80", 1);
-    Context ctx(Device::kCuda);
-    const Tensor x(Device::kCuda, DType::kF32, {4, 16}), w(Device::kCuda, DType::kF8E4M3, {16, 16});
-    Tensor y(Device::kCuda, DType::kF32, {4, 16}), codes(Device::kCuda, DType::kF8E4M3, {4, 16});
-    fp8_quantize(ctx, {.codes = codes, .x = x, .scale = 1.0f});
-    try {
-      fp8_linear(ctx, {.y = y, .x = x, .w = w, .input_scale = 1.0f, .weight_scale = 1.0f});
-    } catch (const Error& e) {
-      std::printf("%s", e.what());
-    }
-  });
-  EXPECT_TRUE(o.ended_well()) << o.output;
-  EXPECT_EQ(o.output,
-            "fp8_linear: the device has compute capability 8.0, FP8 products need 8.9 or newer");
-}
-
-TEST(Emulator, HopperIsRefusedFp4Products) {
-  const Outcome o = in_a_process([] {
-    setenv("NESTLING_EMULATOR_CAPABILITY", "90", 1);
-    Context ctx(Device::kCuda);
-    const Tensor x(Device::kCuda, DType::kF32, {4, 32}), w(Device::kCuda, DType::kU8, {16, 16});
-    const Tensor w_scales(Device::kCuda, DType::kF8E4M3, {16, 2});
-    Tensor y(Device::kCuda, DType::kF32, {4, 16}), codes(Device::kCuda, DType::kU8, {4, 16});
-    Tensor scales(Device::kCuda, DType::kF8E4M3, {4, 2});
-    nvfp4_quantize(ctx, {.codes = codes, .scales = scales, .x = x, .scale = 1.0f});
-    try {
-      const Nvfp4 weight{w.view(), w_scales.view(), 1.0f};
-      nvfp4_linear(ctx, {.y = y, .x = x, .w = weight, .input_scale = 1.0f});
-    } catch (const Error& e) {
-      std::printf("%s", e.what());
-    }
-  });
-  EXPECT_TRUE(o.ended_well()) << o.output;
-  EXPECT_EQ(o.output,
-            "nvfp4_linear: the device has compute capability 9.0, FP4 products need 10.0 or newer");
 }
 
 TEST(Emulator, PinnedInstructionsAreUsedOrRefused) {

@@ -1,6 +1,8 @@
 #include "kernels/ops/fp8_linear.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <gtest/gtest.h>
 #include <limits>
 
@@ -9,16 +11,12 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/fp8_operands.h"
 
-// As NESTLING_SKIP_WITHOUT, and where the card has no FP8 products.
-#define SKIP_WITHOUT_FP8(device)            \
-  NESTLING_SKIP_WITHOUT(device, Fp8Linear); \
-  if ((device) == Device::kCuda && !card_has_fp8()) GTEST_SKIP() << "the card has no FP8 products"
-
 namespace nestling {
 namespace {
 
 using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 
+// Whether codes of whole pieces are multiplied as they are; others become bf16.
 bool card_has_fp8() {
   const cuda::DeviceInfo card = cuda::device_info();
   return card.capability_major * 10 + card.capability_minor >= 89;
@@ -52,7 +50,7 @@ class Fp8LinearOn : public ::testing::TestWithParam<std::tuple<Kind, Shape>> {};
 TEST_P(Fp8LinearOn, MatchesTheReference) {
   const auto [kind, s] = GetParam();
   const auto [device, half] = kind;
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Rng rng(3, static_cast<uint64_t>(s.k));
   const auto raw = random_mat(rng, s.t, s.k, 3.0);  // some beyond 448 input_scale = 5.8
   const auto x = half ? rounded(raw) : raw;
@@ -92,7 +90,7 @@ TEST_P(Fp8LinearOn, MatchesTheReference) {
 TEST_P(Fp8LinearOn, WholeNumbersAreExact) {
   const auto [kind, s] = GetParam();
   const auto [device, half] = kind;
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Rng rng(5, static_cast<uint64_t>(s.k));
   auto x = random_whole(rng, s.t, s.k);
   for (auto& v : x.v) v *= 0.5;
@@ -116,16 +114,19 @@ std::string shape_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& 
   const auto& [kind, s] = test.param;
   return str(kind_name(kind), "_", s.t, "x", s.k, "x", s.n);
 }
-constexpr Kind kCpuKinds[] = {{Device::kCpu, false}};
-constexpr Shape kCpuShapes[] = {
-    {1, 1, 1},   {1, 37, 50},    {3, 5, 7},    {17, 33, 65},
-    {70, 96, 1}, {129, 149, 70}, {48, 1, 40},  {5, 2100, 1000},  // two blocks of the weight
-    {1, 64, 9},  {2, 71, 11},    {3, 127, 13}, {4, 2100, 5}};    // codes read as they are
+// What cuBLASLt takes no codes of.
+constexpr Shape kOddShapes[] = {{1, 1, 1},       {1, 37, 50},
+                                {3, 5, 7},       {17, 33, 65},
+                                {70, 96, 1},     {40, 64, 8},
+                                {129, 149, 70},  {48, 1, 40},
+                                {5, 2100, 1000},  // on the CPU two blocks of the weight
+                                {1, 64, 9},      {2, 71, 11},
+                                {3, 127, 13},    {4, 2100, 5}};  // and codes read as they are
 constexpr Shape kShapes[] = {{1, 16, 16},  {3, 32, 32},    {17, 48, 48},
                              {70, 96, 16}, {129, 160, 16}, {33, 2128, 80}};
 INSTANTIATE_TEST_SUITE_P(Odd, Fp8LinearOn,
-                         ::testing::Combine(::testing::ValuesIn(kCpuKinds),
-                                            ::testing::ValuesIn(kCpuShapes)),
+                         ::testing::Combine(::testing::ValuesIn(kKinds),
+                                            ::testing::ValuesIn(kOddShapes)),
                          shape_name);
 INSTANTIATE_TEST_SUITE_P(All, Fp8LinearOn,
                          ::testing::Combine(::testing::ValuesIn(kKinds),
@@ -152,7 +153,7 @@ class Fp8LinearDevice : public ::testing::TestWithParam<Device> {
 // algorithm for another pitch, so that on a card only exact sums are the same bits.
 TEST_P(Fp8LinearDevice, PrefixIsTheStandAloneCut) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Rng rng(7);
   for (const bool whole : {true, false}) {
     const int64_t n = 32, k = 48;
@@ -180,7 +181,7 @@ TEST_P(Fp8LinearDevice, PrefixIsTheStandAloneCut) {
 // W = 1 in f8: y is the value of the code, times both scales.
 TEST_P(Fp8LinearDevice, SaturatesAndKeepsZerosAndSubnormals) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Mat<double> one(16, 16), x(3, 16);
   for (int64_t i = 0; i < 16; ++i) one(i, i) = 1.0;
   const double row[] = {224.0, 225.0,   -1e30,   std::numeric_limits<double>::infinity(),
@@ -200,7 +201,7 @@ TEST_P(Fp8LinearDevice, SaturatesAndKeepsZerosAndSubnormals) {
 
 TEST_P(Fp8LinearDevice, NanStaysInItsRowAndItsColumn) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Rng rng(9);
   auto x = random_mat(rng, 7, 32);
   auto w = random_codes(rng, 16, 32);
@@ -215,7 +216,7 @@ TEST_P(Fp8LinearDevice, NanStaysInItsRowAndItsColumn) {
 
 TEST_P(Fp8LinearDevice, NoTokensIsNoWork) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP8(device);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
   Context ctx(device);
   Tensor x(device, DType::kF32, {0, 16}), y(device, DType::kF32, {0, 16});
   Tensor w(device, DType::kF8E4M3, {16, 16}), codes(device, DType::kF8E4M3, {0, 16});
@@ -230,34 +231,98 @@ std::string device_case(const ::testing::TestParamInfo<Device>& test) {
 INSTANTIATE_TEST_SUITE_P(All, Fp8LinearDevice, ::testing::Values(Device::kCpu, Device::kCuda),
                          device_case);
 
+// Operands of which codes are multiplied, and the same at other places, which become bf16.
 class Fp8LinearCard : public ::testing::TestWithParam<Device> {};
 
-TEST_P(Fp8LinearCard, NamesTheViewThatFp8ProductsCannotTake) {
+TEST_P(Fp8LinearCard, BothWaysAgree) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP8(device);
-  Context ctx(device);
-  Tensor x(device, DType::kF32, {5, 64}), y(device, DType::kF32, {5, 64});
-  Tensor w(device, DType::kF8E4M3, {16, 64}), odd(device, DType::kF8E4M3, {16, 40});
-  const auto expect_refused = [&](View to, ConstView weight, const char* name, const char* shape) {
-    const ConstView from = x.view().prefix(1, weight.dim(1));
-    expect_error(
-        [&] {
-          fp8_linear(ctx, {.y = to.prefix(1, weight.dim(0)),
-                           .x = from,
-                           .w = weight,
-                           .input_scale = 1,
-                           .weight_scale = 1});
-        },
-        {name, shape, "multiples of 16"}, ErrorKind::kRuntime);
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
+  Rng rng(13);
+  for (const bool whole : {true, false}) {
+    const auto x = whole ? random_whole(rng, 19, 80) : random_mat(rng, 19, 80, 3.0);
+    auto w = whole ? random_whole(rng, 48, 80) : random_codes(rng, 48, 80);
+    const float scale = whole ? 0.5f : kInputScale;
+    Codes pieces(device, w, 16), odd(device, w, 3);
+    Guarded gx(device, x, 3);
+    Context ctx(device);
+    const auto product = [&](ConstView codes, int64_t gap) {
+      ctx.scratch().set_poison(true);
+      Guarded y(device, x.rows, w.rows, gap);
+      fp8_linear(ctx, {.y = y.view(),
+                       .x = gx.view(),
+                       .w = codes,
+                       .input_scale = scale,
+                       .weight_scale = kWeightScale});
+      ctx.synchronize();
+      y.expect_guards_intact("y");
+      return y.read();
+    };
+    const auto want = product(pieces.view(), 4);
+    for (const auto& got : {product(odd.view(), 4), product(pieces.view(), 3)}) {
+      if (whole)
+        EXPECT_EQ(got.v, want.v);
+      else
+        expect_close("y", got, want, kScaling, 2 * sum_bound(device, x, w, 80));
+    }
+  }
+}
+
+// Codes of x, or what bf16 takes: the larger of both is what a rehearsal does.
+TEST_P(Fp8LinearCard, TakesScratchForTheWayItGoes) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
+  Context real(device);
+  const auto peak = [](Context&& ctx, int64_t n, int64_t k, int64_t begin, int64_t y_begin) {
+    const Device on = ctx.device();
+    const Tensor x(on, DType::kF32, {64, k}), w(on, DType::kF8E4M3, {n, 256});
+    Tensor y(on, DType::kF32, {64, n + 16});
+    fp8_linear(ctx, {.y = y.view().slice(1, y_begin, n),
+                     .x = x,
+                     .w = w.view().slice(1, begin, k),
+                     .input_scale = 1,
+                     .weight_scale = 1});
+    ctx.synchronize();
+    return ctx.scratch().peak_bytes();
   };
-  const ConstView good = w;
-  expect_refused(y, good.prefix(1, 24), "fp8_linear: w ", "[16,24] f8_e4m3 cuda with row pitch 64");
-  expect_refused(y, odd.view().prefix(1, 32), "w ", "[16,32] f8_e4m3 cuda with row pitch 40");
-  expect_refused(y, good.slice(1, 8, 16), "w ",
-                 "[16,16] f8_e4m3 cuda with row pitch 64 at address");
-  expect_refused(y, good.prefix(0, 13), "w ", "[13,64] f8_e4m3 cuda");
-  expect_refused(y, good.prefix(0, 8), "w ", "[8,64] f8_e4m3 cuda: FP8 products need N");
-  expect_refused(y.view().slice(1, 2, 32), good, "y ", "[5,16] f32 cuda");
+  const auto real_peak = [&](int64_t n, int64_t k, int64_t begin = 0, int64_t y_begin = 0) {
+    const int64_t rehearsed = peak(Context::rehearsal_of(real), n, k, begin, y_begin);
+    const int64_t taken = peak(Context(device), n, k, begin, y_begin);
+    EXPECT_GE(rehearsed, taken) << n << "," << k << "," << begin << "," << y_begin;
+    return taken;
+  };
+  const auto values = [](int64_t n, int64_t k) {
+    const int64_t codes = 64 * ((k + 15) / 16 * 16);
+    return 2 * 64 * k + std::max(codes, 2 * n * k);
+  };
+  EXPECT_EQ(real_peak(64, 128), card_has_fp8() ? 64 * 128 : values(64, 128));
+  EXPECT_EQ(real_peak(64, 128, 8), values(64, 128));     // w begins elsewhere
+  EXPECT_EQ(real_peak(64, 128, 0, 2), values(64, 128));  // y does
+  EXPECT_EQ(real_peak(8, 128), values(8, 128));          // no whole 16 rows of w
+  EXPECT_EQ(real_peak(64, 120), values(64, 120));        // or columns
+}
+
+// Rows of the weights in blocks of 64: each of its own value, in the one column that x has.
+TEST_P(Fp8LinearCard, MakesBlocksOfTheWeightOneAfterAnother) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Fp8Linear);
+  const int64_t n = 200, k = int64_t{9} << 14, at = k - 3;
+  Tensor host(Device::kCpu, DType::kF8E4M3, {n, k}), host_x(Device::kCpu, DType::kF32, {2, k});
+  for (int64_t r = 0; r < n; ++r)
+    std::memset(host.view().data() + r * k, static_cast<int>(r % 126 + 1), static_cast<size_t>(k));
+  host_x.view().ptr<float>()[k + at] = 1.0f;
+  Tensor w(device, DType::kF8E4M3, {n, k}), x(device, DType::kF32, {2, k});
+  copy(w.view(), host.view());
+  copy(x.view(), host_x.view());
+  Guarded y(device, 2, n, 4);
+  Context ctx(device);
+  fp8_linear(ctx, {.y = y.view(), .x = x, .w = w, .input_scale = 1, .weight_scale = 1});
+  ctx.synchronize();
+  const auto got = y.read();
+  for (int64_t r = 0; r < n; ++r) {
+    EXPECT_EQ(got(0, r), 0.0);
+    EXPECT_EQ(got(1, r), reference::e4m3_value(static_cast<int>(r % 126 + 1))) << r;
+  }
+  y.expect_guards_intact("y");
 }
 INSTANTIATE_TEST_SUITE_P(All, Fp8LinearCard, ::testing::Values(Device::kCuda), device_case);
 

@@ -13,16 +13,12 @@
 #include "tests/support/nvfp4_operands.h"
 #include "tests/support/soil.h"
 
-// As NESTLING_SKIP_WITHOUT, and where the card has no FP4 products.
-#define SKIP_WITHOUT_FP4(device)              \
-  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear); \
-  if ((device) == Device::kCuda && !card_has_fp4()) GTEST_SKIP() << "the card has no FP4 products"
-
 namespace nestling {
 namespace {
 
 using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 
+// Whether codes of whole pieces are multiplied as they are; others become bf16.
 bool card_has_fp4() {
   return cuda::device_info().capability_major >= 10;
 }
@@ -61,7 +57,7 @@ class Nvfp4LinearOn : public ::testing::TestWithParam<std::tuple<Kind, Shape>> {
 TEST_P(Nvfp4LinearOn, MatchesTheReference) {
   const auto [kind, s] = GetParam();
   const auto [device, half] = kind;
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   Rng rng(3, static_cast<uint64_t>(s.k));
   const auto raw = random_mat(rng, s.t, s.k, 1.5);  // some beyond 2688 input_scale = 3.5
   const auto x = half ? rounded(raw) : raw;
@@ -102,7 +98,7 @@ TEST_P(Nvfp4LinearOn, MatchesTheReference) {
 TEST_P(Nvfp4LinearOn, WholeNumbersAreExact) {
   const auto [kind, s] = GetParam();
   const auto [device, half] = kind;
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   Rng rng(5, static_cast<uint64_t>(s.k));
   auto x = random_whole(rng, s.t, s.k);
   auto w = random_whole(rng, s.n, s.k);
@@ -136,17 +132,17 @@ std::string shape_name(const ::testing::TestParamInfo<std::tuple<Kind, Shape>>& 
   const auto& [kind, s] = test.param;
   return str(kind_name(kind), "_", s.t, "x", s.k, "x", s.n);
 }
-constexpr Kind kCpuKinds[] = {{Device::kCpu, false}};
-// The first of two blocks of the weight; after it, codes read as they are.
-constexpr Shape kCpuShapes[] = {{5, 2112, 1000}, {1, 16, 1},   {1, 48, 50},    {3, 16, 7},
+// What cuBLASLt takes no codes of, most of it. On the CPU the first is two blocks of the weight; after it, codes read as
+// they are.
+constexpr Shape kOddShapes[] = {{5, 2112, 1000}, {1, 16, 1},   {1, 48, 50},    {3, 16, 7},
                                 {1, 128, 9},     {2, 144, 11}, {3, 240, 6},    {4, 2112, 5},
                                 {17, 48, 65},    {70, 96, 1},  {129, 144, 70}, {48, 16, 40}};
 // Tiles of scales: 128 rows, 64 columns.
 constexpr Shape kShapes[] = {{1, 32, 8},    {3, 64, 24},    {17, 96, 40}, {70, 192, 16},
                              {129, 160, 8}, {33, 2112, 72}, {5, 64, 136}, {150, 320, 264}};
 INSTANTIATE_TEST_SUITE_P(Odd, Nvfp4LinearOn,
-                         ::testing::Combine(::testing::ValuesIn(kCpuKinds),
-                                            ::testing::ValuesIn(kCpuShapes)),
+                         ::testing::Combine(::testing::ValuesIn(kKinds),
+                                            ::testing::ValuesIn(kOddShapes)),
                          shape_name);
 INSTANTIATE_TEST_SUITE_P(All, Nvfp4LinearOn,
                          ::testing::Combine(::testing::ValuesIn(kKinds),
@@ -175,9 +171,9 @@ class Nvfp4LinearDevice : public ::testing::TestWithParam<Device> {
 // algorithm for another pitch, so that on a card only exact sums are the same bits.
 TEST_P(Nvfp4LinearDevice, PrefixIsTheStandAloneCut) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   Rng rng(7);
-  for (const int64_t k : {32, 96, device == Device::kCpu ? 48 : 128})
+  for (const int64_t k : {32, 96, 48, 128})
     for (const bool whole : {true, false}) {
       const int64_t n = 136;
       auto x = whole ? random_whole(rng, 21, 160) : random_mat(rng, 21, 160);
@@ -209,7 +205,7 @@ TEST_P(Nvfp4LinearDevice, PrefixIsTheStandAloneCut) {
 // W = 1: y is what x becomes, times the scale of w.
 TEST_P(Nvfp4LinearDevice, SaturatesAndKeepsZerosAndSmallBlocks) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   const double inf = std::numeric_limits<double>::infinity();
   Mat<double> one(32, 32), x(3, 32);
   for (int64_t i = 0; i < 32; ++i) one(i, i) = 6.0;
@@ -234,7 +230,7 @@ TEST_P(Nvfp4LinearDevice, SaturatesAndKeepsZerosAndSmallBlocks) {
 
 TEST_P(Nvfp4LinearDevice, NanStaysInItsRowAndItsColumn) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   Rng rng(9);
   auto x = random_mat(rng, 7, 64);
   auto w = random_weight(rng, 12, 64);
@@ -249,7 +245,7 @@ TEST_P(Nvfp4LinearDevice, NanStaysInItsRowAndItsColumn) {
 
 TEST_P(Nvfp4LinearDevice, NoTokensIsNoWork) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   Context ctx(device);
   Tensor x(device, DType::kF32, {0, 32}), y(device, DType::kF32, {0, 8});
   Tensor w(device, DType::kU8, {8, 16}), w_scales(device, DType::kF8E4M3, {8, 2});
@@ -262,7 +258,7 @@ TEST_P(Nvfp4LinearDevice, NoTokensIsNoWork) {
 // tests/golden/nvfp4.py: a product in float64, by ml_dtypes' E2M1 and E4M3.
 TEST_P(Nvfp4LinearDevice, Golden) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
   const char* root = std::getenv("NESTLING_SOURCE_DIR");
   const SafetensorsFile file(std::filesystem::path(root != nullptr ? root : ".") /
                              "tests/golden/ops/nvfp4.safetensors");
@@ -275,9 +271,9 @@ TEST_P(Nvfp4LinearDevice, Golden) {
   const Tensor x = on_device("act"), weight = on_device("weight");
   const Tensor scales = on_device("weight_scale");
   const auto number = [&](const char* name) { return file.at(name).view().ptr<float>()[0]; };
-  const int64_t n = 8;  // of 9 rows: whole pieces of y
+  const int64_t n = weight.view().dim(0);
   const Nvfp4 w{.codes = weight.view(), .scales = scales.view(), .scale = number("weight_scale_2")};
-  const auto y = run(device, x.view(), w.prefix(0, n), number("input_scale"));
+  const auto y = run(device, x.view(), w, number("input_scale"));
   const auto values = [&](const char* name) {
     const ConstView from = file.at(name).view();
     Mat<double> m(from.dim(0), from.dim(1));
@@ -298,34 +294,99 @@ std::string device_case(const ::testing::TestParamInfo<Device>& test) {
 INSTANTIATE_TEST_SUITE_P(All, Nvfp4LinearDevice, ::testing::Values(Device::kCpu, Device::kCuda),
                          device_case);
 
+// Operands of which codes are multiplied, and the same at other places, which become bf16.
 class Nvfp4LinearCard : public ::testing::TestWithParam<Device> {};
 
-TEST_P(Nvfp4LinearCard, NamesTheViewThatFp4ProductsCannotTake) {
+TEST_P(Nvfp4LinearCard, BothWaysAgree) {
   const Device device = GetParam();
-  SKIP_WITHOUT_FP4(device);
-  Context ctx(device);
-  Tensor x(device, DType::kF32, {5, 128}), y(device, DType::kF32, {5, 64});
-  Tensor w(device, DType::kU8, {16, 64}), odd(device, DType::kU8, {16, 40});
-  Tensor scales(device, DType::kF8E4M3, {16, 8});
-  const auto expect_refused = [&](View to, ConstView codes, const char* name, const char* shape) {
-    const int64_t k = 2 * codes.dim(1);
-    const ConstView blocks = scales.view().prefix(0, codes.dim(0)).prefix(1, k / 16);
-    expect_error(
-        [&] {
-          nvfp4_linear(ctx, {.y = to.prefix(1, codes.dim(0)),
-                             .x = x.view().prefix(1, k),
-                             .w = {codes, blocks, 1.0f},
-                             .input_scale = 1});
-        },
-        {name, shape, "multiples of 16 bytes", "32 codes"}, ErrorKind::kRuntime);
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
+  Rng rng(13);
+  for (const bool whole : {true, false}) {
+    const auto x = whole ? random_whole(rng, 19, 160) : random_mat(rng, 19, 160, 1.5);
+    const float scale = whole ? 0.25f : kWeightScale, by = whole ? 0.5f : kInputScale;
+    const auto w = reference::nvfp4_of(
+        whole ? random_whole(rng, 40, 160) : random_weight(rng, 40, 160), scale);
+    GuardedNvfp4 pieces(device, w, scale, 16), odd(device, w, scale, 3);
+    Guarded gx(device, x, 3);
+    Context ctx(device);
+    const auto product = [&](const Nvfp4& codes, int64_t gap) {
+      Guarded y(device, x.rows, w.codes.rows, gap);
+      nvfp4_linear(ctx, {.y = y.view(), .x = gx.view(), .w = codes, .input_scale = by});
+      ctx.synchronize();
+      y.expect_guards_intact("y");
+      return y.read();
+    };
+    const auto want = product(pieces.view(), 4);
+    for (const auto& got : {product(odd.view(), 4), product(pieces.view(), 3)}) {
+      if (whole)
+        EXPECT_EQ(got.v, want.v);
+      else
+        expect_close("y", got, want, kScaling,
+                     2 * sum_bound(device, reference::nvfp4_of(x, by), w));
+    }
+  }
+}
+
+// Codes of x and tiles of scales, or what bf16 takes: the larger of both is what a rehearsal does.
+TEST_P(Nvfp4LinearCard, TakesScratchForTheWayItGoes) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
+  Context real(device);
+  const auto peak = [](Context&& ctx, int64_t n, int64_t k, int64_t begin, int64_t y_begin) {
+    const Device on = ctx.device();
+    const Tensor x(on, DType::kF32, {64, k}), w(on, DType::kU8, {n, 128});
+    const Tensor scales(on, DType::kF8E4M3, {n, k / 16});
+    Tensor y(on, DType::kF32, {64, n + 16});
+    const Nvfp4 weight{w.view().slice(1, begin, k / 2), scales.view(), 1.0f};
+    nvfp4_linear(ctx,
+                 {.y = y.view().slice(1, y_begin, n), .x = x, .w = weight, .input_scale = 1.0f});
+    ctx.synchronize();
+    return ctx.scratch().peak_bytes();
   };
-  const ConstView good = w;
-  // K = 48 is whole blocks of 16, which the CPU takes, and no whole pieces of 32.
-  expect_refused(y, good.prefix(1, 24), "nvfp4_linear: w ", "[16,24] u8 cuda with row pitch 64");
-  expect_refused(y, odd.view().prefix(1, 32), "w ", "[16,32] u8 cuda with row pitch 40");
-  expect_refused(y, good.slice(1, 8, 16), "w ", "[16,16] u8 cuda with row pitch 64 at address");
-  expect_refused(y, good.prefix(0, 13), "y ", "[5,13] f32 cuda with row pitch 64");
-  expect_refused(y.view().slice(1, 2, 32), good, "y ", "[5,16] f32 cuda");
+  const auto real_peak = [&](int64_t n, int64_t k, int64_t begin = 0, int64_t y_begin = 0) {
+    const int64_t rehearsed = peak(Context::rehearsal_of(real), n, k, begin, y_begin);
+    const int64_t taken = peak(Context(device), n, k, begin, y_begin);
+    EXPECT_GE(rehearsed, taken) << n << "," << k << "," << begin << "," << y_begin;
+    return taken;
+  };
+  const int64_t codes = 64 * 64 + 2 * 128 * 8, values = 2 * (64 * 128 + 32 * 128);
+  EXPECT_EQ(real_peak(32, 128), card_has_fp4() ? codes : values);
+  EXPECT_EQ(real_peak(32, 128, 8), values);            // w begins elsewhere
+  EXPECT_EQ(real_peak(32, 128, 0, 2), values);         // y does
+  EXPECT_EQ(real_peak(30, 128), 2 * (64 + 30) * 128);  // its rows are no whole pieces
+  EXPECT_EQ(real_peak(32, 112), 2 * (64 + 32) * 112);  // nor those of w
+}
+
+// Rows of the weights in blocks of 64: each of its own value, in the one column that x has.
+TEST_P(Nvfp4LinearCard, MakesBlocksOfTheWeightOneAfterAnother) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, Nvfp4Linear);
+  const int64_t n = 199, k = int64_t{9} << 14, at = k - 3;
+  Tensor host(Device::kCpu, DType::kU8, {n, k / 2}), host_x(Device::kCpu, DType::kF32, {2, k});
+  Tensor host_scales(Device::kCpu, DType::kF8E4M3, {n, k / 16});
+  const auto code = [](int64_t r) { return static_cast<int>(r % 15 + 1); };
+  const auto scale = [](int64_t r) { return static_cast<int>(r % 126 + 1); };
+  for (int64_t r = 0; r < n; ++r) {
+    std::memset(host.view().data() + r * k / 2, code(r) * 0x11, static_cast<size_t>(k / 2));
+    std::memset(host_scales.view().data() + r * k / 16, scale(r), static_cast<size_t>(k / 16));
+  }
+  host_x.view().ptr<float>()[k + at] = 6.0f;
+  Tensor w(device, DType::kU8, {n, k / 2}), x(device, DType::kF32, {2, k});
+  Tensor scales(device, DType::kF8E4M3, {n, k / 16});
+  copy(w.view(), host.view());
+  copy(scales.view(), host_scales.view());
+  copy(x.view(), host_x.view());
+  Guarded y(device, 2, n, 4);
+  Context ctx(device);
+  nvfp4_linear(ctx,
+               {.y = y.view(), .x = x, .w = {w.view(), scales.view(), 1.0f}, .input_scale = 1.0f});
+  ctx.synchronize();
+  const auto got = y.read();
+  for (int64_t r = 0; r < n; ++r) {
+    EXPECT_EQ(got(0, r), 0.0);
+    EXPECT_EQ(got(1, r), 6 * reference::e2m1_value(code(r)) * reference::e4m3_value(scale(r))) << r;
+  }
+  y.expect_guards_intact("y");
 }
 INSTANTIATE_TEST_SUITE_P(All, Nvfp4LinearCard, ::testing::Values(Device::kCuda), device_case);
 

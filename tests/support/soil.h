@@ -11,7 +11,7 @@ inline void soil(Context& ctx) {
   ctx.scratch().set_poison(true);
   if (ctx.device() != Device::kCuda) return;
   const Arena::Mark mark(ctx.scratch());
-  Tensor ones(Device::kCpu, DType::kU8, {3 << 20});
+  Tensor ones(Device::kCpu, DType::kU8, {6 << 20});
   std::memset(ones.view().data(), 0xff, static_cast<size_t>(ones.size()));
   copy(ctx.scratch().alloc(DType::kU8, {ones.size()}), ones.view());
 }
