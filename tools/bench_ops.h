@@ -13,8 +13,7 @@
 //               operator is bound by; of one that both may bind, whichever is larger. Of FP8 products
 //               the peak is that of bf16, which they may exceed twofold.
 // Floors        the share an operator must reach ("floor", null where none is asked); with
-//               check_floors those missed are named on stderr. What was refused has missed its floor, but
-//               for what only some cards have: FP8.
+//               check_floors those missed are named on stderr. What was refused has missed its floor.
 // Tiny          a few rows of everything, to see that it runs: no floors.
 #pragma once
 #include <string>
