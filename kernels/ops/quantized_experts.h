@@ -12,7 +12,8 @@
 // Scales        as in fp8_linear.h and nvfp4_linear.h, one a tensor: of the weights one an expert, on the context's
 //               device; of the activations one for all experts, on the host. The CPU refuses what is no scale by name;
 //               a device multiplies by what it finds.
-// Sums          as in linear.h: every value is exact in bf16 and products of two in f32, sums are f32. An expert's
+// Sums          as in linear.h: every value is exact in bf16 and products of two in f32, sums are f32; on the CPU, with
+//               few rows of an expert, those of eight products of NVFP4 are exact (kernels/cpu/gemv.h). An expert's
 //               product of scales is rounded once, to f32, and multiplies each sum once: with the rounding of y three
 //               roundings at most (2^-24 each, y in bf16: 2^-9), whatever K.
 // Elasticity    E, N and K come from the views: codes.prefix(0, experts).prefix(1, n).prefix(2, k), block_scales
@@ -23,7 +24,7 @@
 // Scratch       CUDA: 2 E N K bytes, the weights in bf16, of which those of experts that have rows are written and read
 //               again in every call: twice the bytes of a layer's FP8 codes, 3.6 times those of its NVFP4; 3 R K bytes
 //               (NVFP4: 2.6) for x; 4 R N for sums where y is bf16 or its rows are no whole 16 bytes. CPU: 4 R K (4.6)
-//               and about 1 MiB a thread.
+//               and about 1 MiB a thread, of NVFP4 0.6 R K alone where no expert has more than 4 rows.
 // Determinism   Same inputs, shapes and device: same bits. On the CPU whatever the threads.
 // Source        ModelOpt's checkpoints of mixtures: scales of weights one an expert and projection. An input_scale that
 //               differs from expert to expert takes a call for each.

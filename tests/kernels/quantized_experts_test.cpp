@@ -293,7 +293,8 @@ TEST_P(QuantizedExpertsCpu, EveryExpertIsTheLinearOfItsRows) {
 
 TEST_P(QuantizedExpertsCpu, BitsDoNotDependOnThreads) {
   const int before = thread_count();
-  for (const Shape& s : {Shape{700, 5, 288, 330}, Shape{9, 3, 2112, 130}, Shape{40, 1, 32, 16}}) {
+  for (const Shape& s : {Shape{700, 5, 288, 330}, Shape{9, 3, 2112, 130}, Shape{40, 1, 32, 16},
+                         Shape{6, 40, 272, 130}}) {
     Rng rng(13);
     const ExpertCodes w = random_experts(rng, GetParam(), s);
     const auto x = random_mat(rng, s.rows, s.k);

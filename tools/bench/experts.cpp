@@ -27,6 +27,14 @@ Tensor uneven_offsets(const Bench& b, const Shape& s) {
   return b.integers({s.experts + 1}, offsets);
 }
 
+// One row at most an expert, those that have one far from each other.
+Tensor decode_offsets(const Bench& b, const Shape& s) {
+  std::vector<int32_t> offsets;
+  for (int64_t e = 0; e <= s.experts; ++e)
+    offsets.push_back(static_cast<int32_t>((e * s.rows + s.experts - 1) / s.experts));
+  return b.integers({s.experts + 1}, offsets);
+}
+
 // The products must reach a share of linear's rate on as many rows: 75% on the CPU, 70% on a card. Gradients of weights
 // are written, as the first backward of a step does: read and added to, those of 128 experts are more to move than to multiply.
 void products(Bench& b, const Shape& whole, const Types& types, int64_t part) {
@@ -68,12 +76,12 @@ void products(Bench& b, const Shape& whole, const Types& types, int64_t part) {
 }
 
 // On codes of the weights; activations become codes in the call.
-void products_on_codes(Bench& b, const Shape& whole, DType codes_type, int64_t part) {
+void products_on_codes(Bench& b, const Shape& whole, DType codes_type, int64_t part,
+                       const char* name, const Tensor& offsets) {
   const Shape s = {whole.rows, whole.experts, whole.k, whole.n / part};
   const bool fp8 = codes_type == DType::kF8E4M3;
   const DType act = b.activations().back();
   const Tensor x = b.random({s.rows, s.k}, act);
-  const Tensor offsets = uneven_offsets(b, s);
   Tensor y = b.zeros({s.rows, s.n}, act), block_scales;
   Tensor codes = b.zeros({s.experts, whole.n, fp8 ? s.k : s.k / 2}, codes_type);
   if (!fp8) block_scales = b.zeros({s.experts, whole.n, s.k / kNvfp4Block}, DType::kF8E4M3);
@@ -94,7 +102,7 @@ void products_on_codes(Bench& b, const Shape& whole, DType codes_type, int64_t p
                            .scale = 0.002f});
     ctx.synchronize();
   }
-  const Case c{.name = "experts_on_codes",
+  const Case c{.name = name,
                .shape = str(s.rows, "x", s.k, "x", part_of(whole.n, part), " over ", s.experts),
                .bound = b.narrow_product(),
                .dtype = fp8 ? "f8_e4m3" : "nvfp4"};
@@ -108,6 +116,26 @@ void products_on_codes(Bench& b, const Shape& whole, DType codes_type, int64_t p
                              .offsets = offsets,
                              .input_scale = 0.01f});
   });
+}
+
+// A row for each of a few experts, as decoding has them. On the CPU for each of all: what is read is more than its caches
+// hold.
+void decode(Bench& b, const Shape& s) {
+  const Tensor offsets = decode_offsets(b, s);
+  for (const Types& types : b.types()) {
+    const Tensor x = b.random({s.rows, s.k}, types.act);
+    const Tensor w = b.random({s.experts, s.n, s.k}, types.weight);
+    Tensor y = b.zeros({s.rows, s.n}, types.act);
+    const Case c{.name = "experts_decode",
+                 .shape = str(s.rows, "x", s.k, "x", s.n, " over ", s.experts),
+                 .bound = BoundBy::kMemory,
+                 .dtype = types.name()};
+    b.measure(c, [&](Context& ctx) {
+      expert_linear_forward(ctx, {.y = y, .x = x, .w = w, .offsets = offsets});
+    });
+  }
+  for (const DType codes : {DType::kF8E4M3, DType::kU8})
+    products_on_codes(b, s, codes, 1, "experts_decode_codes", offsets);
 }
 
 struct Routing {
@@ -177,7 +205,10 @@ void bench_experts(Bench& b) {
     for (const Shape& s : shapes)
       for (const int64_t part : b.parts()) products(b, s, types, part);
   for (const DType codes : {DType::kF8E4M3, DType::kU8})
-    for (const int64_t part : b.parts()) products_on_codes(b, shapes.front(), codes, part);
+    for (const int64_t part : b.parts())
+      products_on_codes(b, shapes.front(), codes, part, "experts_on_codes",
+                        uneven_offsets(b, shapes.front()));
+  decode(b, b.at<Shape>({16, 16, 2688, 1856}, {6, 128, 2688, 1856}, {2, 4, 32, 32}));
   routing(b);
 }
 
