@@ -4,31 +4,37 @@
 
 #include "data/crc32c.h"
 #include "model/elastic_header.h"
-#include "model/elastic_layout.h"
-#include "model/huggingface.h"
+#include "model/elastic_quantization.h"
 #include "model/router_record.h"
 
 namespace nestling {
 
 namespace {
 
-DType stored_as(const ParameterSpec& spec, StoredType precision) {
-  return *kernel_type(published_type(spec, precision));
-}
+struct OpenPart {
+  WeightPart part;
+  Hdf5Dataset data;
+};
+using OpenParameter = std::vector<OpenPart>;
 
-// The datasets of a size's parameters, each of the shape and type that /model says: so nothing is
-// allocated that the file does not hold.
-std::vector<Hdf5Dataset> open_weights(Hdf5File& in, const std::vector<ParameterSpec>& specs,
-                                      const std::vector<SizedParameter>& sized,
-                                      StoredType precision) {
-  std::vector<Hdf5Dataset> all;
+// The datasets of a size's parameters, each of the shape and type that /model and /quantization say: so
+// nothing is allocated that the file does not hold.
+std::vector<OpenParameter> open_weights(Hdf5File& in, const std::vector<ParameterSpec>& specs,
+                                        const std::vector<SizedParameter>& sized,
+                                        StoredType precision,
+                                        const std::optional<Quantization>& q) {
+  std::vector<OpenParameter> all;
   for (const SizedParameter& p : sized) {
     const ParameterSpec& spec = specs[static_cast<size_t>(p.index)];
-    Shape shape;
-    for (const Dim& d : spec.dims) shape.push_back(d.extent);
-    all.push_back(in.dataset(weight_dataset(spec)));
-    if (all.back().dtype() != stored_as(spec, precision) || all.back().shape() != shape)
-      in.fail(all.back().name(), "is not of the shape and type that /model says");
+    Shape extents;
+    for (const Dim& d : spec.dims) extents.push_back(d.extent);
+    all.emplace_back();
+    for (WeightPart& part : weight_parts(spec, precision, format_of(q, p.index))) {
+      Hdf5Dataset data = in.dataset(part.dataset);
+      if (data.dtype() != part.type || data.shape() != part.shape(extents))
+        in.fail(data.name(), "is not of the shape and type that /model says");
+      all.back().push_back({std::move(part), std::move(data)});
+    }
   }
   return all;
 }
@@ -39,17 +45,20 @@ struct Opening {
   Size size;
   StoredType precision;
   std::vector<SizedParameter> parameters;
-  std::vector<Hdf5Dataset> datasets;  // of each parameter
+  std::optional<Quantization> quantization;  // of the parent's list, where the size has it
+  std::vector<OpenParameter> weights;        // of each parameter
 };
 Opening open_size(Hdf5File& in, ModelConfig parent, Size size) {
   Opening o{.parent = std::move(parent),
             .size = std::move(size),
             .precision = read_elastic_precision(in),
             .parameters = {},
-            .datasets = {}};
+            .quantization = {},
+            .weights = {}};
   const std::vector<ParameterSpec> specs = parameter_list(o.parent);
   o.parameters = sized_parameters(specs, o.size.widths);
-  o.datasets = open_weights(in, specs, o.parameters, o.precision);
+  o.quantization = read_elastic_quantization(in, o.parent, o.parameters);
+  o.weights = open_weights(in, specs, o.parameters, o.precision, o.quantization);
   return o;
 }
 Opening open_size(Hdf5File& in, const std::string& text) {
@@ -58,23 +67,52 @@ Opening open_size(Hdf5File& in, const std::string& text) {
   return open_size(in, std::move(parent), std::move(size));
 }
 
+// E4M3 as the bytes that a file holds.
+template <class V>
+V as_stored(V dense) {
+  if (dense.dtype() != DType::kF8E4M3) return dense;
+  Extents shape{};
+  for (int d = 0; d < dense.rank(); ++d) shape[static_cast<size_t>(d)] = dense.dim(d);
+  return V(dense.data(), DType::kU8, dense.device(), shape, dense.rank());
+}
+
+// The memory of part k of a parameter (weight_parts).
+template <class AnyWeights>
+auto part_view(AnyWeights& weights, int64_t i, size_t k) {
+  const auto codes = weights.codes(i);
+  if (!codes) return weights.master(i);
+  return as_stored(k == 0 ? codes : weights.block_scales(i));
+}
+
+void read_parameter(const OpenParameter& parts, Weights& weights, int64_t i, const Shape& extents) {
+  for (size_t k = 0; k < parts.size(); ++k) {
+    const View out = part_view(weights, i, k);
+    const Shape shape = parts[k].part.shape(extents);
+    for (size_t d = 0; d < shape.size(); ++d)
+      NESTLING_CHECK(out.dim(static_cast<int>(d)) == shape[d], "the cut model has ",
+                     out.describe());
+    parts[k].data.read(out);
+  }
+}
+
 // Its weights into those of a model that has no others.
 LoadedSize load(Hdf5File& in, Opening o, DType compute) {
   const ModelConfig config = cut_config(o.parent, o.size.widths);
+  std::optional<Quantization> sized;
+  if (o.quantization) sized = sized_quantization(o.parameters, *o.quantization);
   LoadedSize out{.config = config,
-                 .weights = Weights(config, Device::kCpu, {.compute = compute}),
+                 .weights = Weights(config, Device::kCpu,
+                                    {.compute = compute, .quantization = std::move(sized)}),
                  .size = std::move(o.size),
                  .weight_bytes = 0};
-  out.weight_bytes = stored_weight_bytes(o.parent, out.size.widths, o.precision);
+  out.weight_bytes = stored_weight_bytes(o.parent, out.size.widths, o.precision, o.quantization);
   NESTLING_CHECK(out.weights.count() == std::ssize(o.parameters), "the cut model has ",
                  out.weights.count(), " parameters, the size ", o.parameters.size());
   for (int64_t i = 0; i < out.weights.count(); ++i) {
-    const View master = out.weights.master(i);
-    const std::vector<int64_t>& extents = o.parameters[static_cast<size_t>(i)].extents;
-    for (size_t d = 0; d < extents.size(); ++d)
-      NESTLING_CHECK(master.dim(static_cast<int>(d)) == extents[d], "the cut model has ",
-                     master.describe());
-    o.datasets[static_cast<size_t>(i)].read(master);
+    const auto at = static_cast<size_t>(i);
+    read_parameter(o.weights[at], out.weights, i, o.parameters[at].extents);
+    if (const View scales = out.weights.block_scales(i))
+      check_block_scales(scales, str(in.path().string(), ": ", o.weights[at][1].data.name()));
   }
   Context ctx(Device::kCpu);
   out.weights.refresh_low(ctx);
@@ -113,16 +151,22 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
   std::vector<Widths> edges =
       choice_edges(model.config, std::ssize(model.sizes), model.router, file.string());
   for (const Size& s : model.sizes) edges.push_back(s.widths);
+  const std::optional<Quantization>& q = weights.quantization();
+  if (q) check_elastic_quantization(model.config, *q, file.string());
   Hdf5Writer out(file);
   write_elastic_parts(out, model, precision);
+  if (q) write_elastic_quantization(out, specs, *q);
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = specs[static_cast<size_t>(i)];
-    NESTLING_CHECK(spec.name == weights.specs()[static_cast<size_t>(i)].name &&
-                       spec.size() == weights.master(i).size(),
-                   file.string(), ": ", spec.name, ": weights of another model");
-    const DType type = stored_as(spec, precision);
-    out.dataset(weight_dataset(spec), type, weights.master(i),
-                weight_chunk(spec, edges, dtype_bytes(type)));
+    const ParameterSpec& theirs = weights.specs()[static_cast<size_t>(i)];
+    NESTLING_CHECK(spec.name == theirs.name && spec.size() == theirs.size(), file.string(), ": ",
+                   spec.name, ": weights of another model");
+    const std::vector<WeightPart> parts = weight_parts(spec, precision, format_of(q, i));
+    if (const ConstView scales = weights.block_scales(i))
+      check_block_scales(scales, str(file.string(), ": ", parts[1].dataset));
+    for (size_t k = 0; k < parts.size(); ++k)
+      out.dataset(parts[k].dataset, parts[k].type, part_view(weights, i, k),
+                  weight_chunk(spec, edges, dtype_bytes(parts[k].type), parts[k].packed));
   }
   out.commit();
 }
@@ -133,7 +177,16 @@ ElasticHeader read_elastic_header(const std::filesystem::path& file) {
   h.model = read_elastic_parts(in);
   h.format_version = kElasticFormatVersion;
   h.precision = read_elastic_precision(in);
+  const ModelConfig& config = h.model.config;
+  h.quantization = read_elastic_quantization(
+      in, config, sized_parameters(parameter_list(config), full_widths(config)));
   return h;
+}
+
+std::string precision_text(const ElasticHeader& header) {
+  if (!header.quantization) return stored_name(header.precision);
+  return str(weight_format_label(header.quantization->format), ", what is not quantized ",
+             stored_name(header.precision));
 }
 
 std::string elastic_digest(const std::filesystem::path& file) {
@@ -141,7 +194,9 @@ std::string elastic_digest(const std::filesystem::path& file) {
   for (const Size& size : read_elastic_facts(file).sizes)  // hidden is an attribute
     crc = crc32c(str(size.name, " ", size.widths.hidden, "\n"), crc);
   Hdf5File in(file);
-  for (const char* group : {"/elastic/sizes", "/weights"})
+  std::vector<std::string> groups = {"/elastic/sizes", "/weights"};
+  if (in.has("/quantization")) groups.emplace_back("/quantization");
+  for (const std::string& group : groups)
     each_dataset(in, group, [&](const std::string& name, const Hdf5Dataset& data) {
       crc = crc32c(std::as_bytes(std::span(data.checksums())), crc32c(name, crc));
     });
@@ -179,20 +234,28 @@ Size find_elastic_size(const std::filesystem::path& file, const std::string& tex
 OpeningBytes opening_bytes(const std::filesystem::path& file, const std::string& size) {
   Hdf5File in(file);
   const Opening o = open_size(in, size);
-  OpeningBytes bytes{.weights = stored_weight_bytes(o.parent, o.size.widths, o.precision),
-                     .read = in.bytes_read()};
-  for (size_t i = 0; i < o.datasets.size(); ++i)
-    bytes.read += o.datasets[i].prefix_bytes(o.parameters[i].extents);
+  OpeningBytes bytes{
+      .weights = stored_weight_bytes(o.parent, o.size.widths, o.precision, o.quantization),
+      .read = in.bytes_read()};
+  for (size_t i = 0; i < o.weights.size(); ++i)
+    for (const OpenPart& p : o.weights[i])
+      bytes.read += p.data.prefix_bytes(p.part.shape(o.parameters[i].extents));
   return bytes;
 }
 
-int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision) {
+int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision,
+                            const std::optional<Quantization>& q) {
   const std::vector<ParameterSpec> specs = parameter_list(config);
   int64_t bytes = 0;
   for (const SizedParameter& p : sized_parameters(specs, widths)) {
-    int64_t n = dtype_bytes(stored_as(specs[static_cast<size_t>(p.index)], precision));
-    for (const int64_t e : p.extents) n *= e;
-    bytes += n;
+    const ParameterSpec& spec = specs[static_cast<size_t>(p.index)];
+    for (const WeightPart& part : weight_parts(spec, precision, format_of(q, p.index))) {
+      int64_t n = dtype_bytes(part.type);
+      for (const int64_t e : part.shape(p.extents)) n *= e;
+      bytes += n;
+    }
+    if (format_of(q, p.index))  // scales of the weights, and that of the activations
+      bytes += dtype_bytes(DType::kF32) * ((spec.stacked() ? p.extents.front() : 1) + 1);
   }
   return bytes;
 }
@@ -205,7 +268,8 @@ ElasticContents check_elastic_contents(const std::filesystem::path& file) {
     data.verify();
     ++found.datasets;
     found.bytes += data.bytes();
-    if (name.starts_with("/weights/")) found.weight_bytes += data.bytes();
+    if (name.starts_with("/weights/") || name.starts_with("/quantization/"))
+      found.weight_bytes += data.bytes();
   });
   return found;
 }

@@ -4,7 +4,8 @@
 //               stacked; the parts of in_proj and conv1d under the name they share), importance order,
 //               slot-major, the dimensions of the parameter list.
 // Precision     bf16 (rounded to nearest even; what steers a recurrence or a choice stays f32, as in
-//               published directories) or f32.
+//               published directories) or f32. Quantized weights (model/quantization.h) are stored as the codes and
+//               scales they are, and come back so.
 // Chunks        divide every width of every size and every choice of the router. At least 32 KiB where the widths
 //               allow it, a tensor below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
 // Damage        every byte is under a checksum (data/hdf5_file.h): a damaged file is an Error of kind
@@ -22,16 +23,20 @@ namespace nestling {
 
 inline constexpr int64_t kElasticFormatVersion = 1;
 
-// Whole or absent. `weights`: the parent's masters, on any device, in the order `model` says.
+// Whole or absent. `weights`: the parent's masters, or codes of those that are quantized, on any device, in the order
+// `model` says. Scales that no product takes are kInput.
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const Weights& weights, StoredType precision);
 
 struct ElasticHeader {
   ElasticModel model;
   int64_t format_version = 0;
-  StoredType precision = StoredType::kF32;
+  StoredType precision = StoredType::kF32;   // of what is not quantized
+  std::optional<Quantization> quantization = {};  // none: nothing is
 };
 ElasticHeader read_elastic_header(const std::filesystem::path& file);
+// "BF16", or "FP8, what is not quantized BF16".
+std::string precision_text(const ElasticHeader& header);
 
 // What running a model needs of it; reads neither order nor scores.
 struct ElasticFacts {
@@ -40,8 +45,8 @@ struct ElasticFacts {
 };
 ElasticFacts read_elastic_facts(const std::filesystem::path& file);
 
-// "crc32c:..." of all weights and of the sizes' names and widths, from the checksums that the file holds of
-// its chunks: no chunk of weights is read.
+// "crc32c:..." of all weights, codes and scales, and of the sizes' names and widths, from the checksums that
+// the file holds of its chunks: no chunk of weights is read.
 std::string elastic_digest(const std::filesystem::path& file);
 
 // Weights of one size alone: a model of its own, whose config is the cut one. A size is named, or asked
@@ -67,8 +72,9 @@ struct OpeningBytes {
 };
 OpeningBytes opening_bytes(const std::filesystem::path& file, const std::string& size);
 
-// Bytes of the weights of a size as stored.
-int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision);
+// Bytes of the weights of a size as stored, their scales among them. `q`: of the parent's list.
+int64_t stored_weight_bytes(const ModelConfig& config, const Widths& widths, StoredType precision,
+                            const std::optional<Quantization>& q = {});
 
 // Reads every dataset and attribute; throws at the first that is damaged.
 struct ElasticContents {

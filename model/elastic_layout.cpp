@@ -49,14 +49,17 @@ std::vector<SizedParameter> sized_parameters(const std::vector<ParameterSpec>& s
 }
 
 std::vector<int64_t> weight_chunk(const ParameterSpec& spec, const std::vector<Widths>& sizes,
-                                  int64_t element_bytes) {
+                                  int64_t element_bytes, int64_t packed) {
   std::vector<int64_t> chunk;
   for (const Dim& d : spec.dims) chunk.push_back(d.extent);
+  chunk.back() /= packed;
   const int64_t whole = product(chunk, element_bytes);
   if (whole < kLeastChunkBytes) return chunk;
   for (const Widths& widths : sizes)
     for (size_t d = 0; d < chunk.size(); ++d)
-      if (is_kept(widths, spec)) chunk[d] = std::gcd(chunk[d], width_in(widths, spec, d));
+      if (is_kept(widths, spec))
+        chunk[d] =
+            std::gcd(chunk[d], width_in(widths, spec, d) / (d + 1 == chunk.size() ? packed : 1));
   const int64_t most = std::max(kMostChunkBytes, whole / kMostChunks);
   for (size_t d = 0; d < chunk.size();) {  // outer dimensions first: rows stay long
     const int64_t bytes = product(chunk, element_bytes);

@@ -24,8 +24,9 @@ struct SizedParameter {
 std::vector<SizedParameter> sized_parameters(const std::vector<ParameterSpec>& specs,
                                              const Widths& widths);
 
-// Extents that divide the parameter's own and those of every size.
+// Extents that divide the parameter's own and those of every size. `packed`: values along the last dimension to an
+// element, of codes and their blocks' scales; extents are then in elements.
 std::vector<int64_t> weight_chunk(const ParameterSpec& spec, const std::vector<Widths>& sizes,
-                                  int64_t element_bytes);
+                                  int64_t element_bytes, int64_t packed = 1);
 
 }  // namespace nestling

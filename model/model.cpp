@@ -19,38 +19,37 @@ constexpr const char* kBackward[] = {"mamba backward", "attention backward", "de
                                      "moe backward"};
 static_assert(std::size(kForward) == std::variant_size_v<LayerActs>);
 
-LayerActs forward_layer(LayerRun& run, const LayerParams<ConstView>& w, ConstView input,
-                        View output, const LayerCache* cache) {
+LayerActs forward_layer(LayerRun& run, const LayerParams<Weight>& w, ConstView input, View output,
+                        const LayerCache* cache) {
   const Span span(run.ctx, kForward[w.index()]);
-  if (const auto* m = std::get_if<MambaParams<ConstView>>(&w))
+  if (const auto* m = std::get_if<MambaParams<Weight>>(&w))
     return mamba_forward(run, *m, input, output, cache ? &cache->mamba : nullptr);
-  if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w))
+  if (const auto* a = std::get_if<AttentionParams<Weight>>(&w))
     return attention_layer_forward(run, *a, input, output, cache ? &cache->attention : nullptr);
-  if (const auto* f = std::get_if<FfnParams<ConstView>>(&w))
+  if (const auto* f = std::get_if<FfnParams<Weight>>(&w))
     return ffn_forward(run, *f, input, output);
-  return moe_forward(run, std::get<MoeParams<ConstView>>(w), input, output);
+  return moe_forward(run, std::get<MoeParams<Weight>>(w), input, output);
 }
 
-void backward_layer(LayerRun& run, const LayerParams<ConstView>& w, const LayerParams<View>& g,
+void backward_layer(LayerRun& run, const LayerParams<Weight>& w, const LayerParams<View>& g,
                     const LayerActs& acts, View dh) {
   const Span span(run.ctx, kBackward[acts.index()]);
   if (const auto* m = std::get_if<MambaActs>(&acts))
-    return mamba_backward(run, std::get<MambaParams<ConstView>>(w), std::get<MambaParams<View>>(g),
-                          *m, dh);
+    return mamba_backward(run, std::get<MambaParams<Weight>>(w), std::get<MambaParams<View>>(g), *m,
+                          dh);
   if (const auto* a = std::get_if<AttentionActs>(&acts))
-    return attention_layer_backward(run, std::get<AttentionParams<ConstView>>(w),
+    return attention_layer_backward(run, std::get<AttentionParams<Weight>>(w),
                                     std::get<AttentionParams<View>>(g), *a, dh);
   if (const auto* f = std::get_if<FfnActs>(&acts))
-    return ffn_backward(run, std::get<FfnParams<ConstView>>(w), std::get<FfnParams<View>>(g), *f,
-                        dh);
-  moe_backward(run, std::get<MoeParams<ConstView>>(w), std::get<MoeParams<View>>(g),
+    return ffn_backward(run, std::get<FfnParams<Weight>>(w), std::get<FfnParams<View>>(g), *f, dh);
+  moe_backward(run, std::get<MoeParams<Weight>>(w), std::get<MoeParams<View>>(g),
                std::get<MoeActs>(acts), dh);
 }
 
 // Runs a layer and keeps what recompute needs: its input, and of experts how many tokens each got.
-LayerActs forward_and_forget(const LayerRun& run, const LayerParams<ConstView>& w, ConstView input,
+LayerActs forward_and_forget(const LayerRun& run, const LayerParams<Weight>& w, ConstView input,
                              View output, const LayerCache* cache) {
-  const auto* moe = std::get_if<MoeParams<ConstView>>(&w);
+  const auto* moe = std::get_if<MoeParams<Weight>>(&w);
   const View offsets = moe ? run.arena.alloc(DType::kI32, {moe->gate.dim(0) + 1}) : View();
   const Arena::Mark mark(run.arena);
   LayerRun once = run;
@@ -71,7 +70,7 @@ LayerActs forward_and_forget(const LayerRun& run, const LayerParams<ConstView>& 
 }
 
 // Its output goes where it was: the same bits.
-LayerActs forward_again(LayerRun& run, const LayerParams<ConstView>& w, const LayerActs& kept,
+LayerActs forward_again(LayerRun& run, const LayerParams<Weight>& w, const LayerActs& kept,
                         View output) {
   const ConstView input = std::visit([](const auto& a) { return a.norm.input; }, kept);
   return forward_layer(run, w, input, output, nullptr);
@@ -118,7 +117,7 @@ void embed_backward(LayerRun& run, ConstView table, View dtable, ConstView token
 }
 
 // A layer without state: its step is its forward on B tokens that do not see each other.
-void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
+void step_stateless(StepRun& run, const LayerParams<Weight>& w, View h) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());
   const int32_t offsets[] = {0, static_cast<int32_t>(h.dim(0))};
@@ -134,7 +133,7 @@ void step_stateless(StepRun& run, const LayerParams<ConstView>& w, View h) {
 
 }  // namespace
 
-ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView tokens,
                         const std::vector<LayerCache>* caches) {
   const int64_t count = tokens.dim(0);
   const int64_t width = w.embeddings.dim(1);
@@ -168,7 +167,7 @@ ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstVie
   return acts;
 }
 
-void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
                     const ModelActs& acts, ConstView tokens, View dnormed) {
   NESTLING_CHECK(acts.layers.size() == w.layers.size(), "backward of a forward that saved nothing");
   norm_backward(run, w.final_norm, g.final_norm, acts.final_norm, dnormed, dnormed);
@@ -184,7 +183,7 @@ void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelP
   embed_backward(run, w.embeddings, g.embeddings, tokens, dnormed);
 }
 
-void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
                 const std::vector<LayerCache>& caches, View normed) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());
@@ -193,9 +192,9 @@ void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
   embedding_forward(ctx, {.y = h, .table = w.embeddings, .ids = tokens});
   for (size_t l = 0; l < w.layers.size(); ++l) {
     if (!is_kept(w.layers[l])) continue;
-    if (const auto* m = std::get_if<MambaParams<ConstView>>(&w.layers[l]))
+    if (const auto* m = std::get_if<MambaParams<Weight>>(&w.layers[l]))
       mamba_step(run, *m, caches[l].mamba, h);
-    else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&w.layers[l]))
+    else if (const auto* a = std::get_if<AttentionParams<Weight>>(&w.layers[l]))
       attention_layer_step(run, *a, caches[l].attention, h);
     else
       step_stateless(run, w.layers[l], h);
@@ -205,7 +204,7 @@ void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
                    {.y = normed, .rstd = rstd, .x = h, .w = w.final_norm, .eps = run.config.eps});
 }
 
-void model_logits(Context& ctx, const ModelParams<ConstView>& w, ConstView normed, View out) {
+void model_logits(Context& ctx, const ModelParams<Weight>& w, ConstView normed, View out) {
   linear_forward(ctx, {.y = out, .x = normed, .w = w.head});
 }
 

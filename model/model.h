@@ -27,15 +27,15 @@ struct ModelActs {
 // With run.save, activations stay in run.arena until the caller's mark dies; with run.recompute too,
 // each layer's entry holds norm.input and, of experts, offsets, and nothing else. caches, if given,
 // has one entry a layer and receives the state after every segment.
-ModelActs model_forward(LayerRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView tokens,
                         const std::vector<LayerCache>* caches = nullptr);
 // dnormed [T, D]: gradient of final_norm.normed; overwritten.
-void model_backward(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
                     const ModelActs& acts, ConstView tokens, View dnormed);
 // One token for each of B sequences: normed [B, D] is overwritten with the final hidden states.
-void model_step(StepRun& run, const ModelParams<ConstView>& w, ConstView tokens,
+void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
                 const std::vector<LayerCache>& caches, View normed);
 // out [T, V] = normed W_head^T, f32.
-void model_logits(Context& ctx, const ModelParams<ConstView>& w, ConstView normed, View out);
+void model_logits(Context& ctx, const ModelParams<Weight>& w, ConstView normed, View out);
 
 }  // namespace nestling

@@ -14,8 +14,8 @@
 #include <variant>
 #include <vector>
 
-#include "kernels/core/view.h"
 #include "model/config.h"
+#include "model/weight.h"
 
 namespace nestling {
 

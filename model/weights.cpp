@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kDrawnAtOnce = 4096;   // values, at least, a thread
 constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+constexpr int64_t kAlignBytes = 256;
 
 // Numbers of 64 bits that one value takes.
 uint64_t draws(Init init) {
@@ -59,10 +60,15 @@ int64_t padded(const ParameterSpec& spec) {
   return (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
 }
 
-// Shape of a spec as a view's extents.
-View shaped(std::byte* data, DType dtype, Device device, const ParameterSpec& spec) {
+int64_t last_extent(const ParameterSpec& spec) {
+  return spec.dims.back().extent;
+}
+
+// Shape of a spec as a view's extents, but for the last.
+View shaped(std::byte* data, DType dtype, Device device, const ParameterSpec& spec, int64_t last) {
   Extents shape{};
   for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
+  shape[spec.dims.size() - 1] = last;
   return {data, dtype, device, shape, static_cast<int>(spec.dims.size())};
 }
 
@@ -88,7 +94,7 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
     for (size_t i = 0; i < specs_.size(); ++i) {
       if (specs_[i].gradient_by_product != by_product) continue;
       offsets_[i] = total;
-      total += padded(specs_[i]);
+      if (!scales(static_cast<int64_t>(i))) total += padded(specs_[i]);
     }
   }
   master_offsets_ = offsets_;
@@ -100,17 +106,103 @@ Weights::Weights(const ModelConfig& config, Device device, WeightsOptions option
   if (options.compute == DType::kBF16)
     low_ =
         pool(DType::kBF16, Pool::kWeights, options.teacher ? "teacher low copies" : "low copies");
+  if (options_.quantization) place_codes();
+}
+
+const std::optional<TensorScales>& Weights::scales(int64_t i) const {
+  static const std::optional<TensorScales> none;
+  if (!options_.quantization) return none;
+  return options_.quantization->parameters.at(static_cast<size_t>(i));
+}
+
+// One pool: of every quantized parameter its codes, the scales of its blocks and those of its experts.
+void Weights::place_codes() {
+  const Quantization& q = *options_.quantization;
+  NESTLING_CHECK(!options_.gradients && std::ssize(q.parameters) == count(),
+                 "quantized weights have no gradients, and scales of every parameter");
+  const bool nvfp4 = q.format == WeightFormat::kNvfp4;
+  code_places_.resize(specs_.size());
+  int64_t total = 0;
+  const auto take = [&](int64_t bytes) {
+    const int64_t at = total;
+    total += (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+    return at;
+  };
+  for (int64_t i = 0; i < count(); ++i) {
+    if (!scales(i)) continue;
+    const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
+    const int64_t tensors = spec.stacked() ? spec.dims[0].extent : 1;
+    NESTLING_CHECK(std::ssize(scales(i)->weight) == tensors, spec.name, ": ",
+                   scales(i)->weight.size(), " scales of weights, needs ", tensors);
+    NESTLING_CHECK(!nvfp4 || last_extent(spec) % kNvfp4Block == 0, spec.name, ": ",
+                   last_extent(spec), " columns are no whole blocks of ", kNvfp4Block);
+    CodePlaces& at = code_places_[static_cast<size_t>(i)];
+    at.codes = take(nvfp4 ? spec.size() / 2 : spec.size());
+    if (nvfp4) at.block_scales = take(spec.size() / kNvfp4Block);
+    if (spec.stacked()) at.expert_scales = take(tensors * dtype_bytes(DType::kF32));
+  }
+  codes_ = Tensor(device_, DType::kU8, {total}, {Pool::kWeights, "codes"});
+  if (device_ == Device::kNull) return;
+  for (int64_t i = 0; i < count(); ++i) {
+    const View to = expert_scales(i);
+    if (!to) continue;
+    Tensor host(Device::kCpu, DType::kF32, {to.size()});
+    std::ranges::copy(scales(i)->weight, host.ptr<float>());
+    copy(to, host.view());
+  }
 }
 
 View Weights::at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype) {
   const auto index = static_cast<size_t>(i);
   std::byte* base = pool.view().data();
   if (base != nullptr) base += offsets[index] * dtype_bytes(dtype);
-  return shaped(base, dtype, device_, specs_[index]);
+  return shaped(base, dtype, device_, specs_[index], last_extent(specs_[index]));
+}
+
+// A parameter's shape at a place of the pool of codes, with another last dimension.
+View Weights::packed(int64_t offset, int64_t i, DType dtype, int64_t last) {
+  std::byte* base = codes_.view().data();
+  return shaped(base == nullptr ? base : base + offset, dtype, device_,
+                specs_[static_cast<size_t>(i)], last);
+}
+
+View Weights::codes(int64_t i) {
+  if (!scales(i)) return {};
+  const bool nvfp4 = options_.quantization->format == WeightFormat::kNvfp4;
+  const int64_t last = last_extent(specs_[static_cast<size_t>(i)]);
+  return packed(code_places_[static_cast<size_t>(i)].codes, i, nvfp4 ? DType::kU8 : DType::kF8E4M3,
+                nvfp4 ? last / 2 : last);
+}
+
+View Weights::block_scales(int64_t i) {
+  if (!scales(i) || options_.quantization->format != WeightFormat::kNvfp4) return {};
+  return packed(code_places_[static_cast<size_t>(i)].block_scales, i, DType::kF8E4M3,
+                last_extent(specs_[static_cast<size_t>(i)]) / kNvfp4Block);
+}
+
+View Weights::expert_scales(int64_t i) {
+  const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
+  if (!scales(i) || !spec.stacked()) return {};
+  std::byte* base = codes_.view().data();
+  if (base != nullptr) base += code_places_[static_cast<size_t>(i)].expert_scales;
+  return {base, DType::kF32, device_, {spec.dims[0].extent}};
+}
+
+Weight Weights::weight(int64_t i) {
+  if (const View quantized = codes(i)) {
+    Weight w(quantized);
+    w.block_scales = block_scales(i);
+    w.expert_scales = expert_scales(i);
+    w.scale = scales(i)->weight.front();
+    w.input_scale = scales(i)->input;
+    return w;
+  }
+  const View copy = low(i);
+  return copy ? copy : master(i);
 }
 
 View Weights::master(int64_t i) {
-  if (dropped_ && specs_[static_cast<size_t>(i)].product) return {};
+  if (scales(i) || (dropped_ && specs_[static_cast<size_t>(i)].product)) return {};
   return at(master_, master_offsets_, i, DType::kF32);
 }
 
@@ -120,14 +212,17 @@ View Weights::grad(int64_t i) {
 }
 
 View Weights::low(int64_t i) {
-  if (!low_ || !specs_[static_cast<size_t>(i)].product) return {};
+  if (!low_ || scales(i) || !specs_[static_cast<size_t>(i)].product) return {};
   return at(low_, offsets_, i, DType::kBF16);
 }
 
-ModelParams<ConstView> Weights::params() {
-  return bind_parameters<ConstView>(config_, [&](int64_t i) -> ConstView {
-    const View copy = low(i);
-    return copy ? copy : master(i);
+ModelParams<Weight> Weights::params(std::span<float> largest_inputs) {
+  NESTLING_CHECK(largest_inputs.empty() || std::ssize(largest_inputs) == count(), "ranges of ",
+                 largest_inputs.size(), " parameters for ", count());
+  return bind_parameters<Weight>(config_, [&](int64_t i) {
+    Weight w = weight(i);
+    if (!largest_inputs.empty()) w.largest_input = &largest_inputs[static_cast<size_t>(i)];
+    return w;
   });
 }
 
@@ -182,11 +277,12 @@ void Weights::drop_masters() {
 void Weights::take_masters(Context& ctx, const Weights& from) {
   NESTLING_CHECK(!dropped_ && !from.dropped_, "the masters are dropped");
   copy(master_.view(), from.master_.view());
+  if (codes_) copy(codes_.view(), from.codes_.view());
   refresh_low(ctx);
 }
 
 Weights Weights::on(Device device, DType compute) const {
-  Weights there(config_, device, {.compute = compute});
+  Weights there(config_, device, {.compute = compute, .quantization = options_.quantization});
   Context ctx(device);
   there.take_masters(ctx, *this);
   return there;
@@ -207,7 +303,8 @@ void Weights::zero_gradients_beside_products() {
 Weights::Bytes Weights::allocated() const {
   return {.masters = master_.allocated_bytes(),
           .gradients = grads_.allocated_bytes(),
-          .low = low_.allocated_bytes()};
+          .low = low_.allocated_bytes(),
+          .codes = codes_.allocated_bytes()};
 }
 
 int64_t Weights::parameter_count() const {

@@ -5,24 +5,29 @@
 //               `flat_gradients` is all gradients as one view, which is what data parallelism reduces.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
 //               copy, which the products read; refresh_low() rounds the masters into it.
+// Quantized     parameters of options.quantization are codes and scales (model/weight.h) and nothing else: they have
+//               neither master nor low copy nor gradient.
 // Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
 //               gives that memory back. From then on master(i) of a product operand is absent.
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "kernels/core/context.h"
 #include "kernels/core/tensor.h"
 #include "model/parameters.h"
+#include "model/quantization.h"
 
 namespace nestling {
 
 struct WeightsOptions {
   DType compute = DType::kF32;  // kF32 or kBF16
   bool gradients = false;
-  bool teacher = false;  // how the memory is named
+  bool teacher = false;                           // how the memory is named
+  std::optional<Quantization> quantization = {};  // of weights without gradients
 };
 
 class Weights {
@@ -32,14 +37,23 @@ class Weights {
   Device device() const { return device_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   int64_t count() const { return static_cast<int64_t>(specs_.size()); }
-  View master(int64_t i);
+  View master(int64_t i);  // absent where dropped or quantized
   ConstView master(int64_t i) const { return const_cast<Weights*>(this)->master(i); }
   View grad(int64_t i);  // absent for a buffer, or without gradients
   View low(int64_t i);   // absent in f32, or where the parameter is no product operand
+  // Of a quantized parameter; else absent. What they hold is their owner's to write.
+  View codes(int64_t i);  // f8_e4m3 of its shape; NVFP4: u8, half as many in the last dimension
+  View block_scales(int64_t i);  // NVFP4: f8_e4m3, a sixteenth
+  ConstView codes(int64_t i) const { return const_cast<Weights*>(this)->codes(i); }
+  ConstView block_scales(int64_t i) const { return const_cast<Weights*>(this)->block_scales(i); }
+  const std::optional<Quantization>& quantization() const { return options_.quantization; }
   View flat_gradients() { return grads_.view(); }
 
-  // What the layers read: the low copy where there is one, else the master.
-  ModelParams<ConstView> params();
+  // What the layers read: codes, else the low copy where there is one, else the master.
+  Weight weight(int64_t i);
+  // Of all. `largest_inputs`: a place a parameter, where products leave the largest |activation| they saw
+  // (model/layers/product.h); empty: nothing.
+  ModelParams<Weight> params(std::span<float> largest_inputs = {});
   ModelParams<View> grads();
 
   // Fresh weights by each spec's Init; refreshes the low copies. Of a tensor, `distinct` values are drawn (on the
@@ -47,19 +61,24 @@ class Weights {
   void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
   void refresh_low(Context& ctx);
   void zero_gradients();
-  void zero_gradients_beside_products();                 // for a backward with LayerRun::fresh
-  void drop_masters();                                   // for good; with low copies only
-  void take_masters(Context& ctx, const Weights& from);  // of the same model, on any device
-  Weights on(Device device, DType compute) const;        // a copy there, without gradients
-  Weights extents() const;                               // the same on the null device
-  int64_t parameter_count() const;                       // trained or not, buffers included
+  void zero_gradients_beside_products();  // for a backward with LayerRun::fresh
+  void drop_masters();                    // for good; with low copies only
+  void take_masters(Context& ctx,
+                    const Weights& from);          // of the same model, on any device; codes too
+  Weights on(Device device, DType compute) const;  // a copy there, without gradients
+  Weights extents() const;                         // the same on the null device
+  int64_t parameter_count() const;                 // trained or not, buffers included
   struct Bytes {
-    int64_t masters, gradients, low;
+    int64_t masters, gradients, low, codes;
   };
   Bytes allocated() const;
 
  private:
+  const std::optional<TensorScales>& scales(int64_t i) const;
+  void place_codes();
   View at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype);
+  View packed(int64_t offset, int64_t i, DType dtype, int64_t last);
+  View expert_scales(int64_t i);
   ModelConfig config_;
   Device device_;
   WeightsOptions options_;
@@ -69,6 +88,11 @@ class Weights {
   int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;
   Tensor master_, grads_, low_;
+  struct CodePlaces {
+    int64_t codes = 0, block_scales = 0, expert_scales = 0;  // bytes into codes_
+  };
+  std::vector<CodePlaces> code_places_;  // empty where nothing is quantized
+  Tensor codes_;
 };
 
 }  // namespace nestling

@@ -199,8 +199,8 @@ ModelParams<V> prefix_parameters(const ModelConfig& config, const Widths& widths
 }
 template ModelParams<View> prefix_parameters(const ModelConfig&, const Widths&,
                                              const ModelParams<View>&);
-template ModelParams<ConstView> prefix_parameters(const ModelConfig&, const Widths&,
-                                                  const ModelParams<ConstView>&);
+template ModelParams<Weight> prefix_parameters(const ModelConfig&, const Widths&,
+                                               const ModelParams<Weight>&);
 
 ModelConfig cut_config(const ModelConfig& config, const Widths& widths) {
   check_widths(config, widths, "cut_config");

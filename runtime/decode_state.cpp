@@ -7,23 +7,23 @@ View DecodeState::take(DType dtype, std::initializer_list<int64_t> shape) {
   return memory_.back().view();
 }
 
-DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
+DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelParams<Weight>& w,
                          int64_t batch, int64_t capacity, DType activations)
     : device_(device), capacity_(capacity), lengths_(static_cast<size_t>(batch), 0) {
   NESTLING_CHECK(batch >= 1 && capacity >= 1, "decode state for ", batch, " sequences of ",
                  capacity, " tokens");
   const int64_t window = config.conv_kernel - 1;
-  for (const LayerParams<ConstView>& layer : w.layers) {
+  for (const LayerParams<Weight>& layer : w.layers) {
     LayerCache cache;
     if (!is_kept(layer)) {
       // no state
-    } else if (const auto* m = std::get_if<MambaParams<ConstView>>(&layer)) {
+    } else if (const auto* m = std::get_if<MambaParams<Weight>>(&layer)) {
       const int64_t H = m->x.dim(0), P = m->x.dim(1), N = m->B.dim(0), G = m->B.dim(1);
       cache.mamba = {.conv_x = take(DType::kF32, {batch, H * P, window}),
                      .conv_B = take(DType::kF32, {batch, N * G, window}),
                      .conv_C = take(DType::kF32, {batch, N * G, window}),
                      .state = take(DType::kF32, {batch, H, P, N})};
-    } else if (const auto* a = std::get_if<AttentionParams<ConstView>>(&layer)) {
+    } else if (const auto* a = std::get_if<AttentionParams<Weight>>(&layer)) {
       const int64_t width = a->k.dim(0) * a->k.dim(1);
       cache.attention = {.k = take(activations, {batch, capacity, width}),
                          .v = take(activations, {batch, capacity, width})};

@@ -15,8 +15,8 @@ namespace nestling {
 
 class DecodeState {
  public:
-  DecodeState(Device device, const ModelConfig& config, const ModelParams<ConstView>& w,
-              int64_t batch, int64_t capacity, DType activations = DType::kF32);
+  DecodeState(Device device, const ModelConfig& config, const ModelParams<Weight>& w, int64_t batch,
+              int64_t capacity, DType activations = DType::kF32);
 
   const std::vector<LayerCache>& caches() const { return caches_; }
   std::span<const int32_t> lengths() const { return lengths_; }

@@ -33,7 +33,7 @@ class Decoder {
  private:
   Context& ctx_;
   LoadedModel& model_;
-  ModelParams<ConstView> params_;
+  ModelParams<Weight> params_;
   int64_t batch_;
   DecodeState state_;
   std::vector<int32_t> sampled_;  // [B] the newest of each

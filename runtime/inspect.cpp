@@ -68,6 +68,7 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
                        size["name"].get<std::string>());
   return {{"sizes", {size}},
           {"precision", precision},
+          {"unquantized", nullptr},
           {"format_version", nullptr},
           {"provenance", Json::object()}};
 }
@@ -82,8 +83,10 @@ Json inspect_model(const std::filesystem::path& path, const std::string& only) {
   std::vector<Size> shown = h.model.sizes;
   if (!only.empty()) shown = {find_elastic_size(path, only)};
   for (const Size& s : shown) sizes.push_back(elastic_size_json(h.model.config, path, s));
+  const Json stored = stored_name(h.precision);
   return {{"sizes", sizes},
-          {"precision", stored_name(h.precision)},
+          {"precision", h.quantization ? weight_format_label(h.quantization->format) : stored},
+          {"unquantized", h.quantization ? stored : nullptr},
           {"format_version", h.format_version},
           {"provenance", h.model.provenance}};
 }

@@ -88,8 +88,8 @@ const Tokenizer& LoadedModel::tokenizer() const {
   return *tokenizer_;
 }
 
-ModelParams<ConstView> LoadedModel::params() {
-  return prefix_parameters(config_, selected_.widths, weights_.params());
+ModelParams<Weight> LoadedModel::params() {
+  return prefix_parameters(config_, selected_.widths, weights_.params(largest_inputs_));
 }
 
 std::vector<std::string> LoadedModel::sizes() const {

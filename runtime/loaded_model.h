@@ -6,7 +6,8 @@
 //               what params() gives: prefix views of the same weights, nothing is copied. config() stays that of the weights; widths are read off the views.
 // Ownership     owns everything; views of params() live as long as it does.
 // Precision     weights as stored, widened to f32, or rounded to bf16 for the products; what runs it hands
-//               activations of this type from operator to operator, as training does.
+//               activations of this type from operator to operator, as training does. Weights that a file holds as
+//               codes stay codes (model/weight.h): weights().quantization() says which.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -40,8 +41,10 @@ class LoadedModel {
   const ModelConfig& config() const { return config_; }
   const std::string& name() const { return name_; }  // of the directory or file
   DType activations() const { return activations_; }
-  ModelParams<ConstView> params();  // of the selected size
+  ModelParams<Weight> params();  // of the selected size
   Weights& weights() { return weights_; }
+  // From now on products leave the largest |activation| of every parameter there (Weights::params); {}: no more.
+  void watch_inputs(std::span<float> largest) { largest_inputs_ = largest; }
   const Tokenizer& tokenizer() const;  // throws kInput where the model has none
   // Name to bytes, of kTokenizerFiles those that are there.
   const std::map<std::string, std::string>& tokenizer_files() const { return files_; }
@@ -78,6 +81,7 @@ class LoadedModel {
   std::vector<Size> sizes_;
   Size selected_;
   bool whole_;
+  std::span<float> largest_inputs_ = {};
   std::optional<Tokenizer> tokenizer_;
   std::map<std::string, std::string> files_;
   int64_t bytes_read_ = 0;

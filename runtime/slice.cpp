@@ -63,6 +63,7 @@ void write_slice(const fs::path& elastic, const std::string& name, const fs::pat
   NESTLING_CHECK_INPUT(!fs::is_directory(elastic), elastic.string(),
                        ": a directory; sizes are cut out of an elastic .h5");
   const ElasticHeader header = read_elastic_header(elastic);
+  check_not_quantized(header.quantization, elastic.string(), str("a slice in ", stored_name(type)));
   const LoadedSize loaded = load_elastic(elastic, name, DType::kF32);
   DirectoryAside out(without_slash(directory));
   export_weights(out.path(), loaded.config, loaded.weights, {.types = {}, .type = type});

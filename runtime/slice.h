@@ -6,7 +6,7 @@
 // Atomic        the directory is whole or absent: it is made aside and renamed. One that is there must
 //               be empty.
 // Errors        kInput: no such size, a directory that holds something, widths that differ between
-//               layers of one kind (a published config has one number for all).
+//               layers of one kind (a published config has one number for all), a file of quantized weights.
 #pragma once
 #include <filesystem>
 #include <string>

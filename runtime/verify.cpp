@@ -23,7 +23,7 @@ constexpr double kBudgetShare = 0.02;
 constexpr int64_t kTokens = 24;
 
 // f32 logits [T, V] of a fixed sequence.
-Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<ConstView>& w,
+Tensor logits_of(Context& ctx, const ModelConfig& config, const ModelParams<Weight>& w,
                  const ModelMasks* masks = nullptr) {
   Tensor ids(Device::kCpu, DType::kI32, {kTokens});
   for (int64_t t = 0; t < kTokens; ++t)
@@ -79,7 +79,28 @@ double product_bound(const ModelConfig& c) {
          std::sqrt(static_cast<double>(widest));
 }
 
+// Activations that differ by rounding may fall to neighbouring codes. A value v that is off by d |v|, less than
+// the step s of the codes around it, crosses into the next with probability d |v| / s and is then off by s: the
+// mean square of the difference is d |v| s.
+//   E4M3    s <= |v|/8: d/8 of v^2.
+//   NVFP4   a step is half of v on the mean of a block (2 between 4 and 6, where its largest is): d/2. The scale
+//           of the block, E4M3 too, falls to its neighbour with probability 16 d at most, and 16 values are
+//           rounded anew, off by 2 s^2/12 on the mean: 16 d / 24. Together 7d/6.
+// The relative L2 behind a product of codes is the root of that, and never more than a step: 1/8, 1/2. Products take
+// it in turn, two a layer; a sum with the residual stream is never further off than the worse of its terms.
+double logits_bound(const ModelConfig& c, const std::optional<Quantization>& q) {
+  double bound = product_bound(c);
+  if (!q) return bound;
+  const bool fp8 = q->format == WeightFormat::kFp8;
+  const double rate = fp8 ? 1.0 / 8 : 7.0 / 6;
+  const double step = fp8 ? 1.0 / 8 : 1.0 / 2;
+  for (int64_t product = 0; product < 2 * c.layers(); ++product)
+    bound = std::min(step, std::sqrt(rate * bound));
+  return bound;
+}
+
 bool same_bits(ConstView full, ConstView part) {
+  if (!part || !full) return !part && !full;
   if (part.rank() == 1)
     return std::memcmp(full.data(), part.data(), static_cast<size_t>(part.bytes())) == 0;
   for (int64_t i = 0; i < part.dim(0); ++i) {
@@ -92,14 +113,21 @@ bool same_bits(ConstView full, ConstView part) {
   return true;
 }
 
+// Values, or codes and all their scales.
+bool same_bits(const Weight& full, const Weight& part) {
+  return same_bits(full.codes(), part.codes()) && full.scale == part.scale &&
+         full.input_scale == part.input_scale && same_bits(full.block_scales, part.block_scales) &&
+         same_bits(full.expert_scales, part.expert_scales);
+}
+
 // The name of the first parameter of the size that is no prefix of the whole's; "" if all are.
 std::string first_difference(Weights& whole, Weights& part, const Widths& widths) {
   int64_t next = 0;
   for (const SizedParameter& p : sized_parameters(whole.specs(), widths)) {
-    View full = whole.master(p.index);
+    Weight full = whole.weight(p.index);
     for (size_t d = 0; d < p.extents.size(); ++d)
       full = full.prefix(static_cast<int>(d), p.extents[d]);
-    if (!same_bits(full, part.master(next++)))
+    if (!same_bits(full, part.weight(next++)))
       return whole.specs()[static_cast<size_t>(p.index)].name;
   }
   return "";
@@ -111,7 +139,9 @@ class ElasticVerifier {
 
   std::vector<Check> run() {
     if (!check("checksums", [&] { return contents(); })) return checks_;
-    header_ = read_elastic_header(path_).model;
+    ElasticHeader header = read_elastic_header(path_);
+    header_ = std::move(header.model);
+    bound_ = logits_bound(header_.config, header.quantization);
     whole_.emplace(path_, DType::kF32);
     check("nested", [&] { return nested(); });
     check("slice", [&] { return sliced(); });
@@ -145,22 +175,20 @@ class ElasticVerifier {
   }
   std::string sliced() {
     double most = 0;
-    const double bound = product_bound(header_.config);
     for (const Size& s : header_.sizes) {
       LoadedSize alone = load_elastic(path_, s.name, DType::kF32);
       whole_->select(s.name);
       const Tensor view = logits_of(ctx_, whole_->config(), whole_->params());
       const Tensor cut = logits_of(ctx_, alone.config, alone.weights.params());
       const double off = relative_l2(view, cut);
-      NESTLING_CHECK_INPUT(off <= bound, "size ", s.name, ": logits of the view are ", off,
-                           " (relative L2) from those of the size cut out, needs ", bound);
+      NESTLING_CHECK_INPUT(off <= bound_, "size ", s.name, ": logits of the view are ", off,
+                           " (relative L2) from those of the size cut out, needs ", bound_);
       most = std::max(most, off);
     }
-    return str("views against sizes cut out: relative L2 at most ", most, ", bound ", bound);
+    return str("views against sizes cut out: relative L2 at most ", most, ", bound ", bound_);
   }
   std::string masked() {
     double most = 0;
-    const double bound = product_bound(header_.config);
     for (const Size& s : header_.sizes) {
       whole_->select(s.name);
       const Tensor view = logits_of(ctx_, whole_->config(), whole_->params());
@@ -170,12 +198,13 @@ class ElasticVerifier {
       const Tensor under =
           logits_of(ctx_, whole_->config(), whole_->weights().params(), &masks.masks());
       const double off = relative_l2(view, under);
-      NESTLING_CHECK_INPUT(off <= bound, "size ", s.name, ": logits of the view are ", off,
-                           " (relative L2) from those of the whole under its masks, needs ", bound);
+      NESTLING_CHECK_INPUT(off <= bound_, "size ", s.name, ": logits of the view are ", off,
+                           " (relative L2) from those of the whole under its masks, needs ",
+                           bound_);
       most = std::max(most, off);
     }
     return str("views against the whole under masks: relative L2 at most ", most, ", bound ",
-               bound);
+               bound_);
   }
   // What training may miss a budget by: the router that the file keeps was trained with its own.
   double allowed_miss() const {
@@ -203,6 +232,7 @@ class ElasticVerifier {
   Context& ctx_;
   fs::path path_;
   ElasticModel header_;
+  double bound_ = 0;  // of logits
   std::optional<LoadedModel> whole_;
   std::vector<Check> checks_;
 };

@@ -2,7 +2,8 @@
 //
 // Of an elastic file:
 //   checksums   every dataset and attribute is read and agrees with its checksum
-//   nested      every size, opened alone, is bit for bit a prefix of the whole file's weights
+//   nested      every size, opened alone, is bit for bit a prefix of the whole file's weights: of quantized ones
+//               codes, scales of blocks, and scales
 //   slice       logits of a short sequence: every size as a view of the whole file against the size cut
 //               out and opened alone
 //   mask        the same against the whole model under the size's masks
@@ -13,7 +14,9 @@
 //               in another order; a sum is then off by at most eps sqrt(K) times its norm (rounding
 //               errors independent), once for each of the two products of a layer and once for the
 //               head, on both sides: relative L2 <= 2 (2 layers + 1) eps sqrt(K), K the widest inner
-//               dimension.
+//               dimension. Of quantized weights activations that differ by d become codes that differ by
+//               sqrt(d/8) in FP8 and sqrt(7d/6) in NVFP4, at most 1/8 and 1/2, two products a layer, one behind the
+//               other: of more than a few layers that is the bound (logits_bound in verify.cpp).
 #pragma once
 #include <filesystem>
 #include <string>

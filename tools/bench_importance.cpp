@@ -259,6 +259,7 @@ int bench_importance(const BenchImportanceOptions& o) {
   if (o.threads > 0) set_thread_count(o.threads);
   const auto start = std::chrono::steady_clock::now();
   LoadedModel model(o.model, DType::kF32);
+  check_not_quantized(model.weights().quantization(), o.model, "bench importance");
   Context ctx(Device::kCpu);
   std::map<std::string, PackedText> texts;
   const auto take = [&](const std::vector<std::string>& specs, int64_t count) {

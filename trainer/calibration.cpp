@@ -57,7 +57,7 @@ void each_batch(const LoadSequences& load, int64_t count, int64_t step, const Fn
 }  // namespace
 
 Scores run_importance(Context& ctx, Arena& arena, const ModelConfig& config,
-                      const ModelParams<ConstView>& w, const LoadSequences& load,
+                      const ModelParams<Weight>& w, const LoadSequences& load,
                       const CalibrationOptions& o, Comm& comm) {
   check_options(o, comm.size());
   Importance importance(ctx, config);

@@ -35,7 +35,7 @@ CalibrationOptions calibration_options(const RunConfig& config, const ModelConfi
 using LoadSequences = std::function<Batch(int64_t position, int64_t count)>;
 
 Scores run_importance(Context& ctx, Arena& arena, const ModelConfig& config,
-                      const ModelParams<ConstView>& w, const LoadSequences& load,
+                      const ModelParams<Weight>& w, const LoadSequences& load,
                       const CalibrationOptions& options, Comm& comm);
 
 }  // namespace nestling

@@ -16,9 +16,9 @@ namespace {
 
 class DepthSearch {
  public:
-  DepthSearch(Context& ctx, Arena& arena, const ModelConfig& config,
-              const ModelParams<ConstView>& w, std::span<const Batch> batches, DType activations,
-              Comm& comm, const std::function<void()>& between)
+  DepthSearch(Context& ctx, Arena& arena, const ModelConfig& config, const ModelParams<Weight>& w,
+              std::span<const Batch> batches, DType activations, Comm& comm,
+              const std::function<void()>& between)
       : ctx_(ctx),
         arena_(arena),
         mark_(arena),
@@ -131,7 +131,7 @@ class DepthSearch {
   Arena& arena_;
   const Arena::Mark mark_;
   const ModelConfig& config_;
-  const ModelParams<ConstView>& w_;
+  const ModelParams<Weight>& w_;
   std::span<const Batch> batches_;
   DType activations_;
   Comm& comm_;
@@ -144,7 +144,7 @@ class DepthSearch {
 }  // namespace
 
 std::vector<double> search_depth(Context& ctx, Arena& arena, const ModelConfig& config,
-                                 const ModelParams<ConstView>& w, std::span<const Batch> batches,
+                                 const ModelParams<Weight>& w, std::span<const Batch> batches,
                                  DType activations, Comm& comm,
                                  const std::function<void()>& between) {
   return DepthSearch(ctx, arena, config, w, batches, activations, comm, between).run();

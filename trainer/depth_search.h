@@ -27,7 +27,7 @@ namespace nestling {
 // One score a layer, larger = more important: Scores::depth. Every rank calls `between`, which may throw, at
 // the same places.
 std::vector<double> search_depth(Context& ctx, Arena& arena, const ModelConfig& config,
-                                 const ModelParams<ConstView>& w, std::span<const Batch> batches,
+                                 const ModelParams<Weight>& w, std::span<const Batch> batches,
                                  DType activations, Comm& comm,
                                  const std::function<void()>& between = {});
 

@@ -87,7 +87,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
   return {.logits = logits};
 }
 
-void DistillStep::train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+void DistillStep::train(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
                         const Batch& batch, const Teacher& teacher, const DrawnSize& drawn,
                         double per_token) {
   run.fresh = std::exchange(fresh_, false);

@@ -117,7 +117,7 @@ class DistillStep {
   void train_router(ConstView mask_gradients);
   Norms finish();
   // Forward, loss and backward of one size on parameters of any width.
-  void train(LayerRun& run, const ModelParams<ConstView>& w, const ModelParams<View>& g,
+  void train(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
              const Batch& batch, const Teacher& teacher, const DrawnSize& drawn, double per_token);
 
   const ElasticSpace& space_;

@@ -83,7 +83,7 @@ std::vector<double> Importance::mean(int64_t layer, Sum sum) const {
   return all;
 }
 
-void Importance::add(const ModelActs& acts, const ModelParams<ConstView>& w,
+void Importance::add(const ModelActs& acts, const ModelParams<Weight>& w,
                      const Segments& segments) {
   NESTLING_CHECK(std::ssize(acts.layers) == config_.layers(), "importance: activations of ",
                  acts.layers.size(), " layers, the model has ", config_.layers(),
@@ -99,7 +99,7 @@ void Importance::add(const ModelActs& acts, const ModelParams<ConstView>& w,
     add_cosine_distances(
         ctx_, {.sum = at(layer, Sum::kChange), .a = norm_of(l).input, .b = norm_of(l + 1).input});
     if (const auto* m = std::get_if<MambaActs>(&acts.layers[l])) {
-      add_layer(layer, *m, std::get<MambaParams<ConstView>>(w.layers[l]), segments);
+      add_layer(layer, *m, std::get<MambaParams<Weight>>(w.layers[l]), segments);
     } else if (const auto* a = std::get_if<AttentionActs>(&acts.layers[l])) {
       add_magnitudes(layer, Sum::kQuery, merge_cols(ConstView(a->y)));
     } else if (const auto* f = std::get_if<FfnActs>(&acts.layers[l])) {
@@ -119,7 +119,7 @@ void Importance::add_magnitudes(int64_t layer, Sum sum, ConstView x) {
   nestling::add_magnitudes(ctx_, {.sums = sums, .x = x});
 }
 
-void Importance::add_layer(int64_t layer, const MambaActs& a, const MambaParams<ConstView>& w,
+void Importance::add_layer(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
                            const Segments& segments) {
   add_magnitudes(layer, Sum::kMamba, a.x_raw);
   add_state_score(ctx_, {.score = at(layer, Sum::kState).reshape({config_.state, config_.groups}),

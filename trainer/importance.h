@@ -34,7 +34,7 @@ class Importance {
   Importance(Context& ctx, const ModelConfig& config);
 
   // `acts`: saved by a forward of the whole parent on `w` over these segments.
-  void add(const ModelActs& acts, const ModelParams<ConstView>& w, const Segments& segments);
+  void add(const ModelActs& acts, const ModelParams<Weight>& w, const Segments& segments);
   void all_reduce(Comm& comm);
 
   int64_t tokens() const { return tokens_; }
@@ -64,7 +64,7 @@ class Importance {
   std::vector<double> values(int64_t layer, Sum sum) const;
   std::vector<double> mean(int64_t layer, Sum sum) const;  // over all tokens
   void add_magnitudes(int64_t layer, Sum sum, ConstView x);
-  void add_layer(int64_t layer, const MambaActs& a, const MambaParams<ConstView>& w,
+  void add_layer(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
                  const Segments& segments);
   void add_layer(int64_t layer, const MoeActs& a);
   std::map<Axis, std::vector<double>> mamba_scores(int64_t layer, int64_t head_channels) const;

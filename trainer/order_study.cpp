@@ -37,7 +37,7 @@ OrderStudy::OrderStudy(Context& ctx, const ModelConfig& config, Weights& parent,
                        std::span<const Batch> held_out)
     : ctx_(ctx), config_(config), weights_(parent), held_out_(held_out), arena_(ctx.device()) {}
 
-double OrderStudy::loss(const ModelParams<ConstView>& w) {
+double OrderStudy::loss(const ModelParams<Weight>& w) {
   double sum = 0;
   int64_t count = 0;
   for (const Batch& batch : held_out_) {

@@ -31,7 +31,7 @@ class OrderStudy {
   std::vector<double> losses(const Scores& scores, std::span<const Cut> cuts);
 
  private:
-  double loss(const ModelParams<ConstView>& w);
+  double loss(const ModelParams<Weight>& w);
 
   Context& ctx_;
   const ModelConfig& config_;

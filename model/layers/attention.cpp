@@ -10,7 +10,7 @@ namespace nestling {
 
 namespace {
 
-void allocate(Arena& arena, const AttentionParams<ConstView>& w, int64_t tokens, DType type,
+void allocate(Arena& arena, const AttentionParams<Weight>& w, int64_t tokens, DType type,
               AttentionActs& a) {
   const int64_t Q = w.q.dim(0), K = w.k.dim(0), h = w.q.dim(1);
   a.q = arena.alloc(type, {tokens, Q, h});
@@ -20,14 +20,14 @@ void allocate(Arena& arena, const AttentionParams<ConstView>& w, int64_t tokens,
   a.lse = arena.alloc(DType::kF32, {tokens, Q});
 }
 
-void project(Context& ctx, const AttentionParams<ConstView>& w, const AttentionActs& a) {
+void project(Context& ctx, const AttentionParams<Weight>& w, const AttentionActs& a) {
   const ConstView in = a.norm.normed;
   linear_forward(ctx, {.y = merge_cols(a.q), .x = in, .w = merge_rows(w.q)});
   linear_forward(ctx, {.y = merge_cols(a.k), .x = in, .w = merge_rows(w.k)});
   linear_forward(ctx, {.y = merge_cols(a.v), .x = in, .w = merge_rows(w.v)});
 }
 
-float softmax_scale(const AttentionParams<ConstView>& w) {
+float softmax_scale(const AttentionParams<Weight>& w) {
   return 1.0f / std::sqrt(static_cast<float>(w.q.dim(1)));
 }
 
@@ -46,7 +46,7 @@ void fill_cache(const LayerRun& run, const AttentionActs& a, const AttentionCach
 
 }  // namespace
 
-AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<ConstView>& w,
+AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Weight>& w,
                                       ConstView input, View output, const AttentionCache* cache) {
   AttentionActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
@@ -68,7 +68,7 @@ AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Const
   return a;
 }
 
-void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w,
+void attention_layer_backward(LayerRun& run, const AttentionParams<Weight>& w,
                               const AttentionParams<View>& g, const AttentionActs& a, View dh) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(run.arena);
@@ -110,7 +110,7 @@ void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
 }
 
-void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
+void attention_layer_step(StepRun& run, const AttentionParams<Weight>& w,
                           const AttentionCache& cache, View h) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());

@@ -14,11 +14,11 @@ struct AttentionActs {
   View mixed;  // [T, D] with masks only
 };
 
-AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<ConstView>& w,
+AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Weight>& w,
                                       ConstView input, View output, const AttentionCache* cache);
-void attention_layer_backward(LayerRun& run, const AttentionParams<ConstView>& w,
+void attention_layer_backward(LayerRun& run, const AttentionParams<Weight>& w,
                               const AttentionParams<View>& g, const AttentionActs& acts, View dh);
-void attention_layer_step(StepRun& run, const AttentionParams<ConstView>& w,
+void attention_layer_step(StepRun& run, const AttentionParams<Weight>& w,
                           const AttentionCache& cache, View h);
 
 }  // namespace nestling

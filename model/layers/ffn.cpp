@@ -2,23 +2,22 @@
 
 #include "kernels/ops/activation.h"
 #include "kernels/ops/linear.h"
+#include "model/layers/product.h"
 
 namespace nestling {
 
-FfnProducts ffn_products_forward(LayerRun& run, const FfnWeights<ConstView>& w, ConstView x,
-                                 View y) {
+FfnProducts ffn_products_forward(LayerRun& run, const FfnWeights<Weight>& w, ConstView x, View y) {
   const int64_t tokens = x.dim(0);
   FfnProducts a{.up = run.arena.alloc(run.activations, {tokens, w.up.dim(0)}),
                 .act = run.arena.alloc(run.activations, {tokens, w.up.dim(0)})};
-  linear_forward(run.ctx, {.y = a.up, .x = x, .w = w.up});
+  product(run.ctx, {.y = a.up, .x = x, .w = w.up});
   squared_relu_forward(run.ctx, {.y = a.act, .x = a.up});
   const Arena::Mark mark(run.ctx.scratch());
-  linear_forward(run.ctx,
-                 {.y = y, .x = masked(run.ctx, a.act, w.mask), .w = w.down, .accumulate = true});
+  product(run.ctx, {.y = y, .x = masked(run.ctx, a.act, w.mask), .w = w.down, .accumulate = true});
   return a;
 }
 
-void ffn_products_backward(LayerRun& run, const FfnWeights<ConstView>& w, const FfnWeights<View>& g,
+void ffn_products_backward(LayerRun& run, const FfnWeights<Weight>& w, const FfnWeights<View>& g,
                            const FfnProducts& a, ConstView x, ConstView dy, View dx,
                            bool accumulate_dx) {
   const Arena::Mark mark(run.arena);
@@ -41,7 +40,7 @@ void ffn_products_backward(LayerRun& run, const FfnWeights<ConstView>& w, const 
                             .accumulate_dw = !run.fresh});
 }
 
-FfnActs ffn_forward(LayerRun& run, const FfnParams<ConstView>& w, ConstView input, View output) {
+FfnActs ffn_forward(LayerRun& run, const FfnParams<Weight>& w, ConstView input, View output) {
   FfnActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
   const View to = begin_mixer_output(run, input, output, a.mixed);
@@ -53,7 +52,7 @@ FfnActs ffn_forward(LayerRun& run, const FfnParams<ConstView>& w, ConstView inpu
   return a;
 }
 
-void ffn_backward(LayerRun& run, const FfnParams<ConstView>& w, const FfnParams<View>& g,
+void ffn_backward(LayerRun& run, const FfnParams<Weight>& w, const FfnParams<View>& g,
                   const FfnActs& a, View dh) {
   const Arena::Mark mark(run.arena);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});

@@ -11,8 +11,8 @@ struct FfnActs {
   View mixed;  // [T, D] with masks only
 };
 
-FfnActs ffn_forward(LayerRun& run, const FfnParams<ConstView>& w, ConstView input, View output);
-void ffn_backward(LayerRun& run, const FfnParams<ConstView>& w, const FfnParams<View>& g,
+FfnActs ffn_forward(LayerRun& run, const FfnParams<Weight>& w, ConstView input, View output);
+void ffn_backward(LayerRun& run, const FfnParams<Weight>& w, const FfnParams<View>& g,
                   const FfnActs& acts, View dh);
 
 // The two products and the activation alone, as the shared expert uses them too.
@@ -25,10 +25,9 @@ struct FfnWeights {
   T mask = {};  // [F] absent: full width
 };
 // y accumulates.
-FfnProducts ffn_products_forward(LayerRun& run, const FfnWeights<ConstView>& w, ConstView x,
-                                 View y);
+FfnProducts ffn_products_forward(LayerRun& run, const FfnWeights<Weight>& w, ConstView x, View y);
 // dx [T, D] is overwritten, or accumulated.
-void ffn_products_backward(LayerRun& run, const FfnWeights<ConstView>& w, const FfnWeights<View>& g,
+void ffn_products_backward(LayerRun& run, const FfnWeights<Weight>& w, const FfnWeights<View>& g,
                            const FfnProducts& acts, ConstView x, ConstView dy, View dx,
                            bool accumulate_dx);
 

@@ -35,6 +35,13 @@ ConstView merge_or_gather(Context& ctx, ConstView w, int first) {
   return merge(one_run(w, first) ? w : ConstView(gather(ctx, w)), first);
 }
 
+Weight merge_or_gather(Context& ctx, const Weight& w, int first) {
+  Weight merged = w;
+  merged.codes() = merge_or_gather(ctx, w.codes(), first);
+  merged.block_scales = merge_or_gather(ctx, w.block_scales, first);
+  return merged;
+}
+
 GatheredGradient::GatheredGradient(Context& ctx, View gradient, int first)
     : ctx_(ctx), gradient_(gradient) {
   if (!one_run(gradient, first)) copy_ = gather(ctx, gradient);

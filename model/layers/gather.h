@@ -14,12 +14,15 @@
 // Determinism   the sums are those of the model cut out.
 #pragma once
 #include "kernels/core/context.h"
+#include "model/weight.h"
 
 namespace nestling {
 
 // The merged view: of w itself where that is one run, else of a copy in the scratch. Absent stays
 // absent.
 ConstView merge_or_gather(Context& ctx, ConstView w, int first = 0);
+Weight merge_or_gather(Context& ctx, const Weight& w,
+                       int first = 0);  // codes as values, and their blocks' scales
 
 class GatheredGradient {
  public:

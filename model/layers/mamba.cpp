@@ -6,6 +6,7 @@
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
 #include "model/layers/gather.h"
+#include "model/layers/product.h"
 
 namespace nestling {
 
@@ -14,30 +15,30 @@ namespace {
 // Extents, read off the weights of whatever size is running.
 struct MambaShape {
   int64_t H, P, N, G;
-  explicit MambaShape(const MambaParams<ConstView>& w)
+  explicit MambaShape(const MambaParams<Weight>& w)
       : H(w.x.dim(0)), P(w.x.dim(1)), N(w.B.dim(0)), G(w.B.dim(1)) {}
 };
 
 // x_raw, B_raw, C_raw and dt of T tokens; z too.
-void project(Context& ctx, const MambaParams<ConstView>& w, const MambaActs& a) {
-  const auto one = [&](View y, ConstView weight) {
+void project(Context& ctx, const MambaParams<Weight>& w, const MambaActs& a) {
+  const auto one = [&](View y, const Weight& weight) {
     const Arena::Mark mark(ctx.scratch());
-    linear_forward(ctx, {.y = y, .x = a.norm.normed, .w = merge_or_gather(ctx, weight)});
+    product(ctx, {.y = y, .x = a.norm.normed, .w = merge_or_gather(ctx, weight)});
   };
   one(merge_cols(a.z), w.z);
   one(a.x_raw, w.x);
   one(a.B_raw, w.B);
   one(a.C_raw, w.C);
-  linear_forward(ctx, {.y = a.dt, .x = a.norm.normed, .w = w.dt});
+  product(ctx, {.y = a.dt, .x = a.norm.normed, .w = w.dt});
 }
 
 // y += out_proj(gated)
-void project_out(Context& ctx, const MambaParams<ConstView>& w, const MambaActs& a, View y) {
+void project_out(Context& ctx, const MambaParams<Weight>& w, const MambaActs& a, View y) {
   const Arena::Mark mark(ctx.scratch());
-  linear_forward(ctx, {.y = y,
-                       .x = merge_cols(ConstView(a.gated)),
-                       .w = merge_or_gather(ctx, w.out, 1),
-                       .accumulate = true});
+  product(ctx, {.y = y,
+                .x = merge_cols(ConstView(a.gated)),
+                .w = merge_or_gather(ctx, w.out, 1),
+                .accumulate = true});
 }
 
 void allocate(Arena& arena, const MambaShape& s, int64_t tokens, DType type, MambaActs& a) {
@@ -55,7 +56,7 @@ void allocate(Arena& arena, const MambaShape& s, int64_t tokens, DType type, Mam
   a.gated = act({tokens, s.H, s.P});
 }
 
-void convolve(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
+void convolve(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
               const MambaCache* cache) {
   const auto one = [&](View y, ConstView x, ConstView weight, ConstView bias, View final_state) {
     const Arena::Mark mark(run.ctx.scratch());
@@ -72,7 +73,7 @@ void convolve(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a
 }
 
 // In every backward function `d` holds the gradients of the activations of the same names.
-void convolve_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+void convolve_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                        const MambaActs& a, const MambaActs& d) {
   Context& ctx = run.ctx;
   const auto one = [&](View draw, ConstView dy, ConstView x, ConstView weight, ConstView bias,
@@ -95,7 +96,7 @@ void convolve_backward(LayerRun& run, const MambaParams<ConstView>& w, const Mam
   one(d.C_raw, merge_cols(d.C), a.C_raw, w.conv_C, w.conv_bias_C, g.conv_C, g.conv_bias_C);
 }
 
-void scan(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
+void scan(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
           const MambaCache* cache) {
   const Arena::Mark mark(run.ctx.scratch());
   scan_forward(run.ctx, {.y = a.y,
@@ -112,7 +113,7 @@ void scan(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a,
                          .chunk = run.config.chunk});
 }
 
-void scan_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+void scan_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                    const MambaActs& a, const MambaActs& d) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());
@@ -138,7 +139,7 @@ void scan_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaPa
   masked_backward(ctx, d.B, a.B, state, run.layer_mask_grads().state);
 }
 
-void gated_norm(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs& a) {
+void gated_norm(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a) {
   const Arena::Mark mark(run.ctx.scratch());
   const LayerMasks masks = run.layer_masks();
   gated_norm_forward(run.ctx, {.out = a.gated,
@@ -150,7 +151,7 @@ void gated_norm(LayerRun& run, const MambaParams<ConstView>& w, const MambaActs&
                                .eps = run.config.eps});
 }
 
-void gated_norm_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+void gated_norm_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                          const MambaActs& a, const MambaActs& d) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());
@@ -170,9 +171,8 @@ void gated_norm_backward(LayerRun& run, const MambaParams<ConstView>& w, const M
 }
 
 // d.gated from dy, the gradient of the mixer's output.
-void project_out_backward(LayerRun& run, const MambaParams<ConstView>& w,
-                          const MambaParams<View>& g, const MambaActs& a, const MambaActs& d,
-                          ConstView dy) {
+void project_out_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
+                          const MambaActs& a, const MambaActs& d, ConstView dy) {
   const Arena::Mark mark(run.ctx.scratch());
   const GatheredGradient dw(run.ctx, g.out, 1);
   linear_backward(run.ctx, {.dx = merge_cols(d.gated),
@@ -184,7 +184,7 @@ void project_out_backward(LayerRun& run, const MambaParams<ConstView>& w,
   dw.store();
 }
 
-void project_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+void project_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                       const MambaActs& a, const MambaActs& d, View dnormed) {
   Context& ctx = run.ctx;
   const auto one = [&](ConstView dy, ConstView weight, View dweight, bool accumulate) {
@@ -214,8 +214,8 @@ void project_backward(LayerRun& run, const MambaParams<ConstView>& w, const Mamb
 
 }  // namespace
 
-MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstView input,
-                        View output, const MambaCache* cache) {
+MambaActs mamba_forward(LayerRun& run, const MambaParams<Weight>& w, ConstView input, View output,
+                        const MambaCache* cache) {
   const MambaShape s(w);
   MambaActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
@@ -233,7 +233,7 @@ MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstVie
   return a;
 }
 
-void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+void mamba_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                     const MambaActs& a, View dh) {
   const Arena::Mark mark(run.arena);
   MambaActs d;
@@ -247,7 +247,7 @@ void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaP
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
 }
 
-void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache& cache, View h) {
+void mamba_step(StepRun& run, const MambaParams<Weight>& w, const MambaCache& cache, View h) {
   const MambaShape s(w);
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());

@@ -24,11 +24,11 @@ struct MambaActs {
 };
 
 // output [T, D] may not be input [T, D].
-MambaActs mamba_forward(LayerRun& run, const MambaParams<ConstView>& w, ConstView input,
-                        View output, const MambaCache* cache);
-void mamba_backward(LayerRun& run, const MambaParams<ConstView>& w, const MambaParams<View>& g,
+MambaActs mamba_forward(LayerRun& run, const MambaParams<Weight>& w, ConstView input, View output,
+                        const MambaCache* cache);
+void mamba_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                     const MambaActs& acts, View dh);
 // h [B, D] in place.
-void mamba_step(StepRun& run, const MambaParams<ConstView>& w, const MambaCache& cache, View h);
+void mamba_step(StepRun& run, const MambaParams<Weight>& w, const MambaCache& cache, View h);
 
 }  // namespace nestling

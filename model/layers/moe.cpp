@@ -3,12 +3,13 @@
 #include "kernels/ops/activation.h"
 #include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
+#include "model/layers/product.h"
 
 namespace nestling {
 
 namespace {
 
-void route(LayerRun& run, const MoeParams<ConstView>& w, MoeActs& a) {
+void route(LayerRun& run, const MoeParams<Weight>& w, MoeActs& a) {
   Context& ctx = run.ctx;
   Arena& arena = run.arena;
   const int64_t tokens = a.norm.normed.dim(0);
@@ -29,7 +30,7 @@ void route(LayerRun& run, const MoeParams<ConstView>& w, MoeActs& a) {
   expert_sort(ctx, {.offsets = a.offsets, .order = a.order, .index = a.index});
 }
 
-void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
+void routed_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<View>& g,
                      const MoeActs& a, ConstView dy, View dnormed) {
   Context& ctx = run.ctx;
   const Arena::Mark mark(run.arena);
@@ -81,7 +82,7 @@ void routed_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoePara
 
 }  // namespace
 
-MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView input, View output) {
+MoeActs moe_forward(LayerRun& run, const MoeParams<Weight>& w, ConstView input, View output) {
   Context& ctx = run.ctx;
   MoeActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
@@ -93,13 +94,13 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView inpu
   a.act = run.arena.alloc(run.activations, {pairs, width});
   a.down = run.arena.alloc(run.activations, {pairs, input.dim(1)});
   expert_gather(ctx, {.rows = a.rows, .x = a.norm.normed, .order = a.order});
-  expert_linear_forward(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
+  expert_product(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
   squared_relu_forward(ctx, {.y = a.act, .x = a.up});
   const LayerMasks masks = run.layer_masks();
   {
     const Arena::Mark mark(ctx.scratch());
     const ConstView act = masked(ctx, a.act, masks.expert_ffn);
-    expert_linear_forward(ctx, {.y = a.down, .x = act, .w = w.down, .offsets = a.offsets});
+    expert_product(ctx, {.y = a.down, .x = act, .w = w.down, .offsets = a.offsets});
   }
   const View to = begin_mixer_output(run, input, output, a.mixed);
   expert_combine(
@@ -111,7 +112,7 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView inpu
   return a;
 }
 
-void moe_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
+void moe_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<View>& g,
                   const MoeActs& a, View dh) {
   const Arena::Mark mark(run.arena);
   const View dnormed = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});

@@ -23,8 +23,8 @@ struct MoeActs {
   View mixed;  // [T, D] with masks only
 };
 
-MoeActs moe_forward(LayerRun& run, const MoeParams<ConstView>& w, ConstView input, View output);
-void moe_backward(LayerRun& run, const MoeParams<ConstView>& w, const MoeParams<View>& g,
+MoeActs moe_forward(LayerRun& run, const MoeParams<Weight>& w, ConstView input, View output);
+void moe_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<View>& g,
                   const MoeActs& acts, View dh);
 
 }  // namespace nestling

@@ -7,7 +7,7 @@
 #include "data/hdf5_writer.h"
 #include "model/elastic_file.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/tiny_elastic.h"
+#include "tests/support/quantized_elastic.h"
 #include "tests/support/tiny_model.h"
 
 namespace nestling {
@@ -40,6 +40,17 @@ fs::path write_sample(const TempDir& dir) {
   weights.initialize(7);
   write_elastic(dir.path() / "good.h5", m, weights, StoredType::kF32);
   return dir.path() / "good.h5";
+}
+
+fs::path write_quantized_sample(const TempDir& dir, WeightFormat format) {
+  const ElasticModel m = testing::quantizable_model("ME*-");
+  const fs::path file = dir.path() / str(weight_format_name(format), ".h5");
+  write_elastic(file, m, testing::quantized(m.config, format), StoredType::kF32);
+  return file;
+}
+
+void put(std::string& all, ConstView v) {
+  if (v) all.append(reinterpret_cast<const char*>(v.data()), static_cast<size_t>(v.bytes()));
 }
 
 template <class T>
@@ -75,8 +86,9 @@ std::string everything(const fs::path& file) {
   for (const Size& s : m.sizes) {
     LoadedSize loaded = load_elastic(file, s.name, DType::kF32);
     for (int64_t i = 0; i < loaded.weights.count(); ++i) {
-      const View w = loaded.weights.master(i);
-      all.append(reinterpret_cast<const char*>(w.data()), static_cast<size_t>(w.bytes()));
+      const Weight w = loaded.weights.weight(i);
+      for (const ConstView& v : {w.codes(), w.block_scales, w.expert_scales}) put(all, v);
+      put(all, std::vector{w.scale, w.input_scale});
     }
   }
   return all;
@@ -94,9 +106,7 @@ bool detected(const fs::path& file, const std::string& wanted) {
   }
 }
 
-TEST(DamagedElastic, FlippedBits) {
-  const TempDir dir;
-  const fs::path good = write_sample(dir);
+void flip_bits(const TempDir& dir, const fs::path& good) {
   const std::string bytes = testing::read_bytes(good);
   const std::string wanted = everything(good);
   Rng rng(11);
@@ -111,6 +121,17 @@ TEST(DamagedElastic, FlippedBits) {
   std::printf("%d flipped bits in %zu bytes: %d named, %d harmless\n", flips(), bytes.size(), named,
               harmless);
   EXPECT_GT(named, flips() / 2);
+}
+
+TEST(DamagedElastic, FlippedBits) {
+  const TempDir dir;
+  flip_bits(dir, write_sample(dir));
+}
+
+TEST(DamagedElastic, FlippedBitsOfQuantizedWeights) {
+  const TempDir dir;
+  for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kNvfp4})
+    flip_bits(dir, write_quantized_sample(dir, format));
 }
 
 // All bits of the first 2 KiB, where the superblock and the groups are.

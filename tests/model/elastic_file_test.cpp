@@ -6,6 +6,7 @@
 
 #include "data/hdf5_file.h"
 #include "model/elastic_layout.h"
+#include "tests/support/bytes_read.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_elastic.h"
 #include "tests/support/tiny_model.h"
@@ -16,16 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::expect_error;
 using testing::TempDir;
-
-// Bytes this process has asked the system to read so far.
-int64_t bytes_read_so_far() {
-  std::ifstream in("/proc/self/io");
-  std::string key;
-  int64_t value = 0;
-  in >> key >> value;
-  NESTLING_CHECK(key == "rchar:", "/proc/self/io begins with ", key);
-  return value;
-}
 
 // Every parameter of `part` is the prefix of the same parameter of `whole`, bit for bit.
 void expect_prefix(Weights& part, Weights& whole, const Widths& widths) {
@@ -91,9 +82,9 @@ TEST_P(ElasticFile, ASizeReadsItsOwnBytes) {
   const fs::path file = testing::write_tiny_reasoner(dir.path() / "e.h5", GetParam());
   for (const char* name : {"100%", "75%", "50%", "90%", "80%", "65%", "56%"}) {
     const OpeningBytes foretold = opening_bytes(file, name);
-    const int64_t before = bytes_read_so_far();
+    const int64_t before = testing::bytes_read_so_far();
     const LoadedSize loaded = load_elastic(file, name, DType::kF32);
-    const int64_t asked = bytes_read_so_far() - before;
+    const int64_t asked = testing::bytes_read_so_far() - before;
     const auto weights = static_cast<double>(loaded.weight_bytes);
     std::printf("%s: %lld bytes of weights, chunks %.4f x, all reads of the system %.4f x\n", name,
                 static_cast<long long>(loaded.weight_bytes),
@@ -105,6 +96,16 @@ TEST_P(ElasticFile, ASizeReadsItsOwnBytes) {
     EXPECT_EQ(foretold.read, loaded.bytes_read) << name;
     EXPECT_EQ(foretold.weights, loaded.weight_bytes) << name;
   }
+}
+
+// What is not quantized is stored as ever.
+TEST_P(ElasticFile, HoldsNoQuantization) {
+  const TempDir dir;
+  const fs::path file = testing::write_tiny_reasoner(dir.path() / "e.h5", GetParam());
+  EXPECT_FALSE(read_elastic_header(file).quantization);
+  EXPECT_FALSE(Hdf5File(file).has("/quantization"));
+  EXPECT_EQ(elastic_digest(file),
+            GetParam() == StoredType::kBF16 ? "crc32c:3a1d868b" : "crc32c:ce7d4929");
 }
 
 TEST_P(ElasticFile, IsAsLargeAsTheParent) {

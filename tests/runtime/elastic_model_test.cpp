@@ -45,11 +45,11 @@ TEST_F(ElasticModelFile, SizesAreViewsOfOneSetOfWeights) {
   EXPECT_EQ(whole.size(), "100%");
   for (const std::string& name : whole.sizes()) {
     whole.select(name);
-    const ModelParams<ConstView> all = whole.weights().params();
-    ModelParams<ConstView> mine = whole.params();
+    const ModelParams<Weight> all = whole.weights().params();
+    ModelParams<Weight> mine = whole.params();
     EXPECT_EQ(mine.embeddings.data(), all.embeddings.data());
-    EXPECT_EQ(std::get<MambaParams<ConstView>>(mine.layers[0]).out.data(),
-              std::get<MambaParams<ConstView>>(all.layers[0]).out.data());
+    EXPECT_EQ(std::get<MambaParams<Weight>>(mine.layers[0]).out.data(),
+              std::get<MambaParams<Weight>>(all.layers[0]).out.data());
   }
   EXPECT_EQ(whole.params().embeddings.dim(1), 96);
   expect_error([&] { whole.select("30B"); }, {"30B", "100%, 75%, 50%"});

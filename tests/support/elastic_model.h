@@ -68,7 +68,7 @@ struct BatchLoss {
 
 // One batch through the model; gradients accumulate into g, which may be prefix views, and into
 // mask_grads. Without g forward only.
-inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
+inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<Weight>& w,
                             const ModelParams<View>* g = nullptr, const ModelMasks* masks = nullptr,
                             const ModelMaskGrads* mask_grads = nullptr, bool recompute = false,
                             bool fresh = false) {
@@ -112,7 +112,7 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<ConstVi
 }
 
 // The loss of the same batch by a forward that saves nothing.
-inline double inference_loss(const ModelConfig& config, const ModelParams<ConstView>& w,
+inline double inference_loss(const ModelConfig& config, const ModelParams<Weight>& w,
                              const ModelMasks* masks) {
   Tensor ids = random_ids(kBatchTokens, config.vocab, 5);
   Tensor targets = random_ids(kBatchTokens, config.vocab, 6);
@@ -199,7 +199,7 @@ inline double distance(ConstView a, ConstView b) {
 // A size of `full`, three ways to hold it: prefix views of the whole weights and of their gradients,
 // and the model cut out.
 struct CutModel {
-  ModelParams<ConstView> views;
+  ModelParams<Weight> views;
   ModelParams<View> gradients;
   ModelConfig small;
   Weights alone;

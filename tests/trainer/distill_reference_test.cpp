@@ -104,7 +104,7 @@ std::vector<double> log_softmax(const float* x, double temperature) {
   return y;
 }
 
-Tensor logits_of(LayerRun& run, const ModelParams<ConstView>& w, const ModelActs& acts) {
+Tensor logits_of(LayerRun& run, const ModelParams<Weight>& w, const ModelActs& acts) {
   Tensor logits(Device::kCpu, DType::kF32, {run.segments.tokens(), kVocab});
   model_logits(run.ctx, w, acts.final_norm.normed, logits.view());
   return logits;
@@ -115,7 +115,7 @@ struct LossSums {
 };
 
 // The losses of one size on one batch; with g, the gradient of `per_token` (KL + ce_weight CE) too.
-LossSums add_size(LayerRun run, const ModelParams<ConstView>& w, const ModelParams<View>* g,
+LossSums add_size(LayerRun run, const ModelParams<Weight>& w, const ModelParams<View>* g,
                   Weights& teacher, const Batch& batch, const DistillConfig& c, double per_token) {
   const ConstView tokens = host_view(batch.tokens);
   LayerRun teaching{.ctx = run.ctx,
@@ -123,7 +123,7 @@ LossSums add_size(LayerRun run, const ModelParams<ConstView>& w, const ModelPara
                     .config = run.config,
                     .segments = run.segments,
                     .save = false};
-  const ModelParams<ConstView> parent_w = teacher.params();
+  const ModelParams<Weight> parent_w = teacher.params();
   const Tensor theirs = logits_of(teaching, parent_w, model_forward(teaching, parent_w, tokens));
   const ModelActs acts = model_forward(run, w, tokens);
   const Tensor ours = logits_of(run, w, acts);

@@ -115,7 +115,7 @@ TEST(Importance, StateIsWhatTheScanLosesWithoutTheComponent) {
   const Scores scores = run.importance().scores();
   const auto& a = std::get<MambaActs>(run.acts.layers[0]);
   const auto params = run.weights.params();
-  const auto& w = std::get<MambaParams<ConstView>>(params.layers[0]);
+  const auto& w = std::get<MambaParams<Weight>>(params.layers[0]);
   const int64_t H = a.x.dim(1), P = a.x.dim(2), N = a.B.dim(1), G = a.B.dim(2);
   Tensor C(Device::kCpu, DType::kF32, {kTokens, N, G}),
       y(Device::kCpu, DType::kF32, {kTokens, H, P});

@@ -106,7 +106,7 @@ std::string origins(const RunRecord& run) {
     out += "<dl>";
     for (const auto& [key, value] : run.elastic->model.provenance)
       if (key != "config") out += fact(key, value);
-    out += fact("stored precision", stored_name(run.elastic->precision));
+    out += fact("stored precision", precision_text(*run.elastic));
     out += fact("format version", std::to_string(run.elastic->format_version)) + "</dl>";
   } else {
     out += "<p class=\"quiet\">The elastic file, which carries it, is not written yet.</p>";

@@ -1,0 +1,103 @@
+#include "model/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "kernels/ops/fp8_linear.h"
+#include "kernels/ops/nvfp4_linear.h"
+
+namespace nestling {
+
+namespace {
+
+float largest_size(ConstView x) {
+  const float* values = x.ptr<float>();
+  float most = 0;
+  for (int64_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(values[i]));
+  return most;
+}
+
+float scale_of(WeightFormat format, float largest) {
+  return largest > 0 ? largest / weight_format_largest(format) : 1.0f;
+}
+
+// fn(of, scale) of every tensor that has a scale: all of a parameter, or each of its experts.
+template <class Fn>
+void each_tensor(const ParameterSpec& spec, int64_t scales, const Fn& fn) {
+  const auto matrix = [](auto v) { return v.reshape({v.rows(), v.dim(v.rank() - 1)}); };
+  if (!spec.stacked()) return fn(matrix, int64_t{0});
+  for (int64_t e = 0; e < scales; ++e) fn([&](auto v) { return matrix(v.slice(0, e, 1)); }, e);
+}
+
+}  // namespace
+
+Quantization weight_scales(const ModelConfig& config, WeightFormat format, const Weights& from) {
+  const std::vector<bool> quantized = quantized_parameters(config);
+  Quantization q{.format = format, .parameters = {}};
+  q.parameters.resize(quantized.size());
+  std::map<std::string, float> largest;  // of the parts of one published tensor
+  for (int64_t i = 0; i < from.count(); ++i) {
+    if (!quantized[static_cast<size_t>(i)]) continue;
+    const ParameterSpec& spec = from.specs()[static_cast<size_t>(i)];
+    const int64_t tensors = spec.stacked() ? spec.dims[0].extent : 1;
+    TensorScales scales;
+    each_tensor(spec, tensors, [&](const auto& of, int64_t) {
+      scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)))));
+    });
+    if (!spec.stacked()) {
+      float& most = largest[spec.published];
+      most = std::max(most, largest_size(from.master(i)));
+    }
+    q.parameters[static_cast<size_t>(i)] = std::move(scales);
+  }
+  for (int64_t i = 0; i < from.count(); ++i)
+    if (auto& scales = q.parameters[static_cast<size_t>(i)])
+      if (const auto at = largest.find(from.specs()[static_cast<size_t>(i)].published);
+          at != largest.end())
+        scales->weight = {scale_of(format, at->second)};
+  return q;
+}
+
+void set_input_scales(Quantization& q, const ModelConfig& config, std::span<const float> largest) {
+  const std::vector<ParameterSpec> specs = parameter_list(config);
+  NESTLING_CHECK(largest.size() == specs.size() && q.parameters.size() == specs.size(),
+                 "ranges of ", largest.size(), " parameters for ", specs.size());
+  std::map<std::string, float> of_published;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    float& most = of_published[specs[i].published];
+    most = std::max(most, largest[i]);
+  }
+  for (size_t i = 0; i < specs.size(); ++i)
+    if (auto& scales = q.parameters[i])
+      scales->input = scale_of(q.format, of_published[specs[i].published]);
+}
+
+Weights quantize_weights(Context& ctx, const ModelConfig& config, const Weights& from,
+                         Quantization q, DType compute) {
+  Weights to(config, Device::kCpu, {.compute = compute, .quantization = std::move(q)});
+  for (int64_t i = 0; i < to.count(); ++i) {
+    const View codes = to.codes(i);
+    const ConstView master = from.master(i);
+    if (!codes) {
+      copy(to.master(i), master);
+      continue;
+    }
+    const View blocks = to.block_scales(i);
+    const std::vector<float>& scales =
+        to.quantization()->parameters[static_cast<size_t>(i)]->weight;
+    each_tensor(
+        to.specs()[static_cast<size_t>(i)], std::ssize(scales), [&](const auto& of, int64_t e) {
+          const float scale = scales[static_cast<size_t>(e)];
+          if (blocks)
+            nvfp4_quantize(
+                ctx, {.codes = of(codes), .scales = of(blocks), .x = of(master), .scale = scale});
+          else
+            fp8_quantize(ctx, {.codes = of(codes), .x = of(master), .scale = scale});
+        });
+  }
+  to.refresh_low(ctx);
+  return to;
+}
+
+}  // namespace nestling

@@ -1,0 +1,227 @@
+// A model on FP8 or NVFP4 codes: a size is a prefix of the parent's codes, runs as the model cut out and as the parent
+// under masks, and says nearly what the weights say that the codes were made of.
+#include <cstring>
+#include <gtest/gtest.h>
+
+#include "model/quantize.h"
+#include "model/soft_masks.h"
+#include "tests/support/elastic_model.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/tiny_elastic.h"
+
+namespace nestling {
+namespace {
+
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
+
+ModelConfig quantizable() {
+  ModelConfig c = elastic_config();
+  c.mamba_head_dim = 16;  // a block of NVFP4
+  return c;
+}
+
+struct QuantizedModel {
+  ModelConfig config;
+  Context ctx{Device::kCpu};
+  Weights masters{config, Device::kCpu, {.gradients = true}};
+  Weights codes;
+  explicit QuantizedModel(WeightFormat format, ModelConfig of = quantizable())
+      : config(std::move(of)), codes(made(format)) {}
+
+  Weights made(WeightFormat format) {
+    masters.initialize(9);
+    std::vector<float> largest(static_cast<size_t>(masters.count()));
+    batch_loss(config, masters.params(largest));
+    Quantization q = weight_scales(config, format, masters);
+    set_input_scales(q, config, largest);
+    return quantize_weights(ctx, config, masters, std::move(q), DType::kF32);
+  }
+};
+
+// Row by row, whatever the pitches.
+bool same_bytes(ConstView a, ConstView b) {
+  if (!same_shape(a, b)) return false;
+  if (a.rank() == 1) return std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0;
+  for (int64_t i = 0; i < a.dim(0); ++i) {
+    const auto row = [&](ConstView v) {
+      v = v.slice(0, i, 1);
+      return v.rank() == 2 ? v.reshape({v.dim(1)}) : v.reshape({v.dim(1), v.dim(2)});
+    };
+    if (!same_bytes(row(a), row(b))) return false;
+  }
+  return true;
+}
+
+void expect_same_weights(const std::vector<std::pair<std::string, Weight>>& views,
+                         const std::vector<std::pair<std::string, Weight>>& alone) {
+  ASSERT_EQ(views.size(), alone.size());
+  for (size_t i = 0; i < views.size(); ++i) {
+    const Weight &v = views[i].second, &a = alone[i].second;
+    EXPECT_EQ(v.dtype(), a.dtype()) << views[i].first;
+    EXPECT_TRUE(same_bytes(v, a)) << views[i].first;
+    ASSERT_EQ(static_cast<bool>(v.block_scales), static_cast<bool>(a.block_scales));
+    if (v.block_scales) {
+      EXPECT_TRUE(same_bytes(v.block_scales, a.block_scales)) << views[i].first;
+    }
+    ASSERT_EQ(static_cast<bool>(v.expert_scales), static_cast<bool>(a.expert_scales));
+    if (v.expert_scales) {
+      EXPECT_TRUE(same_bytes(v.expert_scales, a.expert_scales)) << views[i].first;
+    }
+    EXPECT_EQ(v.scale, a.scale);
+    EXPECT_EQ(v.input_scale, a.input_scale);
+  }
+}
+
+using Widths16 = std::map<Axis, int64_t>;
+class QuantizedSlice
+    : public ::testing::TestWithParam<std::tuple<WeightFormat, std::pair<const char*, Widths16>>> {
+};
+
+TEST_P(QuantizedSlice, CodesAreAPrefixAndRunAsTheModelCutOut) {
+  const auto& [format, cut] = GetParam();
+  QuantizedModel m(format);
+  const Widths widths = cut_by(m.config, cut.second);
+  check_quantizable(m.config, format, widths, "test");
+  CutModel by(m.config, widths, m.masters);
+  const auto sized =
+      sized_quantization(sized_parameters(m.masters.specs(), widths), *m.codes.quantization());
+  Weights alone = quantize_weights(m.ctx, by.small, by.alone, sized, DType::kF32);
+  const ModelParams<Weight> views = prefix_parameters(m.config, widths, m.codes.params());
+  expect_same_weights(present(m.config, views), present(by.small, alone.params()));
+  const double view = batch_loss(m.config, views).loss;
+  const double cut_out = batch_loss(by.small, alone.params()).loss;
+  EXPECT_NEAR(view, cut_out, 1e-6 * cut_out);
+}
+
+TEST_P(QuantizedSlice, RunsAsTheWholeUnderMasks) {
+  const auto& [format, cut] = GetParam();
+  if (cut.second.contains(Axis::kLayers)) return;  // one mask a layer: as model/masks_test has it
+  QuantizedModel m(format);
+  const Widths widths = cut_by(m.config, cut.second);
+  ElasticSpace space{.config = m.config, .axes = {}, .layer_order = {}};
+  const Widths full = full_widths(m.config);
+  if (widths.hidden < full.hidden)
+    space.axes.push_back(
+        {.axis = Axis::kHidden, .layer = -1, .widths = {full.hidden, widths.hidden}});
+  for (int64_t l = 0; l < m.config.layers(); ++l)
+    for (const Axis axis : axes_of(m.config, m.config.kind(l)))
+      if (const int64_t w = width_of(widths, l, axis); w < width_of(full, l, axis))
+        space.axes.push_back({.axis = axis, .layer = l, .widths = {width_of(full, l, axis), w}});
+  SoftMasks masks(space, Device::kCpu);
+  masks.set(m.ctx, one_hot(space, Selection(space.axes.size(), 1)));
+  const double under = batch_loss(m.config, m.codes.params(), nullptr, &masks.masks()).loss;
+  const double view =
+      batch_loss(m.config, prefix_parameters(m.config, widths, m.codes.params())).loss;
+  EXPECT_NEAR(view, under, 1e-6 * under);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, QuantizedSlice,
+    ::testing::Combine(::testing::Values(WeightFormat::kFp8, WeightFormat::kNvfp4),
+                       ::testing::Values(std::pair{"full", Widths16{}},
+                                         std::pair{"hidden", Widths16{{Axis::kHidden, 16}}},
+                                         std::pair{"mamba_heads", Widths16{{Axis::kMambaHeads, 6}}},
+                                         std::pair{"state", Widths16{{Axis::kState, 16}}},
+                                         std::pair{"ffn", Widths16{{Axis::kFfn, 16}}},
+                                         std::pair{"experts", Widths16{{Axis::kExperts, 3}}},
+                                         std::pair{"expert_ffn", Widths16{{Axis::kExpertFfn, 16}}},
+                                         std::pair{"layers", Widths16{{Axis::kLayers, 2}}},
+                                         std::pair{"all", Widths16{{Axis::kHidden, 16},
+                                                                   {Axis::kMambaHeads, 3},
+                                                                   {Axis::kState, 16},
+                                                                   {Axis::kFfn, 32},
+                                                                   {Axis::kExperts, 4},
+                                                                   {Axis::kExpertFfn, 16},
+                                                                   {Axis::kSharedFfn, 16}}})),
+    [](const auto& test) {
+      return std::string(weight_format_name(std::get<0>(test.param))) + "_" +
+             std::get<1>(test.param).first;
+    });
+
+// FP8 has head channels in runs like any dense weight; gathered, they are codes still.
+TEST(QuantizedHeadChannels, OfFp8AreGathered) {
+  QuantizedModel m(WeightFormat::kFp8, elastic_config());
+  const Widths widths = cut_by(m.config, {{Axis::kMambaChannels, 5}});
+  CutModel by(m.config, widths, m.masters);
+  const auto sized =
+      sized_quantization(sized_parameters(m.masters.specs(), widths), *m.codes.quantization());
+  Weights alone = quantize_weights(m.ctx, by.small, by.alone, sized, DType::kF32);
+  const double view =
+      batch_loss(m.config, prefix_parameters(m.config, widths, m.codes.params())).loss;
+  EXPECT_NEAR(view, batch_loss(by.small, alone.params()).loss, 1e-6 * view);
+}
+
+class QuantizedWeights : public ::testing::TestWithParam<WeightFormat> {};
+
+TEST_P(QuantizedWeights, AreThoseOfThePublishedSelection) {
+  QuantizedModel m(GetParam());
+  int64_t next = 0;
+  const std::vector<bool> quantized = quantized_parameters(m.config);
+  for (const ParameterSpec& spec : m.masters.specs()) {
+    const bool wanted = spec.name.find("_proj") != std::string::npos && spec.layer >= 2;
+    EXPECT_EQ(quantized[static_cast<size_t>(next)], wanted) << spec.name;
+    EXPECT_EQ(static_cast<bool>(m.codes.codes(next)), wanted);
+    EXPECT_EQ(static_cast<bool>(m.codes.master(next)), !wanted);
+    ++next;
+  }
+}
+
+// The value of every code is the nearest that its format has to the weight it was made of.
+TEST_P(QuantizedWeights, AreWithinHalfAStepOfTheMasters) {
+  QuantizedModel m(GetParam());
+  const bool nvfp4 = GetParam() == WeightFormat::kNvfp4;
+  for (int64_t i = 0; i < m.codes.count(); ++i) {
+    const View codes = m.codes.codes(i);
+    if (!codes) continue;
+    const std::vector<float>& scales =
+        m.codes.quantization()->parameters[static_cast<size_t>(i)]->weight;
+    const float* from = m.masters.master(i).ptr<float>();
+    const int64_t each = m.masters.master(i).size() / std::ssize(scales);
+    for (int64_t k = 0; k < m.masters.master(i).size(); ++k) {
+      const double scale = scales[static_cast<size_t>(k / each)];
+      double value = 0, step = 0;
+      if (nvfp4) {
+        const auto byte = std::to_integer<uint8_t>(codes.data()[k / 2]);
+        const auto code = static_cast<uint8_t>(k % 2 == 0 ? byte & 15 : byte >> 4);
+        const View blocks = m.codes.block_scales(i);
+        const double block = static_cast<float>(blocks.ptr<f8e4m3>()[k / kNvfp4Block]) * scale;
+        value = e2m1_value(code) * block;
+        step = 2 * block;  // between the two largest; 6 is less than 1/16 below the block's largest
+      } else {
+        value = static_cast<float>(codes.ptr<f8e4m3>()[k]) * scale;
+        step = std::max(std::abs(value) / 8, scale * 0x1.0p-9);
+      }
+      ASSERT_LE(std::abs(value - from[k]), 0.5001 * step)
+          << m.codes.specs()[static_cast<size_t>(i)].name;
+    }
+  }
+}
+
+TEST_P(QuantizedWeights, SayNearlyWhatTheMastersDo) {
+  QuantizedModel m(GetParam());
+  const double exact = batch_loss(m.config, m.masters.params()).loss;
+  const double coded = batch_loss(m.config, m.codes.params()).loss;
+  EXPECT_NE(exact, coded);
+  EXPECT_NEAR(coded, exact, 0.02 * exact);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedWeights,
+                         ::testing::Values(WeightFormat::kFp8, WeightFormat::kNvfp4),
+                         [](const auto& test) { return weight_format_name(test.param); });
+
+TEST(QuantizedBackward, IsRefused) {
+  QuantizedModel m(WeightFormat::kFp8);
+  const ModelParams<View> gradients = m.masters.grads();
+  expect_error([&] { batch_loss(m.config, m.codes.params(), &gradients); }, {"f8_e4m3"},
+               ErrorKind::kRuntime);
+}
+
+TEST(QuantizedBlocks, WidthsThatCutABlockAreRefusedByName) {
+  ModelConfig c = elastic_config();  // heads of 8 channels
+  expect_error([&] { check_quantizable(c, WeightFormat::kNvfp4, full_widths(c), "the parent"); },
+               {"the parent", "layers.3.mixer.out_proj", "8 columns", "16"});
+  check_quantizable(c, WeightFormat::kFp8, full_widths(c), "the parent");
+}
+
+}  // namespace
+}  // namespace nestling
