@@ -5,71 +5,18 @@
 #include <cstring>
 #include <immintrin.h>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
-#include "data/safetensors.h"
 #include "data/safetensors_writer.h"
 #include "data/widen.h"
+#include "model/huggingface_codes.h"
 #include "model/interleave.h"
+#include "model/published_tensors.h"
 
 namespace nestling {
 
 namespace {
-
-// The hub's spelling of a tensor's name.
-std::string canonical_name(std::string name) {
-  if (name.starts_with("model.")) name = "backbone." + name.substr(6);
-  if (name == "backbone.embedding.weight") name = "backbone.embeddings.weight";
-  return name;
-}
-
-// The tensors of a directory under their canonical names, and which of them were used.
-class Source {
- public:
-  Source(const std::filesystem::path& directory, const ModelConfig& config) : files_(directory) {
-    for (const StoredTensor* tensor : files_.tensors()) {
-      const std::string name = canonical_name(tensor->name);
-      if (name.starts_with("mtp.") || (config.tied && name == "lm_head.weight")) continue;
-      const bool fresh = by_name_.emplace(name, tensor).second;
-      NESTLING_CHECK_INPUT(fresh, tensor->file, ": tensor ", tensor->name,
-                           " is there twice under different names");
-    }
-  }
-  const StoredTensor* find(const std::string& name) {
-    const auto at = by_name_.find(name);
-    if (at == by_name_.end()) return nullptr;
-    used_.insert(name);
-    return at->second;
-  }
-  const StoredTensor& need(const std::string& name, const std::vector<int64_t>& shape) {
-    const StoredTensor* tensor = find(name);
-    NESTLING_CHECK_INPUT(tensor != nullptr, files_.path().string(), ": tensor ", name,
-                         " is missing");
-    NESTLING_CHECK_INPUT(tensor->shape == shape, tensor->describe(), ": config.json asks for ",
-                         extents(shape));
-    NESTLING_CHECK_INPUT(tensor->type == StoredType::kBF16 || tensor->type == StoredType::kF16 ||
-                             tensor->type == StoredType::kF32,
-                         tensor->describe(), ": needs BF16, F16 or F32");
-    return *tensor;
-  }
-  void check_all_used() const {
-    for (const auto& [name, tensor] : by_name_)
-      NESTLING_CHECK_INPUT(used_.contains(name), tensor->file, ": tensor ", tensor->name,
-                           " belongs to no layer of config.json");
-  }
-
- private:
-  static std::string extents(const std::vector<int64_t>& shape) {
-    std::string s = "[";
-    for (size_t d = 0; d < shape.size(); ++d) s += (d ? "," : "") + std::to_string(shape[d]);
-    return s + "]";
-  }
-  SafetensorsDir files_;
-  std::map<std::string, const StoredTensor*> by_name_;
-  std::set<std::string> used_;
-};
 
 // Rows [first_row, first_row + spec rows) of one published matrix into memory order.
 void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterSpec& spec,
@@ -93,32 +40,6 @@ void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterS
   }
 }
 
-// fn(tensor, its first row, expert) of every expert, which are stored one by one or, as
-// transformers keeps them in memory, stacked in one tensor.
-template <class Fn>
-void each_expert(Source& source, const ParameterSpec& spec, const Fn& fn) {
-  const PublishedMatrix m = published_matrix(spec);
-  std::string joined = spec.published;
-  joined.erase(joined.find("{e}."), 4);
-  const std::string bare = joined.substr(0, joined.size() - std::string(".weight").size());
-  for (const std::string& name : {joined, bare}) {
-    if (source.find(name) == nullptr) continue;
-    const StoredTensor& all =
-        source.need(name, {m.count, spec.published_shape[0], spec.published_shape[1]});
-    for (int64_t e = 0; e < m.count; ++e) fn(all, e * m.rows, e);
-    return;
-  }
-  for (int64_t e = 0; e < m.count; ++e)
-    fn(source.need(spec.published_of(e), spec.published_shape), 0, e);
-}
-
-// fn(tensor, first row in it, expert) of all that a parameter is read from.
-template <class Fn>
-void each_source(Source& source, const ParameterSpec& spec, const Fn& fn) {
-  if (spec.stacked()) return each_expert(source, spec, fn);
-  fn(source.need(spec.published, spec.published_shape), spec.row_begin, 0);
-}
-
 void narrow(StoredType type, const std::vector<float>& row, std::vector<std::byte>& out) {
   const auto put = [&](auto convert) {
     using Item = decltype(convert(0.0f));
@@ -139,12 +60,6 @@ void narrow(StoredType type, const std::vector<float>& row, std::vector<std::byt
       throw Error(str("export as ", stored_name(type), ": needs BF16, F16 or F32"));
   }
 }
-
-// One published tensor and the parameters that are its rows.
-struct Published {
-  std::vector<int64_t> parts;  // indices into the list, by rising row
-  int64_t expert = 0;
-};
 
 // Published row `row` of the tensor, in published column order.
 void gather_row(const Weights& weights, const Published& p, int64_t row, std::vector<float>& out) {
@@ -196,34 +111,53 @@ StoredType published_type(const ParameterSpec& spec, StoredType type) {
 
 ModelConfig read_weights_config(const std::filesystem::path& directory) {
   ModelConfig config = read_model_config(directory);
-  Source source(directory, config);
+  PublishedTensors tensors(directory, config);
+  const auto quantized = read_quantization(tensors, config);
+  int64_t i = 0;
   for (const ParameterSpec& spec : parameter_list(config))
-    each_source(source, spec, [](const StoredTensor&, int64_t, int64_t) {});
-  source.check_all_used();
+    if (!quantized || !quantized->parameters[static_cast<size_t>(i++)])
+      tensors.each_of(spec, [](const StoredTensor& t, int64_t, int64_t) { check_numbers(t); });
+  tensors.check_all_used();
   return config;
+}
+
+std::optional<Quantization> read_quantization(const std::filesystem::path& directory,
+                                              const ModelConfig& config) {
+  PublishedTensors tensors(directory, config);
+  return read_quantization(tensors, config);
 }
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights) {
   if (weights.device() != Device::kCpu) {
-    Weights host(config, Device::kCpu, {});
+    Weights host(config, Device::kCpu, {.quantization = weights.quantization()});
     PublishedTypes types = import_weights(directory, config, host);
     Context ctx(weights.device());
     weights.take_masters(ctx, host);
     return types;
   }
-  Source source(directory, config);
+  PublishedTensors tensors(directory, config);
+  const auto quantized = read_quantization(tensors, config);
+  NESTLING_CHECK_INPUT(
+      !quantized || weights.quantization(), directory.string(), ": its weights are ",
+      weight_format_name(quantized->format),
+      " codes, which run but are neither trained nor trained from; needs BF16, F16 or F32");
   PublishedTypes types;
   for (int64_t i = 0; i < weights.count(); ++i) {
+    if (weights.codes(i)) {
+      import_codes(tensors, weights, i);
+      continue;
+    }
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
     const PublishedMatrix m = published_matrix(spec);
     auto* out = weights.master(i).ptr<float>();
-    each_source(source, spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
+    tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
+      check_numbers(tensor);
       read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
       types[spec.published_of(expert)] = tensor.type;
     });
   }
-  source.check_all_used();
+  tensors.check_all_used();
   Context ctx(Device::kCpu);
   weights.refresh_low(ctx);
   return types;
@@ -247,10 +181,15 @@ void export_weights(const std::filesystem::path& directory, const ModelConfig& c
   std::vector<TensorToStore> tensors;
   for (const auto& [name, p] : order) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(p.parts.front())];
-    tensors.push_back(to_store(weights, name, p, type_of(options, name, spec)));
+    if (weights.codes(p.parts.front()))
+      store_codes(weights, name, p, tensors);
+    else
+      tensors.push_back(to_store(weights, name, p, type_of(options, name, spec)));
   }
   write_safetensors_dir(directory, std::move(tensors), options.max_shard_bytes);
-  write_json(directory / "config.json", model_config_json(config, options.type));
+  Json json = model_config_json(config, options.type);
+  if (weights.quantization()) add_quantization_config(directory, weights, json);
+  write_json(directory / "config.json", json);
 }
 
 std::string digest_of_weights(const std::filesystem::path& directory) {

@@ -1,5 +1,6 @@
 // huggingface.h - models in and out as Hugging Face directories, exactly.
 //
+// Codes         FP8 and NVFP4 weights are read into weights that are made for them, and written of those that hold them.
 // Import        config.json to a ModelConfig; published tensors to slot-major masters. Known
 //               aliases of keys and tensor names are accepted. A tensor that is missing, extra, of the
 //               wrong shape or type, or not finite is an Error of kind kInput naming file and tensor.
@@ -36,6 +37,10 @@ StoredType published_type(const ParameterSpec& spec, StoredType type);
 
 // Type of every published tensor as it was stored.
 using PublishedTypes = std::map<std::string, StoredType>;
+
+// The scales of a directory whose weights are FP8 or NVFP4 codes (model/huggingface_codes.h); none: they are numbers.
+std::optional<Quantization> read_quantization(const std::filesystem::path& directory,
+                                              const ModelConfig& config);
 
 // Fills the masters (CPU) and refreshes the low copies. Returns the types found.
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,

@@ -60,6 +60,7 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
     if (t->name.ends_with("embeddings.weight") || precision.empty())
       precision = stored_name(t->type);
   }
+  const auto quantized = read_quantization(path, config);
   Json size =
       size_json(config, fs::weakly_canonical(path).filename().string(), full_widths(config));
   size["bytes"] = bytes;
@@ -67,8 +68,8 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
                        ": no size '", only, "'; a directory has one size, ",
                        size["name"].get<std::string>());
   return {{"sizes", {size}},
-          {"precision", precision},
-          {"unquantized", nullptr},
+          {"precision", quantized ? weight_format_label(quantized->format) : Json(precision)},
+          {"unquantized", quantized ? Json(precision) : nullptr},
           {"format_version", nullptr},
           {"provenance", Json::object()}};
 }

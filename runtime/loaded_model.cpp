@@ -7,13 +7,15 @@ namespace nestling {
 
 LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& path, DType compute) {
   const ModelConfig config = read_weights_config(path);
-  Opened o{.config = config,
-           .weights = Weights(config, Device::kCpu, {.compute = compute}),
-           .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
-                      .target = {},
-                      .widths = full_widths(config)}},
-           .tokenizer = {},
-           .files = {}};
+  Opened o{
+      .config = config,
+      .weights = Weights(config, Device::kCpu,
+                         {.compute = compute, .quantization = read_quantization(path, config)}),
+      .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
+                 .target = {},
+                 .widths = full_widths(config)}},
+      .tokenizer = {},
+      .files = {}};
   import_weights(path, config, o.weights);
   for (const char* name : kTokenizerFiles)
     if (std::filesystem::exists(path / name))

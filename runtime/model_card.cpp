@@ -79,7 +79,7 @@ std::string widths_text(const ModelConfig& config, const Widths& widths) {
 }
 
 std::string model_card(const ElasticModel& m, const Size& size, const ModelConfig& cut,
-                       StoredType type) {
+                       const std::string& stored_as) {
   const ParameterCost cost = parameter_cost(cut);
   const ParameterCost full = parameter_cost(m.config);
   std::string card = front_matter(m) + "# " + said(m, provenance::kParent) + ", size " + size.name +
@@ -98,9 +98,7 @@ std::string model_card(const ElasticModel& m, const Size& size, const ModelConfi
   row("budget", percent(size.budget) + " of the parent's " + cost_kind_name(size.target.kind));
   row("parameters", str(cost.total, " (parent ", full.total, ")"));
   row("active parameters", str(cost.active, " (parent ", full.active, ")"));
-  row("stored as", type == StoredType::kF32
-                       ? "F32"
-                       : "BF16; A_log, dt_bias and the gates' selection bias in F32");
+  row("stored as", stored_as);
   card += "\n## Widths\n| axis | parent | here |\n|---|---|---|\n" + widths_table(m, size);
   card += "\n## Provenance\n";
   if (m.provenance.empty()) card += "Not stated.\n";

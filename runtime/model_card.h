@@ -7,9 +7,10 @@
 
 namespace nestling {
 
-// `cut` is the config of the size alone. What the file does not say is named as not stated.
+// `cut` is the config of the size alone, `stored_as` says in which types. What the file does not say is named as not
+// stated.
 std::string model_card(const ElasticModel& model, const Size& size, const ModelConfig& cut,
-                       StoredType type);
+                       const std::string& stored_as);
 
 // "hidden 96, mamba_heads 12, ...": the widths of a size, layers of a kind that differ as "16 to 32".
 std::string widths_text(const ModelConfig& config, const Widths& widths);

@@ -54,22 +54,45 @@ void write_file(const fs::path& file, const std::string& bytes) {
   out.commit();
 }
 
+ElasticHeader read_header(const fs::path& elastic) {
+  NESTLING_CHECK_INPUT(!fs::is_directory(elastic), elastic.string(),
+                       ": a directory; sizes are cut out of an elastic .h5");
+  return read_elastic_header(elastic);
+}
+
+// `type`: of what is numbers.
+void write_size(const ElasticHeader& header, const fs::path& elastic, const std::string& name,
+                const fs::path& directory, StoredType type, const std::string& stored_as) {
+  const LoadedSize loaded = load_elastic(elastic, name, DType::kF32);
+  DirectoryAside out(without_slash(directory));
+  export_weights(out.path(), loaded.config, loaded.weights, {.types = {}, .type = type});
+  for (const auto& [file, bytes] : header.model.tokenizer) write_file(out.path() / file, bytes);
+  write_file(out.path() / "README.md",
+             model_card(header.model, loaded.size, loaded.config, stored_as));
+  out.commit();
+}
+
 }  // namespace
 
 void write_slice(const fs::path& elastic, const std::string& name, const fs::path& directory,
                  StoredType type) {
   NESTLING_CHECK_INPUT(type == StoredType::kBF16 || type == StoredType::kF32, "slice in ",
                        stored_name(type), ": this file gives BF16 or F32");
-  NESTLING_CHECK_INPUT(!fs::is_directory(elastic), elastic.string(),
-                       ": a directory; sizes are cut out of an elastic .h5");
-  const ElasticHeader header = read_elastic_header(elastic);
+  const ElasticHeader header = read_header(elastic);
   check_not_quantized(header.quantization, elastic.string(), str("a slice in ", stored_name(type)));
-  const LoadedSize loaded = load_elastic(elastic, name, DType::kF32);
-  DirectoryAside out(without_slash(directory));
-  export_weights(out.path(), loaded.config, loaded.weights, {.types = {}, .type = type});
-  for (const auto& [file, bytes] : header.model.tokenizer) write_file(out.path() / file, bytes);
-  write_file(out.path() / "README.md", model_card(header.model, loaded.size, loaded.config, type));
-  out.commit();
+  write_size(header, elastic, name, directory, type,
+             type == StoredType::kF32
+                 ? "F32"
+                 : "BF16; A_log, dt_bias and the gates' selection bias in F32");
+}
+
+void write_quantized_slice(const fs::path& elastic, const std::string& name,
+                           const fs::path& directory, WeightFormat format) {
+  const ElasticHeader header = read_header(elastic);
+  NESTLING_CHECK_INPUT(header.quantization && header.quantization->format == format,
+                       elastic.string(), ": its weights are ", precision_text(header), ", not ",
+                       weight_format_label(format), "; `nestling quantize` makes them");
+  write_size(header, elastic, name, directory, header.precision, precision_text(header));
 }
 
 }  // namespace nestling

@@ -34,13 +34,12 @@ void print_table(const Json& found, const InspectOptions& o) {
   std::printf("%-12s %14s %14s %14s %14s %8s\n", "size", "parameters", "active", "bytes",
               "read to open", "budget");
   for (const Json& s : found["sizes"]) print_size(s);
-  if (std::filesystem::is_directory(o.model)) {
-    std::printf("stored as %s\n", found["precision"].get<std::string>().c_str());
-    return;
-  }
-  const ElasticHeader header = read_elastic_header(o.model);
-  const ElasticModel& elastic = header.model;
-  std::printf("stored as %s\n", precision_text(header).c_str());
+  std::printf("stored as %s", found["precision"].get<std::string>().c_str());
+  if (!found["unquantized"].is_null())
+    std::printf(", what is not quantized %s", found["unquantized"].get<std::string>().c_str());
+  std::printf("\n");
+  if (std::filesystem::is_directory(o.model)) return;
+  const ElasticModel elastic = read_elastic_header(o.model).model;
   for (const Json& s : found["sizes"]) {
     const Size size = find_elastic_size(o.model, s["name"].get<std::string>());
     std::printf("%s: %s\n", size.name.c_str(), widths_text(elastic.config, size.widths).c_str());

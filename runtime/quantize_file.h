@@ -1,0 +1,28 @@
+// quantize_file.h - post-training quantization: an elastic file's weights as FP8 or NVFP4 codes, of all sizes at once.
+//
+// Calibration   every size reads the text once, in f32, on the CPU; the scale of a product's activations is that of
+//               the largest any size has shown. Scales of weights need no text (model/quantization.h).
+// Elasticity    scales are the parent's, so a size of the new file is a prefix of its codes, and cutting it is exact.
+// Atomic        the new file is whole or absent. It may not be the old one.
+// Errors        kInput: a file that is quantized already, or whose sizes or router's choices cut a block of NVFP4.
+// Determinism   same file, text, threads and instruction set: the same bytes.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "kernels/core/context.h"
+#include "model/quantization.h"
+
+namespace nestling {
+
+struct QuantizeOptions {
+  WeightFormat format = WeightFormat::kFp8;
+  std::vector<std::string> texts;  // as data/token_documents.h opens them
+  int64_t seq_len = 512;
+  int64_t max_tokens = 65536;  // of each text, from its beginning
+};
+void quantize_file(Context& ctx, const std::filesystem::path& from, const std::filesystem::path& to,
+                   const QuantizeOptions& options);
+
+}  // namespace nestling
