@@ -5,6 +5,7 @@
 #include "kernels/cuda/event.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/product_ceiling.h"
+#include "kernels/cuda/quantized_experts.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/adamw.h"
@@ -20,7 +21,6 @@
 #include "kernels/ops/loss.h"
 #include "kernels/ops/mask.h"
 #include "kernels/ops/nvfp4_linear.h"
-#include "kernels/ops/quantized_experts.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/sample.h"
@@ -279,6 +279,10 @@ void run(Context&, const CosineDistanceSum&) {
   absent();
 }
 void run(Context&, const ProductSum&) {
+  absent();
+}
+
+void quantized_expert_linear(Context&, const QuantizedExpertLinear&, int64_t) {
   absent();
 }
 

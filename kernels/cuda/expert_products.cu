@@ -9,11 +9,12 @@
 // bf16 weights  tensor cores; f32 activations are rounded once, in scratch. f32: FMA.
 // Warpgroups    do the products of bf16 on Hopper, where every row starts at a multiple of 16 bytes:
 //               expert_warpgroups.cu.
-// Few rows      below kFewRows an expert on average, tiles of 16 rows and a long step: the weights are
+// Few rows      below kFewRows an expert on average, of all experts where those of a part are multiplied: tiles of 16 rows and a long step: the weights are
 //               what is waited for.
 #include <algorithm>
 
 #include "kernels/cuda/alignment.h"
+#include "kernels/cuda/expert_products.h"
 #include "kernels/cuda/expert_tiles.cuh"
 #include "kernels/cuda/expert_warpgroups.h"
 #include "kernels/cuda/launch.cuh"
@@ -133,10 +134,11 @@ void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView of
 }
 
 template <Major kMajor>
-void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets) {
+void rows_product(Context& ctx, View out, ConstView a, ConstView w, ConstView offsets,
+                  int64_t all) {
   if (w.dtype() == DType::kF32)
     return rows_product<float, float, kMajor, FloatTile>(ctx, out, a, w, offsets);
-  const bool few = a.dim(0) < kFewRows * w.dim(0);
+  const bool few = a.dim(0) < kFewRows * all;
   if (!few && warpgroups_can(ctx, {a, w, out}))
     return rows_on_warpgroups(ctx, out, a, w, offsets, kMajor == Major::kKMajor);
   with_elements(out, [&]<class Y>(Y) {
@@ -175,10 +177,15 @@ void weight_product(Context& ctx, View dw, ConstView dy, ConstView x, ConstView 
 
 }  // namespace
 
+void part_of_experts(Context& ctx, View y, ConstView x, ConstView w, ConstView offsets,
+                     int64_t all) {
+  rows_product<Major::kKMajor>(ctx, y, x, w, offsets, all);
+}
+
 void run(Context& ctx, const ExpertLinearForward& a) {
   if (a.x.dim(0) == 0) return;
   const Arena::Mark mark(ctx.scratch());
-  rows_product<Major::kKMajor>(ctx, a.y, like_weight(ctx, a.x, a.w), a.w, a.offsets);
+  rows_product<Major::kKMajor>(ctx, a.y, like_weight(ctx, a.x, a.w), a.w, a.offsets, a.w.dim(0));
 }
 
 void run(Context& ctx, const ExpertLinearBackward& a) {
@@ -188,7 +195,7 @@ void run(Context& ctx, const ExpertLinearBackward& a) {
   }
   const Arena::Mark mark(ctx.scratch());
   const ConstView dy = like_weight(ctx, a.dy, a.w);
-  rows_product<Major::kMNMajor>(ctx, a.dx, dy, a.w, a.offsets);
+  rows_product<Major::kMNMajor>(ctx, a.dx, dy, a.w, a.offsets, a.w.dim(0));
   if (!a.dw) return;
   const ConstView x = like_weight(ctx, a.x, a.w);
   if (a.w.dtype() == DType::kF32)

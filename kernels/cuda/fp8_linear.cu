@@ -1,5 +1,5 @@
-// fp8_linear.cu - products of E4M3 operands by cuBLASLt, and the kernels that make codes, and bf16 of them for products
-// where it takes no codes.
+// fp8_linear.cu - products of E4M3 operands by cuBLASLt, and the kernels that make codes. Where it takes none, products are
+// those of their values (code_values.h).
 //
 // Codes         a thread takes 16 bytes of a row of x at a time, and writes their 4 or 8 codes at once; where
 //               rows start elsewhere, the same elements one by one: the same bits.
@@ -8,7 +8,7 @@
 #include <cuda_fp8.h>
 
 #include "kernels/cuda/alignment.h"
-#include "kernels/cuda/e4m3.cuh"
+#include "kernels/cuda/code_values.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
@@ -96,57 +96,6 @@ void quantize(Context& ctx, const Fp8Quantize& a, const X* x) {
     launch(ctx, {blocks, kThreads}, quantize_kernel<false, X>, q);
 }
 
-// The values of codes. Rows of bf16 are those of aligned_scratch.
-struct Widen {
-  __nv_bfloat16* to;
-  const unsigned char* codes;
-  int64_t rows, cols, pitch, codes_pitch;
-};
-constexpr int kCodes = 16;  // of a thread at a time
-
-template <bool kAligned>
-__global__ void __launch_bounds__(kThreads) widen_kernel(Widen w) {
-  constexpr int kPiece = kAligned ? kCodes : 1;
-  const int64_t width = (w.cols + kPiece - 1) / kPiece;
-  for (int64_t i = first_item(); i < w.rows * width; i += item_step()) {
-    const int64_t row = i / width;
-    const int64_t col = i % width * kPiece;
-    const unsigned char* from = w.codes + row * w.codes_pitch + col;
-    __nv_bfloat16* to = w.to + row * w.pitch + col;
-    if (kAligned && w.cols - col >= kPiece) {
-      const uint4 codes = *reinterpret_cast<const uint4*>(from);
-      const unsigned four[] = {codes.x, codes.y, codes.z, codes.w};
-      __nv_bfloat16 values[kCodes];
-#pragma unroll
-      for (int k = 0; k < kCodes; ++k)
-        values[k] = __float2bfloat16_rn(e4m3_value(four[k / 4] >> k % 4 * 8 & 0xffu));
-      uint4 wide[2];
-      memcpy(wide, values, sizeof wide);
-      reinterpret_cast<uint4*>(to)[0] = wide[0];
-      reinterpret_cast<uint4*>(to)[1] = wide[1];
-      continue;
-    }
-    const int64_t count = min(int64_t{kPiece}, w.cols - col);
-    for (int64_t k = 0; k < count; ++k) to[k] = __float2bfloat16_rn(e4m3_value(from[k]));
-  }
-}
-
-void widen(Context& ctx, View to, ConstView codes) {
-  const Widen w{.to = bf16_of(to),
-                .codes = reinterpret_cast<const unsigned char*>(codes.ptr<f8e4m3>()),
-                .rows = codes.dim(0),
-                .cols = codes.dim(1),
-                .pitch = to.pitch(),
-                .codes_pitch = codes.pitch()};
-  const bool aligned = rows_aligned(codes, kCodes);
-  const int64_t piece = aligned ? kCodes : 1;
-  const dim3 blocks = blocks_for(w.rows * ((w.cols + piece - 1) / piece), kThreads);
-  if (aligned)
-    launch(ctx, {blocks, kThreads}, widen_kernel<true>, w);
-  else
-    launch(ctx, {blocks, kThreads}, widen_kernel<false>, w);
-}
-
 // Whether cuBLASLt multiplies these codes as they are. It counts elements of y, of either type: "M must be divisible by
 // 16" is what its log says of other N.
 bool takes_codes(Context& ctx, const Fp8Linear& a) {
@@ -176,12 +125,12 @@ void product_of_values(Context& ctx, const Fp8Linear& a) {
   const View x = aligned_scratch(ctx, DType::kBF16, a.x.dim(0), a.x.dim(1));
   {
     const Arena::Mark until_widened(ctx.scratch());
-    widen(ctx, x, codes_of(ctx, a));
+    widen(ctx, x, codes_of(ctx, a), {});
   }
   const WidenedProduct p{
       .y = a.y, .x = x, .scale = fp8_product_scale(a), .accumulate = a.accumulate};
-  widened_product(ctx, p,
-                  [&](View to, int64_t begin) { widen(ctx, to, a.w.slice(0, begin, to.dim(0))); });
+  widened_product(
+      ctx, p, [&](View to, int64_t begin) { widen(ctx, to, a.w.slice(0, begin, to.dim(0)), {}); });
 }
 
 }  // namespace

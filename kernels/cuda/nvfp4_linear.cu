@@ -1,5 +1,5 @@
-// nvfp4_linear.cu - products of NVFP4 operands by cuBLASLt, and the kernels that make and lay them out for it,
-// and make bf16 of them for products where it takes no codes.
+// nvfp4_linear.cu - products of NVFP4 operands by cuBLASLt, and the kernels that make and lay them out for it. Where it
+// takes none, products are those of their values (code_values.h).
 //
 // Codes         a thread makes those of a block: 16 elements are 64 or 32 bytes, read 16 at a time, and 8 bytes of
 //               codes, written at once; where rows start elsewhere, one by one: the same bits.
@@ -13,6 +13,7 @@
 #include <cuda_fp8.h>
 
 #include "kernels/cuda/alignment.h"
+#include "kernels/cuda/code_values.h"
 #include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -184,64 +185,6 @@ View tiles_of(Context& ctx, ConstView scales) {
          tiled(tiles), reinterpret_cast<const unsigned char*>(scales.data()), scales.dim(0),
          scales.dim(1), scales.stride(0));
   return tiles;
-}
-
-// As e2m1_value of kernels/core/nvfp4.h.
-__device__ float value_of(unsigned code) {
-  const unsigned size = code & 7u;
-  const float value =
-      size < 2 ? 0.5f * static_cast<float>(size) : __uint_as_float((size << 22) + (126u << 23));
-  return (code & 8u) != 0 ? -value : value;
-}
-
-// Values of codes times the scales of their blocks. Rows of bf16 are those of aligned_scratch; a thread makes a block.
-struct Widen {
-  __nv_bfloat16* to;
-  const unsigned char *codes, *scales;
-  int64_t rows, blocks, pitch, codes_pitch, scales_pitch;
-};
-
-template <bool kAligned>
-__global__ void __launch_bounds__(kThreads) widen_kernel(Widen w) {
-  for (int64_t i = first_item(); i < w.rows * w.blocks; i += item_step()) {
-    const int64_t row = i / w.blocks;
-    const int64_t block = i % w.blocks;
-    const unsigned char* from = w.codes + row * w.codes_pitch + block * kBlock / 2;
-    unsigned char bytes[kBlock / 2];
-    if constexpr (kAligned) {
-      const uint2 words = *reinterpret_cast<const uint2*>(from);
-      memcpy(bytes, &words, sizeof words);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kBlock / 2; ++j) bytes[j] = from[j];
-    }
-    const float scale = e4m3_value(w.scales[row * w.scales_pitch + block]);
-    __nv_bfloat16 values[kBlock];
-#pragma unroll
-    for (int j = 0; j < kBlock; ++j)
-      values[j] = __float2bfloat16_rn(scale * value_of(bytes[j / 2] >> j % 2 * 4));
-    uint4 wide[2];
-    memcpy(wide, values, sizeof wide);
-    auto* to = reinterpret_cast<uint4*>(w.to + row * w.pitch + block * kBlock);
-    to[0] = wide[0];
-    to[1] = wide[1];
-  }
-}
-
-void widen(Context& ctx, View to, ConstView codes, ConstView scales) {
-  const Widen w{.to = bf16_of(to),
-                .codes = codes.ptr<uint8_t>(),
-                .scales = reinterpret_cast<const unsigned char*>(scales.ptr<f8e4m3>()),
-                .rows = codes.dim(0),
-                .blocks = scales.dim(1),
-                .pitch = to.stride(0),
-                .codes_pitch = codes.stride(0),
-                .scales_pitch = scales.stride(0)};
-  const Grid grid{blocks_for(w.rows * w.blocks, kThreads), kThreads};
-  if (rows_aligned(codes, 8))
-    launch(ctx, grid, widen_kernel<true>, w);
-  else
-    launch(ctx, grid, widen_kernel<false>, w);
 }
 
 // Whether cuBLASLt multiplies these codes as they are.

@@ -21,10 +21,11 @@
 // Alignment     any. CUDA: fastest where rows of codes start at multiples of 8 bytes (of NVFP4: 4) and K is a multiple
 //               of 8, N one of 4.
 // Devices       CUDA: all; products are those of bf16 (expert_linear_forward).
-// Scratch       CUDA: 2 E N K bytes, the weights in bf16, of which those of experts that have rows are written and read
-//               again in every call: twice the bytes of a layer's FP8 codes, 3.6 times those of its NVFP4; 3 R K bytes
-//               (NVFP4: 2.6) for x; 4 R N for sums where y is bf16 or its rows are no whole 16 bytes. CPU: 4 R K (4.6)
-//               and about 1 MiB a thread, of NVFP4 0.6 R K alone where no expert has more than 4 rows.
+// Scratch       CUDA: 2 E N K bytes, the weights in bf16, but at most 512 MiB or those of one expert, groups of experts one
+//               after another; those of experts that have rows are written and read again in every call: twice the
+//               bytes of a layer's FP8 codes, 3.6 times those of its NVFP4. 3 R K bytes at most for x; 4 R N for sums
+//               where y is bf16 or its rows are no whole 16 bytes. CPU: 4 R K (NVFP4: 4.6) and about 1 MiB a thread, of
+//               NVFP4 0.6 R K alone where no expert has more than 4 rows.
 // Determinism   Same inputs, shapes and device: same bits. On the CPU whatever the threads.
 // Source        ModelOpt's checkpoints of mixtures: scales of weights one an expert and projection. An input_scale that
 //               differs from expert to expert takes a call for each.

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/core/parallel.h"
+#include "kernels/cuda/quantized_experts.h"
 #include "kernels/ops/fp8_linear.h"
 #include "tests/support/device.h"
 #include "tests/support/expect_error.h"
@@ -248,6 +249,33 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedExpertsDevice,
                          ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
                                             ::testing::ValuesIn(kFormats)),
                          device_name_of);
+
+class QuantizedExpertsCuda : public ::testing::TestWithParam<CodeFormat> {};
+
+// Of one expert, of two and of all, with few rows an expert on average and with many.
+TEST_P(QuantizedExpertsCuda, BitsDoNotDependOnGroups) {
+  constexpr Device kDevice = Device::kCuda;
+  NESTLING_SKIP_WITHOUT(kDevice, QuantizedExpertLinear);
+  for (const Shape& s : {Shape{30, 7, 64, 40, 16}, Shape{200, 5, 48, 24}}) {
+    Rng rng(17);
+    const ExpertCodes w = random_experts(rng, GetParam(), s);
+    Guarded x(kDevice, random_mat(rng, s.rows, s.k));
+    ExpertStack stack(kDevice, w, s.gap);
+    std::vector<Mat<double>> found;
+    for (const int64_t experts : {s.experts, int64_t{1}, int64_t{2}}) {
+      Context ctx(kDevice);
+      soil(ctx);
+      Guarded y(kDevice, s.rows, s.n);
+      cuda::quantized_expert_linear(ctx, stack.operands(y.view(), x.view(), kInputScale),
+                                    2 * experts * s.n * s.k);
+      ctx.synchronize();
+      found.push_back(y.read());
+      EXPECT_EQ(found.back().v, found.front().v) << experts << " at a time";
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, QuantizedExpertsCuda, ::testing::ValuesIn(kFormats),
+                         [](const auto& test) { return format_name(test.param); });
 
 class QuantizedExpertsCpu : public ::testing::TestWithParam<CodeFormat> {};
 
