@@ -95,6 +95,14 @@ void read_parameter(const OpenParameter& parts, Weights& weights, int64_t i, con
   }
 }
 
+// name(part): of a dataset of parameter i.
+template <class Name>
+void check_codes(const Weights& weights, int64_t i, const std::string& file, const Name& name) {
+  const ConstView codes = weights.codes(i), blocks = weights.block_scales(i);
+  if (codes && !blocks) check_codes(codes, false, str(file, ": ", name(0)));
+  if (blocks) check_codes(blocks, true, str(file, ": ", name(1)));
+}
+
 // Its weights into those of a model that has no others.
 LoadedSize load(Hdf5File& in, Opening o, DType compute) {
   const ModelConfig config = cut_config(o.parent, o.size.widths);
@@ -111,8 +119,8 @@ LoadedSize load(Hdf5File& in, Opening o, DType compute) {
   for (int64_t i = 0; i < out.weights.count(); ++i) {
     const auto at = static_cast<size_t>(i);
     read_parameter(o.weights[at], out.weights, i, o.parameters[at].extents);
-    if (const View scales = out.weights.block_scales(i))
-      check_block_scales(scales, str(in.path().string(), ": ", o.weights[at][1].data.name()));
+    check_codes(out.weights, i, in.path().string(),
+                [&](size_t part) { return o.weights[at][part].data.name(); });
   }
   Context ctx(Device::kCpu);
   out.weights.refresh_low(ctx);
@@ -152,7 +160,7 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
       choice_edges(model.config, std::ssize(model.sizes), model.router, file.string());
   for (const Size& s : model.sizes) edges.push_back(s.widths);
   const std::optional<Quantization>& q = weights.quantization();
-  if (q) check_elastic_quantization(model.config, *q, file.string());
+  if (q) check_elastic_quantization(model, *q, file.string());
   Hdf5Writer out(file);
   write_elastic_parts(out, model, precision);
   if (q) write_elastic_quantization(out, specs, *q);
@@ -162,8 +170,7 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
     NESTLING_CHECK(spec.name == theirs.name && spec.size() == theirs.size(), file.string(), ": ",
                    spec.name, ": weights of another model");
     const std::vector<WeightPart> parts = weight_parts(spec, precision, format_of(q, i));
-    if (const ConstView scales = weights.block_scales(i))
-      check_block_scales(scales, str(file.string(), ": ", parts[1].dataset));
+    check_codes(weights, i, file.string(), [&](size_t part) { return parts[part].dataset; });
     for (size_t k = 0; k < parts.size(); ++k)
       out.dataset(parts[k].dataset, parts[k].type, part_view(weights, i, k),
                   weight_chunk(spec, edges, dtype_bytes(parts[k].type), parts[k].packed));

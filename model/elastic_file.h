@@ -31,7 +31,7 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
 struct ElasticHeader {
   ElasticModel model;
   int64_t format_version = 0;
-  StoredType precision = StoredType::kF32;   // of what is not quantized
+  StoredType precision = StoredType::kF32;        // of what is not quantized
   std::optional<Quantization> quantization = {};  // none: nothing is
 };
 ElasticHeader read_elastic_header(const std::filesystem::path& file);

@@ -1,10 +1,11 @@
 #include "model/elastic_quantization.h"
 
-#include <cmath>
+#include <algorithm>
 
 #include "kernels/core/host_view.h"
 #include "kernels/core/nvfp4.h"
 #include "model/huggingface.h"
+#include "model/router_record.h"
 
 namespace nestling {
 
@@ -70,24 +71,35 @@ std::optional<WeightFormat> format_of(const std::optional<Quantization>& q, int6
   return q->format;
 }
 
-void check_elastic_quantization(const ModelConfig& config, const Quantization& q,
+void check_quantizable(const ElasticModel& model, WeightFormat format, const std::string& where) {
+  for (const Size& s : model.sizes)
+    check_quantizable(model.config, format, s.widths, where + ": size " + s.name);
+  for (const Widths& edge :
+       choice_edges(model.config, std::ssize(model.sizes), model.router, where))
+    check_quantizable(model.config, format, edge, where + ": a choice of the router");
+}
+
+void check_elastic_quantization(const ElasticModel& model, const Quantization& q,
                                 const std::string& where) {
-  const std::vector<ParameterSpec> specs = parameter_list(config);
+  const std::vector<ParameterSpec> specs = parameter_list(model.config);
   for (size_t i = 0; i < specs.size(); ++i) {
     if (!q.parameters.at(i)) continue;
-    NESTLING_CHECK(takes_codes(config, specs[i]), where, ": codes of ", specs[i].name,
+    NESTLING_CHECK(takes_codes(model.config, specs[i]), where, ": codes of ", specs[i].name,
                    ", which is never quantized");
     check_scales(*q.parameters[i], q.format, where + ": " + quantized_group(specs[i]));
   }
+  NESTLING_CHECK(std::ranges::any_of(q.parameters, [](const auto& s) { return s.has_value(); }),
+                 where, ": no weight is quantized");
+  check_whole_tensors(model.config, q, where);
+  check_quantizable(model, q.format, where);
 }
 
-void check_block_scales(ConstView scales, const std::string& where) {
-  const auto* values = scales.ptr<f8e4m3>();
-  for (int64_t i = 0; i < scales.size(); ++i) {
-    const auto value = static_cast<float>(values[i]);
-    NESTLING_CHECK_INPUT(std::isfinite(value) && !std::signbit(value), where,
-                         ": a scale of a block is ", value,
-                         ", needs to be finite and not below zero");
+void check_codes(ConstView codes, bool of_blocks, const std::string& where) {
+  const auto* values = codes.ptr<f8e4m3>();
+  for (int64_t i = 0; i < codes.size(); ++i) {
+    NESTLING_CHECK_INPUT((values[i].bits & 0x7fu) != 0x7fu, where, ": holds a NaN");
+    NESTLING_CHECK_INPUT(!of_blocks || values[i].bits < 0x80u, where,
+                         ": a scale of a block is below zero");
   }
 }
 
@@ -118,6 +130,8 @@ std::optional<Quantization> read_elastic_quantization(Hdf5File& in, const ModelC
     check_blocks(p.extents.back(), q.format, in.path().string() + ": " + group);
     q.parameters[i] = read_tensor_scales(in, config, specs[i], q.format);
   }
+  if (in.names(kGroup).empty()) in.fail(kGroup, "holds no weight");
+  check_whole_tensors(config, q, in.path().string() + ": " + kGroup);
   return q;
 }
 

@@ -7,6 +7,7 @@
 #include "data/hdf5_file.h"
 #include "data/hdf5_writer.h"
 #include "model/elastic_layout.h"
+#include "model/elastic_model.h"
 #include "model/quantization.h"
 
 namespace nestling {
@@ -30,10 +31,13 @@ std::vector<WeightPart> weight_parts(const ParameterSpec& spec, StoredType preci
 // That of a parameter of the list; none where it stays as it is.
 std::optional<WeightFormat> format_of(const std::optional<Quantization>& q, int64_t i);
 
-// Whether what is to be written can be read again.
-void check_elastic_quantization(const ModelConfig& config, const Quantization& q,
+// Whether what is to be written can be read again, in every size.
+void check_elastic_quantization(const ElasticModel& model, const Quantization& q,
                                 const std::string& where);
-void check_block_scales(ConstView scales, const std::string& where);  // f8_e4m3, dense
+// Throws kInput where a size or a choice of the router cuts a block of NVFP4.
+void check_quantizable(const ElasticModel& model, WeightFormat format, const std::string& where);
+// Codes f8_e4m3 without NaN; scales of blocks not below zero either. Dense.
+void check_codes(ConstView codes, bool of_blocks, const std::string& where);
 
 // The format and all scales of tensors: not codes, nor scales of blocks.
 void write_elastic_quantization(Hdf5Writer& out, const std::vector<ParameterSpec>& specs,

@@ -102,6 +102,12 @@ TensorToStore to_store(const Weights& weights, const std::string& name, const Pu
   return t;
 }
 
+void refuse_codes(const std::optional<Quantization>& q, const std::filesystem::path& directory) {
+  NESTLING_CHECK_INPUT(!q, directory.string(), ": its weights are ", weight_format_name(q->format),
+                       " codes, which run but are neither trained nor trained from; needs BF16, "
+                       "F16 or F32");
+}
+
 }  // namespace
 
 StoredType published_type(const ParameterSpec& spec, StoredType type) {
@@ -127,6 +133,12 @@ std::optional<Quantization> read_quantization(const std::filesystem::path& direc
   return read_quantization(tensors, config);
 }
 
+ModelConfig read_parent_config(const std::filesystem::path& directory) {
+  ModelConfig config = read_weights_config(directory);
+  refuse_codes(read_quantization(directory, config), directory);
+  return config;
+}
+
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights) {
   if (weights.device() != Device::kCpu) {
@@ -138,10 +150,7 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
   }
   PublishedTensors tensors(directory, config);
   const auto quantized = read_quantization(tensors, config);
-  NESTLING_CHECK_INPUT(
-      !quantized || weights.quantization(), directory.string(), ": its weights are ",
-      weight_format_name(quantized->format),
-      " codes, which run but are neither trained nor trained from; needs BF16, F16 or F32");
+  if (!weights.quantization()) refuse_codes(quantized, directory);
   PublishedTypes types;
   for (int64_t i = 0; i < weights.count(); ++i) {
     if (weights.codes(i)) {

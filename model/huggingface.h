@@ -25,6 +25,8 @@ ModelConfig read_model_config(const std::filesystem::path& directory);
 // The same of a directory whose weights are about to be read: the tensors it holds are those that
 // config.json asks for, or it is refused, before memory is taken for what config.json says.
 ModelConfig read_weights_config(const std::filesystem::path& directory);
+// The same of a directory that is to be trained from: codes are refused.
+ModelConfig read_parent_config(const std::filesystem::path& directory);
 // The published form of a config, as transformers, vLLM and llama.cpp read it.
 Json model_config_json(const ModelConfig& config, StoredType type);
 

@@ -88,8 +88,9 @@ float read_scalar(PublishedTensors& tensors, const std::string& name) {
 }
 
 // Of one published tensor of codes; checks the types and shapes of all that belongs to it.
-WeightFormat read_format(PublishedTensors& tensors, const std::string& name,
-                         const std::vector<int64_t>& shape) {
+WeightFormat read_format(PublishedTensors& tensors, const ParameterSpec& spec,
+                         const std::string& name) {
+  const std::vector<int64_t>& shape = spec.published_shape;
   const StoredTensor* t = tensors.find(name);
   NESTLING_CHECK_INPUT(t != nullptr, tensors.directory(), ": tensor ", name, " is missing");
   if (t->type == StoredType::kF8E4M3) {
@@ -97,9 +98,9 @@ WeightFormat read_format(PublishedTensors& tensors, const std::string& name,
     return WeightFormat::kFp8;
   }
   NESTLING_CHECK_INPUT(t->type == StoredType::kU8, t->describe(),
-                       ": has a weight_scale; needs F8_E4M3 or NVFP4's U8");
-  NESTLING_CHECK_INPUT(shape[1] % kNvfp4Block == 0, t->describe(), ": ", shape[1],
-                       " columns are no whole blocks of ", kNvfp4Block);
+                       ": stands among weights that are codes; needs F8_E4M3 or NVFP4's U8");
+  NESTLING_CHECK_INPUT(spec.dims.back().extent % kNvfp4Block == 0, t->describe(), ": runs of ",
+                       spec.dims.back().extent, " columns are no whole blocks of ", kNvfp4Block);
   tensors.need(name, {shape[0], shape[1] / 2});
   const StoredTensor& blocks =
       tensors.need(module_of(name) + ".weight_scale", {shape[0], shape[1] / kNvfp4Block});
@@ -113,10 +114,13 @@ TensorScales read_scales(PublishedTensors& tensors, const ParameterSpec& spec,
   for (int64_t e = 0; e < published_matrix(spec).count; ++e) {
     const std::string module = module_of(spec.published_of(e));
     const char* of_weight = format == WeightFormat::kFp8 ? ".weight_scale" : ".weight_scale_2";
-    scales.weight.push_back(read_scalar(tensors, module + of_weight));
-    scales.input = std::max(scales.input, read_scalar(tensors, module + ".input_scale"));
+    const TensorScales own{.weight = {read_scalar(tensors, module + of_weight)},
+                           .input = read_scalar(tensors, module + ".input_scale")};
+    check_scales(own, format, tensors.directory() + ": " + module);
+    scales.weight.push_back(own.weight.front());
+    scales.input = std::max(scales.input, own.input);
   }
-  check_scales(scales, format, tensors.directory() + ": " + module_of(spec.published));
+  check_scales(scales, format, tensors.directory() + ": " + spec.published);
   return scales;
 }
 
@@ -149,7 +153,7 @@ void check_codes(const StoredTensor& tensor, bool scales_of_blocks) {
   }
 }
 
-// Modules whose matrices, and convolutions, are no codes.
+// Modules whose matrices, and convolutions, are no codes; the head too where it is the embeddings'.
 std::vector<std::string> excluded_modules(const Weights& weights) {
   std::vector<std::string> modules;
   for (int64_t i = 0; i < weights.count(); ++i) {
@@ -162,6 +166,7 @@ std::vector<std::string> excluded_modules(const Weights& weights) {
       if (modules.empty() || modules.back() != module) modules.push_back(std::move(module));
     }
   }
+  if (std::ranges::find(modules, "lm_head") == modules.end()) modules.emplace_back("lm_head");
   return modules;
 }
 
@@ -179,7 +184,7 @@ std::optional<Quantization> read_quantization(PublishedTensors& tensors,
                          " has a weight_scale; only products of Mamba, dense and expert layers are "
                          "read as codes");
     for (int64_t e = 0; e < published_matrix(spec).count; ++e) {
-      const WeightFormat format = read_format(tensors, spec.published_of(e), spec.published_shape);
+      const WeightFormat format = read_format(tensors, spec, spec.published_of(e));
       if (!q) q = Quantization{.format = format, .parameters = {}};
       NESTLING_CHECK_INPUT(q->format == format, tensors.directory(), ": ", spec.published_of(e),
                            " is ", weight_format_name(format), ", others are ",

@@ -1,6 +1,7 @@
 #include "model/quantization.h"
 
 #include <cmath>
+#include <map>
 
 namespace nestling {
 
@@ -73,6 +74,19 @@ void check_not_quantized(const std::optional<Quantization>& q, const std::string
                          const std::string& what) {
   NESTLING_CHECK_INPUT(!q, where, ": its weights are ", weight_format_name(q->format), " codes; ",
                        what, " needs the file they were quantized from");
+}
+
+void check_whole_tensors(const ModelConfig& config, const Quantization& q,
+                         const std::string& where) {
+  std::map<std::string, const std::optional<TensorScales>*> first;
+  const std::vector<ParameterSpec> specs = parameter_list(config);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const std::optional<TensorScales>& mine = q.parameters.at(i);
+    const auto [at, fresh] = first.emplace(specs[i].published, &mine);
+    NESTLING_CHECK_INPUT(fresh || *at->second == mine, where, ": ", specs[i].name,
+                         ": is quantized by other scales than the rest of ", specs[i].published,
+                         ", or alone");
+  }
 }
 
 bool takes_codes(const ModelConfig& config, const ParameterSpec& spec) {

@@ -28,6 +28,7 @@ float weight_format_largest(WeightFormat format);
 struct TensorScales {
   std::vector<float> weight;  // one; of stacked experts one each
   float input = 0;
+  bool operator==(const TensorScales&) const = default;
 };
 struct Quantization {
   WeightFormat format = WeightFormat::kFp8;
@@ -41,6 +42,10 @@ void check_scales(const TensorScales& scales, WeightFormat format, const std::st
 // Throws kInput naming `what` whose weights are needed as they were: "WHERE: its weights are fp8 codes; ...".
 void check_not_quantized(const std::optional<Quantization>& q, const std::string& where,
                          const std::string& what);
+
+// Throws kInput unless the parts of every published tensor (in_proj has five) are codes by the same scales, or none is.
+void check_whole_tensors(const ModelConfig& config, const Quantization& q,
+                         const std::string& where);
 
 // Whether a layer takes codes of it at all (model/layers/product.h).
 bool takes_codes(const ModelConfig& config, const ParameterSpec& spec);

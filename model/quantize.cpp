@@ -11,10 +11,13 @@ namespace nestling {
 
 namespace {
 
-float largest_size(ConstView x) {
+float largest_size(ConstView x, const std::string& name) {
   const float* values = x.ptr<float>();
   float most = 0;
-  for (int64_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(values[i]));
+  for (int64_t i = 0; i < x.size(); ++i) {
+    NESTLING_CHECK_INPUT(std::isfinite(values[i]), name, ": a weight is ", values[i]);
+    most = std::max(most, std::abs(values[i]));
+  }
   return most;
 }
 
@@ -43,11 +46,11 @@ Quantization weight_scales(const ModelConfig& config, WeightFormat format, const
     const int64_t tensors = spec.stacked() ? spec.dims[0].extent : 1;
     TensorScales scales;
     each_tensor(spec, tensors, [&](const auto& of, int64_t) {
-      scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)))));
+      scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)), spec.name)));
     });
     if (!spec.stacked()) {
       float& most = largest[spec.published];
-      most = std::max(most, largest_size(from.master(i)));
+      most = std::max(most, largest_size(from.master(i), spec.name));
     }
     q.parameters[static_cast<size_t>(i)] = std::move(scales);
   }

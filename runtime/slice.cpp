@@ -92,7 +92,8 @@ void write_quantized_slice(const fs::path& elastic, const std::string& name,
   NESTLING_CHECK_INPUT(header.quantization && header.quantization->format == format,
                        elastic.string(), ": its weights are ", precision_text(header), ", not ",
                        weight_format_label(format), "; `nestling quantize` makes them");
-  write_size(header, elastic, name, directory, header.precision, precision_text(header));
+  write_size(header, elastic, name, directory, header.precision,
+             precision_text(header) + "; A_log, dt_bias and the gates' selection bias in F32");
 }
 
 }  // namespace nestling

@@ -86,17 +86,13 @@ double product_bound(const ModelConfig& c) {
 //   NVFP4   a step is half of v on the mean of a block (2 between 4 and 6, where its largest is): d/2. The scale
 //           of the block, E4M3 too, falls to its neighbour with probability 16 d at most, and 16 values are
 //           rounded anew, off by 2 s^2/12 on the mean: 16 d / 24. Together 7d/6.
-// The relative L2 behind a product of codes is the root of that, and never more than a step: 1/8, 1/2. Products take
-// it in turn, two a layer; a sum with the residual stream is never further off than the worse of its terms.
+// Flips of one product do not depend on those of another, and their squares add, over two products a layer; d is
+// what rounding alone makes of it, since few elements flip.
 double logits_bound(const ModelConfig& c, const std::optional<Quantization>& q) {
-  double bound = product_bound(c);
-  if (!q) return bound;
-  const bool fp8 = q->format == WeightFormat::kFp8;
-  const double rate = fp8 ? 1.0 / 8 : 7.0 / 6;
-  const double step = fp8 ? 1.0 / 8 : 1.0 / 2;
-  for (int64_t product = 0; product < 2 * c.layers(); ++product)
-    bound = std::min(step, std::sqrt(rate * bound));
-  return bound;
+  const double rounding = product_bound(c);
+  if (!q) return rounding;
+  const double rate = q->format == WeightFormat::kFp8 ? 1.0 / 8 : 7.0 / 6;
+  return rounding + std::sqrt(static_cast<double>(2 * c.layers()) * rate * rounding);
 }
 
 bool same_bits(ConstView full, ConstView part) {

@@ -14,9 +14,9 @@
 //               in another order; a sum is then off by at most eps sqrt(K) times its norm (rounding
 //               errors independent), once for each of the two products of a layer and once for the
 //               head, on both sides: relative L2 <= 2 (2 layers + 1) eps sqrt(K), K the widest inner
-//               dimension. Of quantized weights activations that differ by d become codes that differ by
-//               sqrt(d/8) in FP8 and sqrt(7d/6) in NVFP4, at most 1/8 and 1/2, two products a layer, one behind the
-//               other: of more than a few layers that is the bound (logits_bound in verify.cpp).
+//               dimension. Of quantized weights an activation that differs by rounding may fall to the next code: with
+//               d the bound above, sqrt(2 layers d / 8) in FP8 and sqrt(2 layers 7 d / 6) in NVFP4 are added
+//               (logits_bound in verify.cpp).
 #pragma once
 #include <filesystem>
 #include <string>

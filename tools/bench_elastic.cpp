@@ -338,7 +338,7 @@ int bench_elastic(const BenchElasticOptions& options) {
   if (o.threads > 0) set_thread_count(o.threads);
   const RunConfig config = config_of(o);
   std::vector<Variant> variants = variants_of(o, config);
-  const ModelConfig model = read_weights_config(config.parent);
+  const ModelConfig model = read_parent_config(config.parent);
   const auto comm = make_self_comm();
   Context ctx(parse_device(o.device));
   const ScratchFolder cache;

@@ -57,7 +57,7 @@ Measured measure(const BenchMemoryOptions& o, const RunConfig& config) {
   Context ctx(Device::kCpu);
   const auto comm = make_self_comm();
   const ElasticSpace space =
-      make_space(read_weights_config(config.parent), written_choices(config.elastic.choices),
+      make_space(read_parent_config(config.parent), written_choices(config.elastic.choices),
                  config.elastic.multiple_of, {});
   Weights teacher(space.config, Device::kCpu, {.compute = teacher_precision(config)});
   import_weights(config.parent, space.config, teacher);

@@ -72,7 +72,7 @@ int bench_train(const BenchTrainOptions& options) {
   const BenchTrainOptions o = settled(options);
   if (o.threads > 0) set_thread_count(o.threads);
   const ModelConfig model = o.tiny      ? bench::tiny_model()
-                            : o.weights ? read_weights_config(o.config)
+                            : o.weights ? read_parent_config(o.config)
                                         : read_model_config(o.config);
   PretrainConfig config;
   config.precision = bench::precision_on(o.device, o.compute, o.activations, "bench train");

@@ -6,6 +6,7 @@
 #include "tools/commands.h"
 #include "tools/model_options.h"
 #include "tools/one_process.h"
+#include "trainer/training_text.h"
 
 namespace nestling {
 
@@ -19,6 +20,11 @@ struct QuantizeCommand : QuantizeOptions {
 int quantize(QuantizeCommand& o) {
   if (o.threads > 0) set_thread_count(o.threads);
   o.format = parse_weight_format(o.format_name, "quantize --format");
+  for (const std::string& text : o.texts) o.digests.push_back(digest_of_text(text));
+  o.progress = [](const std::string& size, const std::string& text) {
+    std::printf("calibrating: size %s on %s\n", size.c_str(), text.c_str());
+    std::fflush(stdout);
+  };
   Context ctx(Device::kCpu);
   quantize_file(ctx, o.model, o.out, o);
   std::printf("%s in %s: %s\n", o.model.c_str(), weight_format_name(o.format), o.out.c_str());

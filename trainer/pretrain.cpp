@@ -59,7 +59,7 @@ class Pretraining {
 
 ModelConfig Pretraining::architecture() const {
   if (!config_.init.empty()) {
-    ModelConfig model = read_weights_config(config_.init);
+    ModelConfig model = read_parent_config(config_.init);
     NESTLING_CHECK_INPUT(run_.tokenizer().vocab_size() <= model.vocab, "tokenizer ",
                          config_.tokenizer, " has ids up to ", run_.tokenizer().vocab_size() - 1,
                          ", init ", config_.init, " a vocab_size of ", model.vocab);

@@ -343,15 +343,41 @@ TEST_P(QuantizedFile, WrongScalesAndShapesAreNamed) {
   refused("/codes", "shape and type", [](RawDataset& d) { return d.shape[2] /= 2, true; });
   refused("/codes", "shape and type", [](RawDataset& d) { return d.type = DType::kF32, true; });
   refused("/codes", "not there", [](RawDataset&) { return false; });
-  if (GetParam() == WeightFormat::kFp8)
+  const auto bits = [](uint32_t first) {
+    return [first](RawDataset& d) { return d.scales = {std::bit_cast<float>(first)}, true; };
+  };
+  if (GetParam() == WeightFormat::kFp8) {
+    for (const uint32_t nan : {0x7f00u, 0xffu}) refused("/codes", "holds a NaN", bits(nan));
     return refused("/weight_scale", "no normal f32", last(5e-39f));
+  }
   refused("/block_scales", "shape and type", [](RawDataset& d) { return --d.shape[2], true; });
   for (const float bad : {1e-36f, 1e36f}) refused("/weight_scale", "512th part", last(bad));
-  for (const uint32_t bits : {0x7fu, 0xffu, 0x81u})  // NaN, NaN, below zero
-    refused("/block_scales", "finite and not below zero", [bits](RawDataset& d) {
-      d.scales = {std::bit_cast<float>(bits)};
+  for (const uint32_t nan : {0x7fu, 0xff00u}) refused("/block_scales", "holds a NaN", bits(nan));
+  refused("/block_scales", "below zero", bits(0x81u));
+}
+
+// in_proj is one tensor where it is published.
+TEST_P(QuantizedFile, PartsOfOneTensorAreCodesByTheSameScales) {
+  const TempDir dir;
+  const ModelConfig config = testing::quantizable_config("M-");
+  const std::string format = weight_format_name(GetParam());
+  const std::string part = "in_proj.weight/B";
+  for (const char* scale : {"/weight_scale", "/input_scale"}) {
+    const fs::path file = write_raw(dir.path() / "scales.h5", config, format, [&](RawDataset& d) {
+      if (d.name.find(part) != std::string::npos && d.name.ends_with(scale)) d.scales = {2.0f};
       return true;
     });
+    expect_error([&] { load_elastic_whole(file, DType::kF32); },
+                 {"scales.h5: /quantization", "in_proj.weight/B", "other scales"});
+  }
+  const fs::path alone = write_raw(dir.path() / "alone.h5", config, format, [&](RawDataset& d) {
+    if (d.name.find(part) == std::string::npos) return true;
+    if (!d.name.ends_with("/codes")) return false;
+    d = {"/weights/backbone.layers.0.mixer." + part, DType::kF32, {16, 2, 64}, {}};
+    return true;
+  });
+  expect_error([&] { load_elastic_whole(alone, DType::kF32); },
+               {"alone.h5: /quantization", "in_proj.weight/B", "alone"});
 }
 
 TEST_P(QuantizedFile, WhatIsNotAsItShouldBeIsNamed) {

@@ -61,7 +61,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       validation_(config_, run_),
       curriculum_(config_),
       ctx_(parse_device(config_.device)),
-      model_(read_weights_config(config_.parent)),
+      model_(read_parent_config(config_.parent)),
       teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
   check_evaluation_texts(config_, run_.tokenizer());
   std::filesystem::create_directories(run_.dir());
