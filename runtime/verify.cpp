@@ -111,7 +111,7 @@ bool same_bits(ConstView full, ConstView part) {
 
 // Values, or codes and all their scales.
 bool same_bits(const Weight& full, const Weight& part) {
-  return same_bits(full.codes(), part.codes()) && full.scale == part.scale &&
+  return same_bits(full.stored, part.stored) && full.scale == part.scale &&
          full.input_scale == part.input_scale && same_bits(full.block_scales, part.block_scales) &&
          same_bits(full.expert_scales, part.expert_scales);
 }

@@ -71,8 +71,8 @@ NESTLING_INLINE F8 scales_of(const f8e4m3* p) {
 template <int kPart>
 NESTLING_INLINE F8 twice(F8 s) {
   constexpr int kFirst = 4 * kPart;
-  return __builtin_shuffle(s, I8{kFirst, kFirst, kFirst + 1, kFirst + 1, kFirst + 2, kFirst + 2,
-                                 kFirst + 3, kFirst + 3});
+  return __builtin_shufflevector(s, s, kFirst, kFirst, kFirst + 1, kFirst + 1, kFirst + 2,
+                                 kFirst + 2, kFirst + 3, kFirst + 3);
 }
 
 // What a row of x, or of w, has at a step.

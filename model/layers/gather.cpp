@@ -37,7 +37,7 @@ ConstView merge_or_gather(Context& ctx, ConstView w, int first) {
 
 Weight merge_or_gather(Context& ctx, const Weight& w, int first) {
   Weight merged = w;
-  merged.codes() = merge_or_gather(ctx, w.codes(), first);
+  merged.stored = merge_or_gather(ctx, w.stored, first);
   merged.block_scales = merge_or_gather(ctx, w.block_scales, first);
   return merged;
 }

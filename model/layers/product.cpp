@@ -36,14 +36,14 @@ void product(Context& ctx, const Product& a) {
   if (a.w.dtype() == DType::kF8E4M3)
     fp8_linear(ctx, {.y = a.y,
                      .x = a.x,
-                     .w = a.w.codes(),
+                     .w = a.w.stored,
                      .input_scale = a.w.input_scale,
                      .weight_scale = a.w.scale,
                      .accumulate = a.accumulate});
   else if (a.w.dtype() == DType::kU8)
     nvfp4_linear(ctx, {.y = a.y,
                        .x = a.x,
-                       .w = {a.w.codes(), a.w.block_scales, a.w.scale},
+                       .w = {a.w.stored, a.w.block_scales, a.w.scale},
                        .input_scale = a.w.input_scale,
                        .accumulate = a.accumulate});
   else
@@ -55,7 +55,7 @@ void expert_product(Context& ctx, const ExpertProduct& a) {
   if (a.w.quantized())
     quantized_expert_linear(ctx, {.y = a.y,
                                   .x = a.x,
-                                  .codes = a.w.codes(),
+                                  .codes = a.w.stored,
                                   .block_scales = a.w.block_scales,
                                   .scales = a.w.expert_scales,
                                   .offsets = a.offsets,

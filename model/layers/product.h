@@ -3,8 +3,8 @@
 // refuses them.
 //
 // Shapes        x [T, K]   w [N, K]   y [T, N]; of experts w [E, N, K], rows by offsets [E+1] as in kernels/ops/experts.h
-// Ranges        where w.largest_input is given, it is raised to the largest |x|, infinity where an x is not finite: what scales of activations are made
-//               of. On the CPU alone; one forward at a time.
+// Ranges        where w.largest_input is given, it is raised to the largest |x|, infinity where an x is not finite: what
+//               scales of activations are made of. On the CPU alone; one forward at a time.
 #pragma once
 #include "kernels/core/context.h"
 #include "model/weight.h"

@@ -87,7 +87,7 @@ std::string everything(const fs::path& file) {
     LoadedSize loaded = load_elastic(file, s.name, DType::kF32);
     for (int64_t i = 0; i < loaded.weights.count(); ++i) {
       const Weight w = loaded.weights.weight(i);
-      for (const ConstView& v : {w.codes(), w.block_scales, w.expert_scales}) put(all, v);
+      for (const ConstView& v : {w.stored, w.block_scales, w.expert_scales}) put(all, v);
       put(all, std::vector{w.scale, w.input_scale});
     }
   }
