@@ -83,7 +83,7 @@ void repeat(View all, int64_t period) {
 
 }  // namespace
 
-Weights::Weights(const ModelConfig& config, Device device, WeightsOptions options)
+Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions& options)
     : config_(config), device_(device), options_(options), specs_(parameter_list(config)) {
   NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
                  "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");

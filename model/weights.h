@@ -32,7 +32,7 @@ struct WeightsOptions {
 
 class Weights {
  public:
-  Weights(const ModelConfig& config, Device device, WeightsOptions options);
+  Weights(const ModelConfig& config, Device device, const WeightsOptions& options);
 
   Device device() const { return device_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
