@@ -97,10 +97,13 @@ void read_parameter(const OpenParameter& parts, Weights& weights, int64_t i, con
 
 // name(part): of a dataset of parameter i.
 template <class Name>
-void check_codes(const Weights& weights, int64_t i, const std::string& file, const Name& name) {
+void check_parameter(const Weights& weights, int64_t i, const std::string& file, const Name& name) {
   const ConstView codes = weights.codes(i), blocks = weights.block_scales(i);
-  if (codes && !blocks) check_codes(codes, false, str(file, ": ", name(0)));
-  if (blocks) check_codes(blocks, true, str(file, ": ", name(1)));
+  const auto bytes = [](ConstView dense) {
+    return std::span(dense.data(), static_cast<size_t>(dense.bytes()));
+  };
+  if (codes && !blocks) check_codes(bytes(codes), false, str(file, ": ", name(0)));
+  if (blocks) check_codes(bytes(blocks), true, str(file, ": ", name(1)));
 }
 
 // Its weights into those of a model that has no others.
@@ -119,8 +122,8 @@ LoadedSize load(Hdf5File& in, Opening o, DType compute) {
   for (int64_t i = 0; i < out.weights.count(); ++i) {
     const auto at = static_cast<size_t>(i);
     read_parameter(o.weights[at], out.weights, i, o.parameters[at].extents);
-    check_codes(out.weights, i, in.path().string(),
-                [&](size_t part) { return o.weights[at][part].data.name(); });
+    check_parameter(out.weights, i, in.path().string(),
+                    [&](size_t part) { return o.weights[at][part].data.name(); });
   }
   Context ctx(Device::kCpu);
   out.weights.refresh_low(ctx);
@@ -170,7 +173,7 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
     NESTLING_CHECK(spec.name == theirs.name && spec.size() == theirs.size(), file.string(), ": ",
                    spec.name, ": weights of another model");
     const std::vector<WeightPart> parts = weight_parts(spec, precision, format_of(q, i));
-    check_codes(weights, i, file.string(), [&](size_t part) { return parts[part].dataset; });
+    check_parameter(weights, i, file.string(), [&](size_t part) { return parts[part].dataset; });
     for (size_t k = 0; k < parts.size(); ++k)
       out.dataset(parts[k].dataset, parts[k].type, part_view(weights, i, k),
                   weight_chunk(spec, edges, dtype_bytes(parts[k].type), parts[k].packed));

@@ -5,6 +5,7 @@
 #include "kernels/core/host_view.h"
 #include "kernels/core/nvfp4.h"
 #include "model/huggingface.h"
+#include "model/interleave.h"
 #include "model/router_record.h"
 
 namespace nestling {
@@ -17,10 +18,6 @@ constexpr const char* kGroup = "/quantization";
 std::string quantized_group(const ParameterSpec& spec) {
   constexpr std::string_view kWeights = "/weights";
   return kGroup + weight_dataset(spec).substr(kWeights.size());
-}
-
-int64_t tensor_count(const ParameterSpec& spec) {
-  return spec.stacked() ? spec.dims[0].extent : 1;
 }
 
 void check_blocks(int64_t columns, WeightFormat format, const std::string& where) {
@@ -47,8 +44,9 @@ TensorScales read_tensor_scales(Hdf5File& in, const ModelConfig& config, const P
   const std::string group = quantized_group(spec);
   if (!takes_codes(config, spec)) in.fail(group, "codes of a parameter that is never quantized");
   if (in.has(weight_dataset(spec))) in.fail(group, "is in /weights too");
-  TensorScales scales{.weight = read_scales(in, group + "/weight_scale", tensor_count(spec)),
-                      .input = read_scales(in, group + "/input_scale", 1).front()};
+  TensorScales scales{
+      .weight = read_scales(in, group + "/weight_scale", published_matrix(spec).count),
+      .input = read_scales(in, group + "/input_scale", 1).front()};
   check_scales(scales, format, in.path().string() + ": " + group);
   return scales;
 }
@@ -92,15 +90,6 @@ void check_elastic_quantization(const ElasticModel& model, const Quantization& q
                  where, ": no weight is quantized");
   check_whole_tensors(model.config, q, where);
   check_quantizable(model, q.format, where);
-}
-
-void check_codes(ConstView codes, bool of_blocks, const std::string& where) {
-  const auto* values = codes.ptr<f8e4m3>();
-  for (int64_t i = 0; i < codes.size(); ++i) {
-    NESTLING_CHECK_INPUT((values[i].bits & 0x7fu) != 0x7fu, where, ": holds a NaN");
-    NESTLING_CHECK_INPUT(!of_blocks || values[i].bits < 0x80u, where,
-                         ": a scale of a block is below zero");
-  }
 }
 
 void write_elastic_quantization(Hdf5Writer& out, const std::vector<ParameterSpec>& specs,

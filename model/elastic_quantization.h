@@ -36,8 +36,6 @@ void check_elastic_quantization(const ElasticModel& model, const Quantization& q
                                 const std::string& where);
 // Throws kInput where a size or a choice of the router cuts a block of NVFP4.
 void check_quantizable(const ElasticModel& model, WeightFormat format, const std::string& where);
-// Codes f8_e4m3 without NaN; scales of blocks not below zero either. Dense.
-void check_codes(ConstView codes, bool of_blocks, const std::string& where);
 
 // The format and all scales of tensors: not codes, nor scales of blocks.
 void write_elastic_quantization(Hdf5Writer& out, const std::vector<ParameterSpec>& specs,

@@ -144,15 +144,6 @@ void scatter_codes(const StoredTensor& tensor, int64_t first_row, const Paramete
   }
 }
 
-void check_codes(const StoredTensor& tensor, bool scales_of_blocks) {
-  for (const std::byte b : tensor.bytes) {
-    const auto bits = std::to_integer<unsigned>(b);
-    NESTLING_CHECK_INPUT((bits & 0x7fu) != 0x7fu, tensor.describe(), ": holds a NaN");
-    NESTLING_CHECK_INPUT(!scales_of_blocks || bits < 0x80u, tensor.describe(),
-                         ": a scale is below zero");
-  }
-}
-
 // Modules whose matrices, and convolutions, are no codes; the head too where it is the embeddings'.
 std::vector<std::string> excluded_modules(const Weights& weights) {
   std::vector<std::string> modules;
@@ -205,7 +196,7 @@ void import_codes(PublishedTensors& tensors, Weights& weights, int64_t i) {
   const auto read = [&](const std::string& name, const CodeArray& a, View to, int64_t e,
                         bool has_nan, bool blocks) {
     const StoredTensor& tensor = *tensors.find(name);
-    if (has_nan) check_codes(tensor, blocks);
+    if (has_nan) check_codes(tensor.bytes, blocks, tensor.describe());
     scatter_codes(tensor, spec.row_begin, spec, a, to.data() + e * m.rows * row_bytes(a, m.cols));
   };
   for (int64_t e = 0; e < m.count; ++e) {

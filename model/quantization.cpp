@@ -70,6 +70,14 @@ void check_scales(const TensorScales& scales, WeightFormat format, const std::st
   }
 }
 
+void check_codes(std::span<const std::byte> codes, bool of_blocks, const std::string& where) {
+  for (const std::byte code : codes) {
+    const auto bits = std::to_integer<unsigned>(code);
+    NESTLING_CHECK_INPUT((bits & 0x7fu) != 0x7fu, where, ": holds a NaN");
+    NESTLING_CHECK_INPUT(!of_blocks || bits < 0x80u, where, ": a scale of a block is below zero");
+  }
+}
+
 void check_not_quantized(const std::optional<Quantization>& q, const std::string& where,
                          const std::string& what) {
   NESTLING_CHECK_INPUT(!q, where, ": its weights are ", weight_format_name(q->format), " codes; ",

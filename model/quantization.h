@@ -10,6 +10,7 @@
 // Source        ModelOpt's FP8 and NVFP4 checkpoints; Nemotron 3 Nano report (which layers stay in bf16).
 #pragma once
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ struct Quantization {
 // Throws kInput unless products take these scales: finite, above zero, and the product with that of the activations a
 // normal f32; of NVFP4 their 512th part is one too, and 2688 times they are finite. `where`: "FILE: GROUP".
 void check_scales(const TensorScales& scales, WeightFormat format, const std::string& where);
+// Throws kInput where a byte is a NaN of E4M3, or, of the scales of blocks, below zero. `where`: "FILE: TENSOR".
+void check_codes(std::span<const std::byte> codes, bool of_blocks, const std::string& where);
 // Throws kInput naming `what` whose weights are needed as they were: "WHERE: its weights are fp8 codes; ...".
 void check_not_quantized(const std::optional<Quantization>& q, const std::string& where,
                          const std::string& what);

@@ -6,6 +6,7 @@
 
 #include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/nvfp4_linear.h"
+#include "model/interleave.h"
 
 namespace nestling {
 
@@ -43,7 +44,7 @@ Quantization weight_scales(const ModelConfig& config, WeightFormat format, const
   for (int64_t i = 0; i < from.count(); ++i) {
     if (!quantized[static_cast<size_t>(i)]) continue;
     const ParameterSpec& spec = from.specs()[static_cast<size_t>(i)];
-    const int64_t tensors = spec.stacked() ? spec.dims[0].extent : 1;
+    const int64_t tensors = published_matrix(spec).count;
     TensorScales scales;
     each_tensor(spec, tensors, [&](const auto& of, int64_t) {
       scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)), spec.name)));

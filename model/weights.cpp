@@ -6,6 +6,7 @@
 #include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "kernels/ops/elementwise.h"
+#include "model/interleave.h"
 
 namespace nestling {
 
@@ -131,7 +132,7 @@ void Weights::place_codes() {
   for (int64_t i = 0; i < count(); ++i) {
     if (!scales(i)) continue;
     const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
-    const int64_t tensors = spec.stacked() ? spec.dims[0].extent : 1;
+    const int64_t tensors = published_matrix(spec).count;
     NESTLING_CHECK(std::ssize(scales(i)->weight) == tensors, spec.name, ": ",
                    scales(i)->weight.size(), " scales of weights, needs ", tensors);
     NESTLING_CHECK(!nvfp4 || last_extent(spec) % kNvfp4Block == 0, spec.name, ": ",

@@ -5,12 +5,11 @@
 #include "kernels/core/f8e4m3.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/simd.h"
+#include "kernels/cpu/gemv_rows.h"
 
 namespace nestling::cpu {
 
 namespace {
-
-constexpr int64_t kBytesPerTask = 32768;  // of w: about 2 us of reading, a few times a fork
 
 template <class Y, class W>
 struct Operands {
@@ -138,8 +137,7 @@ void gemv_rows(const Operands<Y, W>& o, int64_t n) {
   auto* body =
       cpu_isa() >= CpuIsa::kAvx512 ? columns_avx512<kRows, Y, W> : columns_avx2<kRows, Y, W>;
   const auto row_bytes = o.width * static_cast<int64_t>(sizeof(W));
-  const int64_t grain = std::max<int64_t>(4, kBytesPerTask / row_bytes / 4 * 4);
-  parallel_for(n, grain, [&](int64_t begin, int64_t end) { body(o, begin, end); });
+  parallel_for(n, gemv_grain(row_bytes), [&](int64_t begin, int64_t end) { body(o, begin, end); });
 }
 
 template <class Y, class W>
@@ -155,18 +153,7 @@ void gemv_as(const Gemv& a) {
                          .scale = a.scale,
                          .accumulate = a.accumulate};
   const int64_t n = a.w.dim(0);
-  switch (a.x.dim(0)) {
-    case 1:
-      return gemv_rows<1>(o, n);
-    case 2:
-      return gemv_rows<2>(o, n);
-    case 3:
-      return gemv_rows<3>(o, n);
-    case 4:
-      return gemv_rows<4>(o, n);
-    default:
-      throw Error(str("gemv: x ", a.x.describe(), ", needs 1 to ", kGemvRows, " rows"));
-  }
+  with_gemv_rows("gemv", a.x, [&](auto rows) { gemv_rows<decltype(rows)::value>(o, n); });
 }
 
 }  // namespace

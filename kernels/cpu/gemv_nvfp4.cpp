@@ -12,7 +12,7 @@
 #include "kernels/core/nvfp4.h"
 #include "kernels/core/parallel.h"
 #include "kernels/core/simd.h"
-#include "kernels/cpu/gemv.h"
+#include "kernels/cpu/gemv_rows.h"
 
 namespace nestling::cpu {
 
@@ -21,7 +21,6 @@ namespace {
 using simd::F8;
 using I8 = simd::Int<F8>;
 
-constexpr int64_t kBytesPerTask = 32768;  // of w, as gemv.cpp's
 constexpr int64_t kCodes = 128, kBytes = kCodes / 2, kBlocks = kCodes / kNvfp4Block;  // of a step
 constexpr int64_t kHalf = kBytes / 2;
 
@@ -156,8 +155,7 @@ template <int kRows>
 void gemv_rows(const Nvfp4Operands& o, int64_t n) {
   constexpr int kCols = kRows <= 2 ? 4 : 2;
   const int64_t row_bytes = o.blocks * (kNvfp4Block / 2 + 1);
-  const int64_t grain = std::max<int64_t>(4, kBytesPerTask / row_bytes / 4 * 4);
-  parallel_for(n, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(n, gemv_grain(row_bytes), [&](int64_t begin, int64_t end) {
     int64_t at = begin;
     for (; at + kCols <= end; at += kCols) tile<kRows, kCols>(o, at);
     for (; at < end; ++at) tile<kRows, 1>(o, at);
@@ -181,18 +179,7 @@ void gemv_nvfp4(const Nvfp4Gemv& a) {
                         .scale = a.scale,
                         .accumulate = a.accumulate};
   const int64_t n = a.w.dim(0);
-  switch (a.x.dim(0)) {
-    case 1:
-      return gemv_rows<1>(o, n);
-    case 2:
-      return gemv_rows<2>(o, n);
-    case 3:
-      return gemv_rows<3>(o, n);
-    case 4:
-      return gemv_rows<4>(o, n);
-    default:
-      throw Error(str("gemv_nvfp4: x ", a.x.describe(), ", needs 1 to ", kGemvRows, " rows"));
-  }
+  with_gemv_rows("gemv_nvfp4", a.x, [&](auto rows) { gemv_rows<decltype(rows)::value>(o, n); });
 }
 
 }  // namespace nestling::cpu

@@ -17,23 +17,11 @@ namespace nestling {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::dense_bytes;
 using testing::expect_error;
 using testing::TempDir;
 
 constexpr const char* kPattern = "ME*-M";
-
-std::string dense_bytes(ConstView v) {
-  std::string bytes;
-  if (!v) return bytes;
-  if (v.rank() == 1)
-    return {reinterpret_cast<const char*>(v.data()), static_cast<size_t>(v.bytes())};
-  for (int64_t i = 0; i < v.dim(0); ++i) {
-    const ConstView row = v.slice(0, i, 1);
-    bytes +=
-        dense_bytes(v.rank() == 2 ? row.reshape({v.dim(1)}) : row.reshape({v.dim(1), v.dim(2)}));
-  }
-  return bytes;
-}
 
 // Values or codes, scales of blocks and of experts, of every parameter.
 void expect_prefix(Weights& part, Weights& whole, const Widths& widths) {
@@ -44,13 +32,7 @@ void expect_prefix(Weights& part, Weights& whole, const Widths& widths) {
     for (size_t d = 0; d < p.extents.size(); ++d)
       full = full.prefix(static_cast<int>(d), p.extents[d]);
     const Weight mine = part.weight(next++);
-    ASSERT_TRUE(same_shape(full.stored, mine.stored)) << name;
-    EXPECT_EQ(full.dtype(), mine.dtype()) << name;
-    EXPECT_EQ(dense_bytes(full.stored), dense_bytes(mine.stored)) << name;
-    EXPECT_EQ(dense_bytes(full.block_scales), dense_bytes(mine.block_scales)) << name;
-    EXPECT_EQ(dense_bytes(full.expert_scales), dense_bytes(mine.expert_scales)) << name;
-    EXPECT_EQ(full.scale, mine.scale) << name;
-    EXPECT_EQ(full.input_scale, mine.input_scale) << name;
+    testing::expect_same_weight(full, mine, name);
     codes += mine.quantized();
   }
   EXPECT_EQ(next, part.count());

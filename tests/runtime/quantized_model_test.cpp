@@ -84,18 +84,8 @@ TEST_P(QuantizedModel, SliceIsTheSizeAsAPublishedDirectory) {
   LoadedModel cut(out, DType::kF32), alone(from, DType::kF32, "narrow");
   ASSERT_EQ(cut.weights().count(), alone.weights().count());
   for (int64_t i = 0; i < cut.weights().count(); ++i) {
-    const Weight a = alone.weights().weight(i), c = cut.weights().weight(i);
-    const auto same = [&](ConstView x, ConstView y) {
-      ASSERT_EQ(x.bytes(), y.bytes());
-      EXPECT_EQ(0, std::memcmp(x.data(), y.data(), static_cast<size_t>(x.bytes())))
-          << cut.weights().specs()[static_cast<size_t>(i)].name;
-    };
-    EXPECT_EQ(a.dtype(), c.dtype());
-    same(a.stored, c.stored);
-    if (a.block_scales) same(a.block_scales, c.block_scales);
-    if (a.expert_scales) same(a.expert_scales, c.expert_scales);
-    EXPECT_EQ(a.scale, c.scale);
-    EXPECT_EQ(a.input_scale, c.input_scale);
+    testing::expect_same_weight(alone.weights().weight(i), cut.weights().weight(i),
+                                cut.weights().specs()[static_cast<size_t>(i)].name);
   }
   expect_error([&] { write_quantized_slice(from, "narrow", dir_.path() / "other", other()); },
                {"experts.h5", weight_format_label(GetParam()), weight_format_label(other())});

@@ -1,6 +1,7 @@
 // quantized_elastic.h - elastic models whose weights are codes, made without any calibration.
 #pragma once
 #include <algorithm>
+#include <gtest/gtest.h>
 
 #include "model/quantize.h"
 #include "tests/support/tiny_elastic.h"
@@ -53,16 +54,42 @@ inline ElasticModel quantizable_model(const std::string& pattern) {
 }
 
 // Codes of these weights, as if every activation seen had been 4 at most.
-inline Weights quantized(const ModelConfig& config, const Weights& from, WeightFormat format) {
+inline Weights quantized(const ModelConfig& config, const Weights& from, WeightFormat format,
+                         DType compute = DType::kF32) {
   Quantization q = weight_scales(config, format, from);
   set_input_scales(q, config, std::vector<float>(q.parameters.size(), 4.0f));
   Context ctx(Device::kCpu);
-  return quantize_weights(ctx, config, from, std::move(q), DType::kF32);
+  return quantize_weights(ctx, config, from, std::move(q), compute);
 }
 inline Weights quantized(const ModelConfig& config, WeightFormat format) {
   Weights weights(config, Device::kCpu, {});
   weights.initialize(7);
   return quantized(config, weights, format);
+}
+
+// What a view holds, without its gaps.
+inline std::string dense_bytes(ConstView v) {
+  std::string bytes;
+  if (!v) return bytes;
+  if (v.rank() == 1)
+    return {reinterpret_cast<const char*>(v.data()), static_cast<size_t>(v.bytes())};
+  for (int64_t i = 0; i < v.dim(0); ++i) {
+    const ConstView row = v.slice(0, i, 1);
+    bytes +=
+        dense_bytes(v.rank() == 2 ? row.reshape({v.dim(1)}) : row.reshape({v.dim(1), v.dim(2)}));
+  }
+  return bytes;
+}
+
+// Numbers or codes, and all their scales, bit for bit.
+inline void expect_same_weight(const Weight& a, const Weight& b, const std::string& name) {
+  ASSERT_TRUE(same_shape(a.stored, b.stored)) << name;
+  EXPECT_EQ(a.dtype(), b.dtype()) << name;
+  EXPECT_EQ(dense_bytes(a.stored), dense_bytes(b.stored)) << name;
+  EXPECT_EQ(dense_bytes(a.block_scales), dense_bytes(b.block_scales)) << name;
+  EXPECT_EQ(dense_bytes(a.expert_scales), dense_bytes(b.expert_scales)) << name;
+  EXPECT_EQ(a.scale, b.scale) << name;
+  EXPECT_EQ(a.input_scale, b.input_scale) << name;
 }
 
 }  // namespace nestling::testing
