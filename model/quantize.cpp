@@ -77,28 +77,45 @@ void set_input_scales(Quantization& q, const ModelConfig& config, std::span<cons
       scales->input = scale_of(q.format, of_published[specs[i].published]);
 }
 
+Quantization unit_scales(const ModelConfig& config, WeightFormat format) {
+  const std::vector<ParameterSpec> specs = parameter_list(config);
+  const std::vector<bool> quantized = quantized_parameters(config);
+  Quantization q{.format = format, .parameters = {}};
+  q.parameters.resize(specs.size());
+  for (size_t i = 0; i < specs.size(); ++i)
+    if (quantized[i])
+      q.parameters[i] = TensorScales{
+          .weight = std::vector<float>(static_cast<size_t>(published_matrix(specs[i]).count), 1.0f),
+          .input = 1.0f};
+  return q;
+}
+
+void make_codes(Context& ctx, const MakeCodes& a) {
+  each_tensor(a.spec, std::ssize(a.scales), [&](const auto& of, int64_t e) {
+    const float scale = a.scales[static_cast<size_t>(e)];
+    if (a.block_scales)
+      nvfp4_quantize(
+          ctx,
+          {.codes = of(a.codes), .scales = of(a.block_scales), .x = of(a.values), .scale = scale});
+    else
+      fp8_quantize(ctx, {.codes = of(a.codes), .x = of(a.values), .scale = scale});
+  });
+}
+
 Weights quantize_weights(Context& ctx, const ModelConfig& config, const Weights& from,
                          Quantization q, DType compute) {
   Weights to(config, Device::kCpu, {.compute = compute, .quantization = std::move(q)});
   for (int64_t i = 0; i < to.count(); ++i) {
     const View codes = to.codes(i);
-    const ConstView master = from.master(i);
     if (!codes) {
-      copy(to.master(i), master);
+      copy(to.master(i), from.master(i));
       continue;
     }
-    const View blocks = to.block_scales(i);
-    const std::vector<float>& scales =
-        to.quantization()->parameters[static_cast<size_t>(i)]->weight;
-    each_tensor(
-        to.specs()[static_cast<size_t>(i)], std::ssize(scales), [&](const auto& of, int64_t e) {
-          const float scale = scales[static_cast<size_t>(e)];
-          if (blocks)
-            nvfp4_quantize(
-                ctx, {.codes = of(codes), .scales = of(blocks), .x = of(master), .scale = scale});
-          else
-            fp8_quantize(ctx, {.codes = of(codes), .x = of(master), .scale = scale});
-        });
+    make_codes(ctx, {.spec = to.specs()[static_cast<size_t>(i)],
+                     .codes = codes,
+                     .block_scales = to.block_scales(i),
+                     .values = from.master(i),
+                     .scales = to.quantization()->parameters[static_cast<size_t>(i)]->weight});
   }
   to.refresh_low(ctx);
   return to;

@@ -21,8 +21,8 @@ struct Weight {
   ConstView expert_scales = {};  // [E] f32, of what is stacked
   float scale = 1;               // of the tensor
   float input_scale = 1;         // of the activations it is multiplied with
-  float* largest_input =
-      nullptr;  // where given, products leave there the largest |activation| they saw
+  View largest_input =
+      {};  // [1] f32; where given, products raise it to the largest |activation| they saw
 
   Weight() = default;
   // NOLINTNEXTLINE(google-explicit-constructor): as View to ConstView

@@ -7,6 +7,7 @@
 #include "kernels/core/rng.h"
 #include "kernels/ops/elementwise.h"
 #include "model/interleave.h"
+#include "model/quantize.h"
 
 namespace nestling {
 
@@ -88,25 +89,28 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
     : config_(config), device_(device), options_(options), specs_(parameter_list(config)) {
   NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
                  "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");
-  int64_t total = 0;
+  int64_t total = 0, low_total = 0;
   offsets_.resize(specs_.size());
+  low_offsets_.resize(specs_.size());
   for (const bool by_product : {true, false}) {
     beside_products_ = total;
     for (size_t i = 0; i < specs_.size(); ++i) {
       if (specs_[i].gradient_by_product != by_product) continue;
+      const bool codes = scales(static_cast<int64_t>(i)).has_value();
       offsets_[i] = total;
-      if (!scales(static_cast<int64_t>(i))) total += padded(specs_[i]);
+      low_offsets_[i] = low_total;
+      if (!codes || options.gradients) total += padded(specs_[i]);
+      if (!codes) low_total += padded(specs_[i]);
     }
   }
   master_offsets_ = offsets_;
-  const auto pool = [&](DType dtype, Pool of, const char* name) {
-    return Tensor(device, dtype, {total}, {of, name});
-  };
-  master_ = pool(DType::kF32, Pool::kWeights, options.teacher ? "teacher weights" : "masters");
-  if (options.gradients) grads_ = pool(DType::kF32, Pool::kOptimizer, "gradients");
+  master_ = Tensor(device, DType::kF32, {total},
+                   {Pool::kWeights, options.teacher ? "teacher weights" : "masters"});
+  if (options.gradients)
+    grads_ = Tensor(device, DType::kF32, {total}, {Pool::kOptimizer, "gradients"});
   if (options.compute == DType::kBF16)
-    low_ =
-        pool(DType::kBF16, Pool::kWeights, options.teacher ? "teacher low copies" : "low copies");
+    low_ = Tensor(device, DType::kBF16, {low_total},
+                  {Pool::kWeights, options.teacher ? "teacher low copies" : "low copies"});
   if (options_.quantization) place_codes();
 }
 
@@ -119,8 +123,8 @@ const std::optional<TensorScales>& Weights::scales(int64_t i) const {
 // One pool: of every quantized parameter its codes, the scales of its blocks and those of its experts.
 void Weights::place_codes() {
   const Quantization& q = *options_.quantization;
-  NESTLING_CHECK(!options_.gradients && std::ssize(q.parameters) == count(),
-                 "quantized weights have no gradients, and scales of every parameter");
+  NESTLING_CHECK(std::ssize(q.parameters) == count(), "scales of ", q.parameters.size(),
+                 " parameters for ", count());
   const bool nvfp4 = q.format == WeightFormat::kNvfp4;
   code_places_.resize(specs_.size());
   int64_t total = 0;
@@ -203,7 +207,8 @@ Weight Weights::weight(int64_t i) {
 }
 
 View Weights::master(int64_t i) {
-  if (scales(i) || (dropped_ && specs_[static_cast<size_t>(i)].product)) return {};
+  const bool codes_alone = scales(i) && !options_.gradients;
+  if (codes_alone || (dropped_ && specs_[static_cast<size_t>(i)].product)) return {};
   return at(master_, master_offsets_, i, DType::kF32);
 }
 
@@ -214,15 +219,15 @@ View Weights::grad(int64_t i) {
 
 View Weights::low(int64_t i) {
   if (!low_ || scales(i) || !specs_[static_cast<size_t>(i)].product) return {};
-  return at(low_, offsets_, i, DType::kBF16);
+  return at(low_, low_offsets_, i, DType::kBF16);
 }
 
-ModelParams<Weight> Weights::params(std::span<float> largest_inputs) {
-  NESTLING_CHECK(largest_inputs.empty() || std::ssize(largest_inputs) == count(), "ranges of ",
-                 largest_inputs.size(), " parameters for ", count());
+ModelParams<Weight> Weights::params(View largest_inputs) {
+  NESTLING_CHECK(!largest_inputs || largest_inputs.size() == count(), "ranges of ",
+                 largest_inputs.describe(), " parameters for ", count());
   return bind_parameters<Weight>(config_, [&](int64_t i) {
     Weight w = weight(i);
-    if (!largest_inputs.empty()) w.largest_input = &largest_inputs[static_cast<size_t>(i)];
+    if (largest_inputs) w.largest_input = largest_inputs.slice(0, i, 1);
     return w;
   });
 }
@@ -253,6 +258,18 @@ void Weights::initialize(uint64_t seed, int64_t distinct) {
 void Weights::refresh_low(Context& ctx) {
   for (int64_t i = 0; i < count(); ++i)
     if (const View copy = low(i)) cast(ctx, copy, master(i));
+  refresh_codes(ctx);
+}
+
+void Weights::refresh_codes(Context& ctx) {
+  if (!trains_codes()) return;
+  for (int64_t i = 0; i < count(); ++i)
+    if (const View to = codes(i))
+      make_codes(ctx, {.spec = specs_[static_cast<size_t>(i)],
+                       .codes = to,
+                       .block_scales = block_scales(i),
+                       .values = master(i),
+                       .scales = scales(i)->weight});
 }
 
 void Weights::drop_masters() {
@@ -278,12 +295,14 @@ void Weights::drop_masters() {
 void Weights::take_masters(Context& ctx, const Weights& from) {
   NESTLING_CHECK(!dropped_ && !from.dropped_, "the masters are dropped");
   copy(master_.view(), from.master_.view());
-  if (codes_) copy(codes_.view(), from.codes_.view());
+  if (codes_ && !trains_codes()) copy(codes_.view(), from.codes_.view());
   refresh_low(ctx);
 }
 
 Weights Weights::on(Device device, DType compute) const {
-  Weights there(config_, device, {.compute = compute, .quantization = options_.quantization});
+  Weights there(
+      config_, device,
+      {.compute = compute, .quantization = trains_codes() ? std::nullopt : options_.quantization});
   Context ctx(device);
   there.take_masters(ctx, *this);
   return there;

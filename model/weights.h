@@ -5,8 +5,9 @@
 //               `flat_gradients` is all gradients as one view, which is what data parallelism reduces.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
 //               copy, which the products read; refresh_low() rounds the masters into it.
-// Quantized     parameters of options.quantization are codes and scales (model/weight.h) and nothing else: they have
-//               neither master nor low copy nor gradient.
+// Quantized     parameters of options.quantization are codes and scales (model/weight.h), which products read in place of
+//               a low copy. Without gradients they are nothing else: no master. With gradients they are trained:
+//               master and gradient are f32 as others' are, and refresh_low() makes the codes of the masters.
 // Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
 //               gives that memory back. From then on master(i) of a product operand is absent.
 // Null device   extents only.
@@ -26,8 +27,8 @@ namespace nestling {
 struct WeightsOptions {
   DType compute = DType::kF32;  // kF32 or kBF16
   bool gradients = false;
-  bool teacher = false;                           // how the memory is named
-  std::optional<Quantization> quantization = {};  // of weights without gradients
+  bool teacher = false;  // how the memory is named
+  std::optional<Quantization> quantization = {};
 };
 
 class Weights {
@@ -37,7 +38,7 @@ class Weights {
   Device device() const { return device_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   int64_t count() const { return static_cast<int64_t>(specs_.size()); }
-  View master(int64_t i);  // absent where dropped or quantized
+  View master(int64_t i);  // absent where dropped, or quantized and not trained
   ConstView master(int64_t i) const { return const_cast<Weights*>(this)->master(i); }
   View grad(int64_t i);  // absent for a buffer, or without gradients
   View low(int64_t i);   // absent in f32, or where the parameter is no product operand
@@ -51,23 +52,25 @@ class Weights {
 
   // What the layers read: codes, else the low copy where there is one, else the master.
   Weight weight(int64_t i);
-  // Of all. `largest_inputs`: a place a parameter, where products leave the largest |activation| they saw
-  // (model/layers/product.h); empty: nothing.
-  ModelParams<Weight> params(std::span<float> largest_inputs = {});
+  // Of all. `largest_inputs` [count] f32, on the same device: a place a parameter, raised by products to the largest
+  // |activation| they saw (model/layers/product.h); absent: nothing.
+  ModelParams<Weight> params(View largest_inputs = {});
   ModelParams<View> grads();
 
   // Fresh weights by each spec's Init; refreshes the low copies. Of a tensor, `distinct` values are drawn (on the
   // host), and repeat: benchmarks of billions of parameters need no more.
   void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
-  void refresh_low(Context& ctx);
+  void refresh_low(Context& ctx);    // and the codes of what is trained
+  void refresh_codes(Context& ctx);  // these alone
   void zero_gradients();
   void zero_gradients_beside_products();  // for a backward with LayerRun::fresh
   void drop_masters();                    // for good; with low copies only
-  void take_masters(Context& ctx,
-                    const Weights& from);          // of the same model, on any device; codes too
-  Weights on(Device device, DType compute) const;  // a copy there, without gradients
-  Weights extents() const;                         // the same on the null device
-  int64_t parameter_count() const;                 // trained or not, buffers included
+  // Of the same model, on any device. Codes too, or where these are trained those of the masters.
+  void take_masters(Context& ctx, const Weights& from);
+  Weights on(Device device,
+             DType compute) const;  // a copy there, without gradients; of what is trained no codes
+  Weights extents() const;          // the same on the null device
+  int64_t parameter_count() const;  // trained or not, buffers included
   struct Bytes {
     int64_t masters, gradients, low, codes;
   };
@@ -83,7 +86,9 @@ class Weights {
   Device device_;
   WeightsOptions options_;
   std::vector<ParameterSpec> specs_;
-  std::vector<int64_t> offsets_;         // elements into each pool
+  bool trains_codes() const { return options_.gradients && options_.quantization; }
+  std::vector<int64_t> offsets_;         // elements into masters and gradients
+  std::vector<int64_t> low_offsets_;     // into low copies
   std::vector<int64_t> master_offsets_;  // into the masters; the same until they are dropped
   int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;

@@ -44,7 +44,7 @@ class LoadedModel {
   ModelParams<Weight> params();  // of the selected size
   Weights& weights() { return weights_; }
   // From now on products leave the largest |activation| of every parameter there (Weights::params); {}: no more.
-  void watch_inputs(std::span<float> largest) { largest_inputs_ = largest; }
+  void watch_inputs(View largest) { largest_inputs_ = largest; }
   const Tokenizer& tokenizer() const;  // throws kInput where the model has none
   // Name to bytes, of kTokenizerFiles those that are there.
   const std::map<std::string, std::string>& tokenizer_files() const { return files_; }
@@ -81,7 +81,7 @@ class LoadedModel {
   std::vector<Size> sizes_;
   Size selected_;
   bool whole_;
-  std::span<float> largest_inputs_ = {};
+  View largest_inputs_ = {};
   std::optional<Tokenizer> tokenizer_;
   std::map<std::string, std::string> files_;
   int64_t bytes_read_ = 0;

@@ -18,9 +18,11 @@ namespace fs = std::filesystem;
 // Of every parameter the largest |activation| it is multiplied with, in any size on any of the texts.
 std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::path& from,
                                   const QuantizeOptions& o) {
-  std::vector<float> largest(static_cast<size_t>(model.weights().count()));
+  Tensor seen(Device::kCpu, DType::kF32, {model.weights().count()});
+  fill_zero(seen.view());
+  const std::span<const float> largest(seen.ptr<float>(), static_cast<size_t>(seen.size()));
   const auto comm = make_self_comm();
-  model.watch_inputs(largest);
+  model.watch_inputs(seen.view());
   for (const std::string& size : model.sizes()) {
     model.select(size);
     for (const std::string& text : o.texts) {
@@ -33,7 +35,7 @@ std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::pa
     }
   }
   model.watch_inputs({});
-  return largest;
+  return {largest.begin(), largest.end()};
 }
 
 // Before anything is computed.

@@ -11,12 +11,14 @@
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/conv1d.h"
+#include "kernels/ops/dequantize.h"
 #include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/experts.h"
 #include "kernels/ops/fp8_linear.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gated_norm.h"
+#include "kernels/ops/largest.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/loss.h"
 #include "kernels/ops/mask.h"
@@ -261,6 +263,12 @@ void run(Context&, const ScanStep&) {
   absent();
 }
 void run(Context&, const StateScore&) {
+  absent();
+}
+void run(Context&, const Largest&) {
+  absent();
+}
+void run(Context&, const Dequantize&) {
   absent();
 }
 void run(Context&, const AddSum&) {

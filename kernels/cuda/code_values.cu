@@ -1,8 +1,8 @@
-// code_values.cu - codes become bf16.
+// code_values.cu - codes become bf16, or f32.
 //
 // Widening      a thread makes 8 values: it reads 8 bytes of FP8 codes, 4 of NVFP4 and their block's scale, and writes
-//               16 at once, beside those of its neighbours; where rows of codes start elsewhere, it reads byte by byte:
-//               the same bits.
+//               16 or 32 at once, beside those of its neighbours; where rows start elsewhere, it reads byte by byte and
+//               writes value by value: the same bits.
 #include <cstring>
 
 #include <cuda_bf16.h>
@@ -13,6 +13,7 @@
 #include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/ops/dequantize.h"
 
 namespace nestling::cuda {
 
@@ -37,10 +38,14 @@ struct CodeMatrix {
   }
 };
 
+template <class Y>
 struct Widening {
-  __nv_bfloat16* out;  // rows start at multiples of 16 bytes
+  Y* out;
   CodeMatrix codes, block_scales;
-  const int32_t* offsets;  // null: all experts have rows, or there are none
+  const int32_t* offsets;      // null: all experts have rows, or there are none
+  const float* expert_scales;  // null: `scale`
+  float scale;
+  bool out_aligned;  // rows start at multiples of 16 bytes
   int64_t out_expert, out_pitch, rows, cols;
 };
 
@@ -62,8 +67,8 @@ __device__ void read_codes(unsigned char (&to)[kBytes], const unsigned char* fro
 }
 
 // The values of columns [col, col + count) of a row.
-template <bool kNvfp4, bool kAligned>
-__device__ void read_values(float (&x)[kPiece], const Widening& w, int64_t e, int64_t row,
+template <bool kNvfp4, bool kAligned, class Y>
+__device__ void read_values(float (&x)[kPiece], const Widening<Y>& w, int64_t e, int64_t row,
                             int64_t col, int64_t count) {
   if constexpr (kNvfp4) {
     unsigned char pairs[kPiece / 2];
@@ -79,10 +84,20 @@ __device__ void read_values(float (&x)[kPiece], const Widening& w, int64_t e, in
   }
 }
 
-template <bool kNvfp4, bool kAligned>
-__global__ void __launch_bounds__(kThreads) widen_kernel(Widening w) {
+__device__ void store_piece(__nv_bfloat16* to, const float (&x)[kPiece]) {
+  store_vector(to, bits_of(x[0], x[1]), bits_of(x[2], x[3]), bits_of(x[4], x[5]),
+               bits_of(x[6], x[7]));
+}
+__device__ void store_piece(float* to, const float (&x)[kPiece]) {
+  store_vector(to, x[0], x[1], x[2], x[3]);
+  store_vector(to + 4, x[4], x[5], x[6], x[7]);
+}
+
+template <bool kNvfp4, bool kAligned, class Y>
+__global__ void __launch_bounds__(kThreads) widen_kernel(Widening<Y> w) {
   const int64_t e = blockIdx.y;
   if (w.offsets != nullptr && w.offsets[e] == w.offsets[e + 1]) return;
+  const float scale = w.expert_scales == nullptr ? w.scale : w.expert_scales[e];
   const int64_t width = (w.cols + kPiece - 1) / kPiece;
   for (int64_t i = first_item(); i < w.rows * width; i += item_step()) {
     const int64_t row = i / width;
@@ -90,10 +105,11 @@ __global__ void __launch_bounds__(kThreads) widen_kernel(Widening w) {
     const int64_t count = min(int64_t{kPiece}, w.cols - col);
     float x[kPiece];
     read_values<kNvfp4, kAligned>(x, w, e, row, col, count);
-    __nv_bfloat16* to = w.out + e * w.out_expert + row * w.out_pitch + col;
-    if (count == kPiece) {
-      store_vector(to, bits_of(x[0], x[1]), bits_of(x[2], x[3]), bits_of(x[4], x[5]),
-                   bits_of(x[6], x[7]));
+#pragma unroll
+    for (int k = 0; k < kPiece; ++k) x[k] *= scale;
+    Y* to = w.out + e * w.out_expert + row * w.out_pitch + col;
+    if (w.out_aligned && count == kPiece) {
+      store_piece(to, x);
       continue;
     }
     for (int64_t k = 0; k < count; ++k) store(to + k, x[k]);
@@ -106,26 +122,43 @@ CodeMatrix code_matrix(ConstView v) {
           v.stride(v.rank() - 2)};
 }
 
+// `a` as dequantize.h has it; `offsets` as code_values.h.
+template <class Y>
+void widen_to(Context& ctx, const Dequantize& a, ConstView offsets) {
+  const bool nvfp4 = static_cast<bool>(a.block_scales);
+  const bool stack = a.y.rank() == 3;
+  const int64_t cols = a.y.dim(a.y.rank() - 1);
+  const Widening<Y> w{.out = elements<Y>(a.y),
+                      .codes = code_matrix(a.codes),
+                      .block_scales = code_matrix(a.block_scales),
+                      .offsets = offsets ? offsets.ptr<int32_t>() : nullptr,
+                      .expert_scales = a.expert_scales ? a.expert_scales.ptr<float>() : nullptr,
+                      .scale = a.scale,
+                      .out_aligned = rows_aligned(a.y, 16),
+                      .out_expert = stack ? a.y.stride(0) : 0,
+                      .out_pitch = a.y.stride(a.y.rank() - 2),
+                      .rows = a.y.dim(a.y.rank() - 2),
+                      .cols = cols};
+  const bool aligned = rows_aligned(a.codes, nvfp4 ? kPiece / 2 : kPiece);
+  dim3 blocks = blocks_for(w.rows * ((cols + kPiece - 1) / kPiece), kThreads);
+  if (stack) blocks.y = static_cast<unsigned>(a.y.dim(0));
+  const auto kernel =
+      nvfp4 ? (aligned ? widen_kernel<true, true, Y> : widen_kernel<true, false, Y>)
+            : (aligned ? widen_kernel<false, true, Y> : widen_kernel<false, false, Y>);
+  launch(ctx, {blocks, kThreads}, kernel, w);
+}
+
 }  // namespace
 
 void widen(Context& ctx, View to, ConstView codes, ConstView block_scales, ConstView offsets) {
-  const bool nvfp4 = static_cast<bool>(block_scales);
-  const bool stack = to.rank() == 3;
-  const int64_t cols = to.dim(to.rank() - 1);
-  const Widening w{.out = bf16_of(to),
-                   .codes = code_matrix(codes),
-                   .block_scales = code_matrix(block_scales),
-                   .offsets = offsets ? offsets.ptr<int32_t>() : nullptr,
-                   .out_expert = stack ? to.stride(0) : 0,
-                   .out_pitch = to.stride(to.rank() - 2),
-                   .rows = to.dim(to.rank() - 2),
-                   .cols = cols};
-  const bool aligned = rows_aligned(codes, nvfp4 ? kPiece / 2 : kPiece);
-  dim3 blocks = blocks_for(w.rows * ((cols + kPiece - 1) / kPiece), kThreads);
-  if (stack) blocks.y = static_cast<unsigned>(to.dim(0));
-  const auto kernel = nvfp4 ? (aligned ? widen_kernel<true, true> : widen_kernel<true, false>)
-                            : (aligned ? widen_kernel<false, true> : widen_kernel<false, false>);
-  launch(ctx, {blocks, kThreads}, kernel, w);
+  widen_to<__nv_bfloat16>(ctx, {.y = to, .codes = codes, .block_scales = block_scales}, offsets);
+}
+
+void run(Context& ctx, const Dequantize& a) {
+  if (a.y.dtype() == DType::kBF16)
+    widen_to<__nv_bfloat16>(ctx, a, {});
+  else
+    widen_to<float>(ctx, a, {});
 }
 
 }  // namespace nestling::cuda

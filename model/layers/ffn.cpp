@@ -1,7 +1,6 @@
 #include "model/layers/ffn.h"
 
 #include "kernels/ops/activation.h"
-#include "kernels/ops/linear.h"
 #include "model/layers/product.h"
 
 namespace nestling {
@@ -23,21 +22,21 @@ void ffn_products_backward(LayerRun& run, const FfnWeights<Weight>& w, const Ffn
   const Arena::Mark mark(run.arena);
   const Arena::Mark scratch(run.ctx.scratch());
   const View dact = run.arena.alloc(run.activations, {a.act.dim(0), a.act.dim(1)});
-  linear_backward(run.ctx, {.dx = dact,
-                            .dw = g.down,
-                            .dy = dy,
-                            .x = masked(run.ctx, a.act, w.mask),
-                            .w = w.down,
-                            .accumulate_dw = !run.fresh});
+  product_backward(run.ctx, {.dx = dact,
+                             .dw = g.down,
+                             .dy = dy,
+                             .x = masked(run.ctx, a.act, w.mask),
+                             .w = w.down,
+                             .accumulate_dw = !run.fresh});
   masked_backward(run.ctx, dact, a.act, w.mask, g.mask);
   squared_relu_backward(run.ctx, {.dx = dact, .dy = dact, .x = a.up});
-  linear_backward(run.ctx, {.dx = dx,
-                            .dw = g.up,
-                            .dy = dact,
-                            .x = x,
-                            .w = w.up,
-                            .accumulate_dx = accumulate_dx,
-                            .accumulate_dw = !run.fresh});
+  product_backward(run.ctx, {.dx = dx,
+                             .dw = g.up,
+                             .dy = dact,
+                             .x = x,
+                             .w = w.up,
+                             .accumulate_dx = accumulate_dx,
+                             .accumulate_dw = !run.fresh});
 }
 
 FfnActs ffn_forward(LayerRun& run, const FfnParams<Weight>& w, ConstView input, View output) {

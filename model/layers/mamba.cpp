@@ -2,7 +2,6 @@
 
 #include "kernels/ops/conv1d.h"
 #include "kernels/ops/gated_norm.h"
-#include "kernels/ops/linear.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/scan.h"
 #include "model/layers/gather.h"
@@ -175,41 +174,41 @@ void project_out_backward(LayerRun& run, const MambaParams<Weight>& w, const Mam
                           const MambaActs& a, const MambaActs& d, ConstView dy) {
   const Arena::Mark mark(run.ctx.scratch());
   const GatheredGradient dw(run.ctx, g.out, 1);
-  linear_backward(run.ctx, {.dx = merge_cols(d.gated),
-                            .dw = dw.merged(),
-                            .dy = dy,
-                            .x = merge_cols(ConstView(a.gated)),
-                            .w = merge_or_gather(run.ctx, w.out, 1),
-                            .accumulate_dw = !run.fresh});
+  product_backward(run.ctx, {.dx = merge_cols(d.gated),
+                             .dw = dw.merged(),
+                             .dy = dy,
+                             .x = merge_cols(ConstView(a.gated)),
+                             .w = merge_or_gather(run.ctx, w.out, 1),
+                             .accumulate_dw = !run.fresh});
   dw.store();
 }
 
 void project_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                       const MambaActs& a, const MambaActs& d, View dnormed) {
   Context& ctx = run.ctx;
-  const auto one = [&](ConstView dy, ConstView weight, View dweight, bool accumulate) {
+  const auto one = [&](ConstView dy, const Weight& weight, View dweight, bool accumulate) {
     const Arena::Mark mark(ctx.scratch());
     const GatheredGradient dw(ctx, dweight);
-    linear_backward(ctx, {.dx = dnormed,
-                          .dw = dw.merged(),
-                          .dy = dy,
-                          .x = a.norm.normed,
-                          .w = merge_or_gather(ctx, weight),
-                          .accumulate_dx = accumulate,
-                          .accumulate_dw = !run.fresh});
+    product_backward(ctx, {.dx = dnormed,
+                           .dw = dw.merged(),
+                           .dy = dy,
+                           .x = a.norm.normed,
+                           .w = merge_or_gather(ctx, weight),
+                           .accumulate_dx = accumulate,
+                           .accumulate_dw = !run.fresh});
     dw.store();
   };
   one(merge_cols(ConstView(d.z)), w.z, g.z, false);
   one(d.x_raw, w.x, g.x, true);
   one(d.B_raw, w.B, g.B, true);
   one(d.C_raw, w.C, g.C, true);
-  linear_backward(ctx, {.dx = dnormed,
-                        .dw = g.dt,
-                        .dy = d.dt,
-                        .x = a.norm.normed,
-                        .w = w.dt,
-                        .accumulate_dx = true,
-                        .accumulate_dw = !run.fresh});
+  product_backward(ctx, {.dx = dnormed,
+                         .dw = g.dt,
+                         .dy = d.dt,
+                         .x = a.norm.normed,
+                         .w = w.dt,
+                         .accumulate_dx = true,
+                         .accumulate_dw = !run.fresh});
 }
 
 }  // namespace

@@ -48,22 +48,22 @@ void routed_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<
                                 .rows = a.down,
                                 .weight = a.weight,
                                 .order = a.order});
-  expert_linear_backward(ctx, {.dx = dact,
-                               .dw = g.down,
-                               .dy = drows,
-                               .x = masked(ctx, a.act, masks.expert_ffn),
-                               .w = w.down,
-                               .offsets = a.offsets,
-                               .accumulate_dw = !run.fresh});
+  expert_product_backward(ctx, {.dx = dact,
+                                .dw = g.down,
+                                .dy = drows,
+                                .x = masked(ctx, a.act, masks.expert_ffn),
+                                .w = w.down,
+                                .offsets = a.offsets,
+                                .accumulate_dw = !run.fresh});
   masked_backward(ctx, dact, a.act, masks.expert_ffn, mask_grads.expert_ffn);
   squared_relu_backward(ctx, {.dx = dact, .dy = dact, .x = a.up});
-  expert_linear_backward(ctx, {.dx = drows,
-                               .dw = g.up,
-                               .dy = dact,
-                               .x = a.rows,
-                               .w = w.up,
-                               .offsets = a.offsets,
-                               .accumulate_dw = !run.fresh});
+  expert_product_backward(ctx, {.dx = drows,
+                                .dw = g.up,
+                                .dy = dact,
+                                .x = a.rows,
+                                .w = w.up,
+                                .offsets = a.offsets,
+                                .accumulate_dw = !run.fresh});
   expert_gather_backward(ctx, {.dx = dnormed, .drows = drows, .order = a.order});
   gate_backward(ctx, {.dlogits = dlogits,
                       .dmask = mask_grads.experts,

@@ -29,10 +29,11 @@ struct QuantizedModel {
 
   Weights made(WeightFormat format) {
     masters.initialize(9);
-    std::vector<float> largest(static_cast<size_t>(masters.count()));
-    batch_loss(config, masters.params(largest));
+    Tensor seen(Device::kCpu, DType::kF32, {masters.count()});
+    fill_zero(seen.view());
+    batch_loss(config, masters.params(seen.view()));
     Quantization q = weight_scales(config, format, masters);
-    set_input_scales(q, config, largest);
+    set_input_scales(q, config, {seen.ptr<float>(), static_cast<size_t>(seen.size())});
     return quantize_weights(ctx, config, masters, std::move(q), DType::kF32);
   }
 };
@@ -188,12 +189,127 @@ INSTANTIATE_TEST_SUITE_P(Formats, QuantizedWeights,
                          ::testing::Values(WeightFormat::kFp8, WeightFormat::kNvfp4),
                          [](const auto& test) { return weight_format_name(test.param); });
 
-TEST(QuantizedBackward, IsRefused) {
-  QuantizedModel m(WeightFormat::kFp8);
-  const ModelParams<View> gradients = m.masters.grads();
-  expect_error([&] { batch_loss(m.config, m.codes.params(), &gradients); },
-               {"f8_e4m3", "where f32 or bf16 is needed"}, ErrorKind::kRuntime);
+// Codes that are trained: masters and gradients beside them.
+class TrainedCodes : public ::testing::TestWithParam<WeightFormat> {
+ protected:
+  static Weights trained(QuantizedModel& m, DType compute = DType::kF32) {
+    Weights t(m.config, Device::kCpu,
+              {.compute = compute, .gradients = true, .quantization = m.codes.quantization()});
+    t.take_masters(m.ctx, m.masters);
+    return t;
+  }
+  // The whole gradient, one parameter behind the other.
+  static std::vector<double> all_gradients(Weights& w) {
+    std::vector<double> all;
+    for (int64_t i = 0; i < w.count(); ++i)
+      if (const View g = w.grad(i))
+        all.insert(all.end(), g.ptr<float>(), g.ptr<float>() + g.size());
+    return all;
+  }
+};
+
+TEST_P(TrainedCodes, FollowTheirMasters) {
+  QuantizedModel m(GetParam());
+  Weights t = trained(m);
+  expect_same_weights(present(m.config, t.params()), present(m.config, m.codes.params()));
+  for (int64_t i = 0; i < t.count(); ++i)
+    for (Weights* w : {&t, &m.masters}) {
+      const View master = w->master(i);
+      for (int64_t k = 0; k < master.size(); ++k)
+        master.ptr<float>()[k] *= k % 3 == 0 ? 0.7f : 1.0f;
+    }
+  Weights now = quantize_weights(m.ctx, m.config, m.masters, *m.codes.quantization(), DType::kF32);
+  t.refresh_codes(m.ctx);
+  expect_same_weights(present(m.config, t.params()), present(m.config, now.params()));
 }
+
+// What is not quantized keeps its low copy, and what is has none.
+TEST_P(TrainedCodes, StandBesideLowCopiesOfTheRest) {
+  QuantizedModel m(GetParam());
+  Weights t = trained(m, DType::kBF16);
+  Weights dense(m.config, Device::kCpu, {.compute = DType::kBF16});
+  dense.take_masters(m.ctx, m.masters);
+  for (int64_t i = 0; i < t.count(); ++i) {
+    EXPECT_EQ(dense_bytes(t.master(i)), dense_bytes(m.masters.master(i)));
+    EXPECT_EQ(static_cast<bool>(t.low(i)),
+              !t.codes(i) && t.specs()[static_cast<size_t>(i)].product);
+    if (t.low(i)) {
+      EXPECT_EQ(dense_bytes(t.low(i)), dense_bytes(dense.low(i)));
+    }
+  }
+  EXPECT_LT(t.allocated().low, dense.allocated().low);
+}
+
+// Near those of the weights that the codes were made of; FP8 has 3 bits behind the point, NVFP4 one.
+TEST_P(TrainedCodes, HaveNearlyTheGradientsOfTheirMasters) {
+  QuantizedModel m(GetParam());
+  Weights t = trained(m);
+  const ModelParams<View> g = t.grads(), exact = m.masters.grads();
+  t.zero_gradients();
+  m.masters.zero_gradients();
+  batch_loss(m.config, t.params(), &g);
+  batch_loss(m.config, m.masters.params(), &exact);
+  const auto got = all_gradients(t), want = all_gradients(m.masters);
+  double error = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  EXPECT_GT(error, 0);
+  EXPECT_LT(std::sqrt(error / size), GetParam() == WeightFormat::kFp8 ? 0.1 : 0.4);
+}
+
+// Law 4 of gradients: those of a size are those of the model cut out, and zero around it.
+TEST_P(TrainedCodes, GradientsOfASizeAreThoseOfTheModelCutOut) {
+  QuantizedModel m(GetParam());
+  const Widths widths = cut_by(m.config, {{Axis::kHidden, 16},
+                                          {Axis::kMambaHeads, 3},
+                                          {Axis::kState, 16},
+                                          {Axis::kFfn, 32},
+                                          {Axis::kExperts, 4},
+                                          {Axis::kExpertFfn, 16},
+                                          {Axis::kSharedFfn, 16}});
+  Weights t = trained(m);
+  CutModel by(m.config, widths, m.masters);
+  Weights alone(by.small, Device::kCpu,
+                {.gradients = true,
+                 .quantization = sized_quantization(sized_parameters(m.masters.specs(), widths),
+                                                    *m.codes.quantization())});
+  alone.take_masters(m.ctx, by.alone);
+  t.zero_gradients();
+  alone.zero_gradients();
+  const ModelParams<View> g = prefix_parameters(m.config, widths, t.grads());
+  const ModelParams<View> g_alone = alone.grads();
+  batch_loss(m.config, prefix_parameters(m.config, widths, t.params()), &g);
+  batch_loss(by.small, alone.params(), &g_alone);
+  const auto inside = present(m.config, g), cut_out = present(by.small, g_alone);
+  ASSERT_EQ(inside.size(), cut_out.size());
+  double whole = 0, within = 0;
+  for (const double x : all_gradients(t)) whole += x * x;
+  for (size_t i = 0; i < inside.size(); ++i) {
+    Tensor a(Device::kCpu, DType::kF32, {inside[i].second.size()});
+    const View got = a.view();
+    const View from = inside[i].second;
+    copy(from.rank() == 1   ? got
+         : from.rank() == 2 ? got.reshape({from.dim(0), from.dim(1)})
+                            : got.reshape({from.dim(0), from.dim(1), from.dim(2)}),
+         from);
+    const float* want = cut_out[i].second.ptr<float>();
+    double size = 0, error = 0;
+    for (int64_t k = 0; k < a.size(); ++k) {
+      const double d = double{a.ptr<float>()[k]} - want[k];
+      error += d * d;
+      size += double{want[k]} * want[k];
+    }
+    within += size;
+    EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(size)) << inside[i].first;
+  }
+  EXPECT_NEAR(std::sqrt(within), std::sqrt(whole), 1e-6 * std::sqrt(whole));
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, TrainedCodes,
+                         ::testing::Values(WeightFormat::kFp8, WeightFormat::kNvfp4),
+                         [](const auto& test) { return weight_format_name(test.param); });
 
 TEST(QuantizedBlocks, WidthsThatCutABlockAreRefusedByName) {
   ModelConfig c = elastic_config();  // heads of 8 channels
