@@ -25,9 +25,10 @@ double sum_of(ConstView x) {
   return std::accumulate(host.ptr<float>(), host.ptr<float>() + host.size(), 0.0);
 }
 
-// The student starts as its teacher, whose masters may go before there are moments.
-Weights& started(Weights& student, Weights& teacher, TeacherMasters masters, Context& ctx) {
-  student.take_masters(ctx, teacher);
+// The teacher's masters may go before there are moments.
+Weights& started(Weights& student, const StudentStart& start, Weights& teacher,
+                 TeacherMasters masters, Context& ctx) {
+  student.take_masters(ctx, start.masters != nullptr ? *start.masters : teacher);
   if (masters == TeacherMasters::kDropped) teacher.drop_masters();
   return student;
 }
@@ -40,7 +41,8 @@ TeacherMasters teacher_masters(const RunConfig& config) {
 }
 
 DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
-                         RouterTraining& router, Context& ctx, Comm& comm, TeacherMasters masters)
+                         RouterTraining& router, Context& ctx, Comm& comm, TeacherMasters masters,
+                         const StudentStart& start)
     : space_(space),
       config_(config),
       teacher_(teacher),
@@ -49,8 +51,10 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       comm_(comm),
       arena_(ctx.device(), {Pool::kActivations, "activations"}),
       student_(space.config, ctx.device(),
-               {.compute = config.precision.compute_type(), .gradients = true}),
-      optimizer_(started(student_, teacher, masters, ctx), config.optimizer),
+               {.compute = config.precision.compute_type(),
+                .gradients = true,
+                .quantization = start.quantization}),
+      optimizer_(started(student_, start, teacher, masters, ctx), config.optimizer),
       masks_(space, ctx.device()),
       device_sums_(ctx.device(), 2 * router.sizes() + 1) {
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
@@ -178,6 +182,7 @@ std::vector<MemoryPool> DistillStep::memory() const {
           {"teacher low copies", teacher.low, Pool::kWeights},
           {"masters", student.masters, Pool::kWeights},
           {"low copies", student.low, Pool::kWeights},
+          {"codes", student.codes, Pool::kWeights},
           {"gradients", student.gradients, Pool::kOptimizer},
           {"moments", optimizer_.moment_bytes(), Pool::kOptimizer},
           {"router", router_.allocated_bytes()},
@@ -198,7 +203,9 @@ int64_t DistillStep::experts_of(int64_t size) const {
 void DistillStep::rehearse(const std::function<void(DistillStep&)>& step) {
   Context ctx = Context::rehearsal_of(ctx_);
   Weights teacher = teacher_.extents();
-  DistillStep twin(space_, config_, teacher, router_, ctx, comm_);
+  const Weights student = student_.extents();
+  DistillStep twin(space_, config_, teacher, router_, ctx, comm_, TeacherMasters::kKept,
+                   {.masters = &student, .quantization = student_.quantization()});
   step(twin);
   arena_.reserve(twin.arena_.peak_bytes());
   ctx_.scratch().reserve(ctx.scratch().peak_bytes());
@@ -257,7 +264,8 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
   const Teacher teacher = teach(batch, router_.sizes());
   for (int64_t s = 0; s < router_.sizes(); ++s) {
     const Arena::Mark inner(arena_);
-    const auto w = prefix_parameters(space_.config, router_.widths(s), student_.params());
+    const auto w =
+        prefix_parameters(space_.config, router_.widths(s), student_.params(largest_inputs_));
     const View nll = arena_.alloc(DType::kF32, {tokens.dim(0)});
     const View kl = arena_.alloc(DType::kF32, {tokens.dim(0)});
     head_loss(ctx_, {.nll = nll,

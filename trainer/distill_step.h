@@ -18,6 +18,9 @@
 // Not finite    a loss or gradient norm, the router's too, that is NaN or infinite changes nothing but the
 //               counters.
 // Precision     masters, moments, gradients and logits f32; products read low copies with compute bf16.
+// Quantized     a student that is (StudentStart) multiplies codes in forward, of activations too, and is trained straight
+//               through them (model/layers/product.h): quantization-aware distillation, arXiv 2601.20088. Scales of
+//               tensors stay as they came.
 // Ownership     borrows the teacher's weights and the router; owns the student.
 #pragma once
 #include <functional>
@@ -70,12 +73,18 @@ enum class TeacherMasters : uint8_t { kKept, kDropped };
 // Dropped where the teacher runs on bf16: a third of the memory that it takes is left.
 TeacherMasters teacher_masters(const RunConfig& config);
 
+// What a student begins with.
+struct StudentStart {
+  const Weights* masters =
+      nullptr;  // on any device, borrowed by the constructor; none: the teacher's
+  std::optional<Quantization> quantization = {};  // it trains the codes of these parameters
+};
+
 class DistillStep {
  public:
-  // The student starts as the teacher.
   DistillStep(const ElasticSpace& space, const RunConfig& config, Weights& teacher,
               RouterTraining& router, Context& ctx, Comm& comm,
-              TeacherMasters masters = TeacherMasters::kKept);
+              TeacherMasters masters = TeacherMasters::kKept, const StudentStart& start = {});
 
   // `sampling`: a weight a size, summing to 1.
   DistillResult run(const std::vector<Batch>& micro_batches, const std::vector<double>& sampling,
@@ -85,6 +94,8 @@ class DistillStep {
   // Every size as it would be cut now, against the teacher; no gradients. Adds to `sums`, one a size. At
   // temperature 1, whatever distill.temperature is, as every evaluation.
   void evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums);
+  // From now on evaluate() raises what is there to the largest activations (Weights::params); {}: no more.
+  void watch_inputs(View largest) { largest_inputs_ = largest; }
   Weights& student() { return student_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far
   std::vector<NamedState> state() { return optimizer_.state(); }
@@ -127,6 +138,7 @@ class DistillStep {
   Context& ctx_;
   Comm& comm_;
   Arena arena_;
+  View largest_inputs_;
   Weights student_;
   WeightsOptimizer optimizer_;
   SoftMasks masks_;

@@ -62,6 +62,7 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
                    .eps = static_cast<float>(config_.eps),
                    .step = update,
                    .grad_scale = static_cast<float>(scale)});
+  weights_.refresh_codes(ctx);
 }
 
 int64_t WeightsOptimizer::moment_bytes() const {

@@ -38,6 +38,10 @@ void check_together(const RunConfig& c, const std::string& name) {
                        ": distill.sizes_per_micro_batch ", c.distill.sizes_per_micro_batch,
                        " exceeds the ", c.elastic.sizes.size(), " sizes");
   for (const PhaseConfig& phase : c.curriculum) check_phase(phase, c, name);
+  NESTLING_CHECK_INPUT(c.qad.format.empty() == (c.qad.tokens == 0), name, ": qad.format is '",
+                       c.qad.format, "' and qad.tokens ", c.qad.tokens,
+                       ": both are needed, or neither");
+  if (!c.qad.format.empty()) check_phase(qad_run(c).curriculum.front(), c, name);
   NESTLING_CHECK_INPUT(
       c.data.validation.empty() || c.data.validation_tokens >= c.evaluation.seq_len, name,
       ": data.validation_tokens ", c.data.validation_tokens,
@@ -164,6 +168,27 @@ std::vector<double> sampling_weights(const PhaseConfig& phase,
   return weights;
 }
 
+RunConfig qad_run(const RunConfig& c) {
+  NESTLING_CHECK(!c.qad.format.empty(), "a stage without a format");
+  const PhaseConfig& last = c.curriculum.back();
+  const auto or_last = [](int64_t own, int64_t of_last) { return own > 0 ? own : of_last; };
+  RunConfig run = c;
+  run.name = "qad";
+  run.output = std::filesystem::path(c.output) / c.name;
+  run.curriculum = {
+      {.name = "qad",
+       .seq_len = or_last(c.qad.seq_len, last.seq_len),
+       .tokens = c.qad.tokens,
+       .sampling = c.qad.sampling,
+       .global_batch_tokens = or_last(c.qad.global_batch_tokens, last.global_batch_tokens),
+       .micro_batch = or_last(c.qad.micro_batch, last.micro_batch)}};
+  run.optimizer.lr = c.qad.lr;
+  run.optimizer.schedule = "constant";
+  run.optimizer.warmup_tokens = 0;
+  run.seed = c.seed + c.curriculum.size();
+  return run;
+}
+
 DType teacher_precision(const RunConfig& c) {
   const std::string& text = c.teacher.precision.empty() ? c.precision.compute : c.teacher.precision;
   return text == "bf16" ? DType::kBF16 : DType::kF32;
@@ -174,7 +199,9 @@ DType teacher_activations(const RunConfig& c) {
 }
 
 void check_ranks(const RunConfig& config, int ranks) {
-  for (const PhaseConfig& phase : config.curriculum)
+  std::vector<PhaseConfig> phases = config.curriculum;
+  if (!config.qad.format.empty()) phases.push_back(qad_run(config).curriculum.front());
+  for (const PhaseConfig& phase : phases)
     NESTLING_CHECK_INPUT((phase.global_batch_tokens / phase.seq_len) % ranks == 0, "curriculum '",
                          phase.name, "': global_batch_tokens ", phase.global_batch_tokens, " is ",
                          phase.global_batch_tokens / phase.seq_len, " sequences of ", phase.seq_len,

@@ -70,6 +70,16 @@ struct DistillConfig {
   int64_t sizes_per_micro_batch = 1;
 };
 
+struct QadConfig {      // of the stage after training (trainer/run/qad.h)
+  std::string format;   // fp8 or nvfp4; empty: no such stage
+  int64_t tokens = 0;   // more than none where there is a format
+  int64_t seq_len = 0;  // 0: of the curriculum's last phase, as the next two
+  int64_t global_batch_tokens = 0;
+  int64_t micro_batch = 0;
+  Terms sampling = {{.name = "uniform", .value = ""}};
+  double lr = 1e-5;
+};
+
 struct TeacherConfig {
   std::string precision;  // of its products; empty: precision.compute
 };
@@ -96,6 +106,7 @@ struct RunConfig {
   ElasticConfig elastic;
   RouterConfig router;
   std::vector<PhaseConfig> curriculum;
+  QadConfig qad;
   DistillConfig distill;
   TeacherConfig teacher;
   OptimizerConfig optimizer;
@@ -128,6 +139,9 @@ WrittenTarget parse_target(const SizeConfig& size);
 // A weight a size, from `uniform` or {name: weight}; sums to 1.
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);
+// The run that the stage `qad` is: its one phase as the whole curriculum, at its rate, under a seed of its own; in the
+// folder `qad` of this run. Its format must not be empty.
+RunConfig qad_run(const RunConfig& config);
 int64_t total_tokens(const RunConfig& config);
 DType teacher_precision(const RunConfig& config);  // of its products
 DType teacher_activations(

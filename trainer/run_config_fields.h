@@ -113,6 +113,28 @@ void visit_fields(V& v, C& c) {
           IntegerRule{.low = 0, .high = 65536});
 }
 
+template <class V, FieldsOf<QadConfig> C>
+void visit_fields(V& v, C& c) {
+  v.field("format", c.format,
+          "of weights and activations: fp8 or nvfp4; empty: there is no such stage",
+          TextRule{.one_of = {"", "fp8", "nvfp4"}});
+  v.field("tokens", c.tokens,
+          "unique tokens that the quantized sizes are trained on; needed with a format (`nestling "
+          "quantize` quantizes without training)",
+          IntegerRule{.low = 0, .high = kMaxCount});
+  v.field("seq_len", c.seq_len, "tokens of a sequence; 0: as the curriculum's last phase",
+          IntegerRule{.low = 0, .high = kMaxWidth});
+  v.field("global_batch_tokens", c.global_batch_tokens,
+          "unique tokens of one optimizer step, over all ranks; 0: as the last phase",
+          IntegerRule{.low = 0, .high = kMaxCount});
+  v.field("micro_batch", c.micro_batch, "sequences a rank computes at once; 0: as the last phase",
+          IntegerRule{.low = 0, .high = 65536});
+  v.field("sampling", c.sampling, "how often each size is drawn",
+          TermsRule{.allowed = "uniform, or a weight a size: {30B: 0.5, 12B: 0.5}"});
+  v.field("lr", c.lr, "learning rate, constant; what else AdamW has is optimizer's",
+          NumberRule{.low = 0, .high = 10});
+}
+
 template <class V, FieldsOf<TeacherConfig> C>
 void visit_fields(V& v, C& c) {
   v.field("precision", c.precision, "of the parent's products; empty: precision.compute",
@@ -165,6 +187,8 @@ void visit_fields(V& v, C& c) {
   v.group("router", c.router, "how widths are chosen");
   v.list("curriculum", c.curriculum, "phases of the distillation, in order",
          ListRule{.required = true});
+  v.group("qad", c.qad,
+          "quantization-aware distillation: the stage after the curriculum, all sizes on codes");
   v.group("distill", c.distill, "how the parent teaches");
   v.group("teacher", c.teacher, "the frozen parent");
   v.group("optimizer", c.optimizer, "AdamW and its schedule over the whole curriculum");

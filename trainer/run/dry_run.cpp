@@ -9,9 +9,11 @@
 #include "model/cost.h"
 #include "model/huggingface.h"
 #include "model/order.h"
+#include "model/quantize.h"
 #include "runtime/model_card.h"
 #include "trainer/calibration.h"
 #include "trainer/distill_step.h"
+#include "trainer/run/qad.h"
 #include "trainer/train_step.h"
 
 namespace nestling {
@@ -44,18 +46,21 @@ struct Elastic {
 };
 
 DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& phase,
-                 const std::vector<double>& sampling) {
+                 const std::vector<double>& sampling, const StudentStart& start = {}) {
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, of.ranks);
   Weights teacher(of.space.config, Device::kNull,
                   {.compute = teacher_precision(of.config), .teacher = true});
-  DistillStep step(of.space, of.config, teacher, router, ctx, *comm, teacher_masters(of.config));
+  DistillStep step(of.space, of.config, teacher, router, ctx, *comm, teacher_masters(of.config),
+                   start);
   const std::vector<Batch> batches = shapes_of(phase.global_batch_tokens / phase.seq_len / of.ranks,
                                                micro_batch_of(of.config, phase), phase.seq_len);
   ctx.reset_work();
   step.run(batches, sampling, {});
   return {.phase = phase.name,
-          .mode = router.frozen() ? "slice" : "mask",
+          .mode = start.quantization ? "codes"
+                  : router.frozen()  ? "slice"
+                                     : "mask",
           .size = {},
           .micro_batches = std::ssize(batches),
           .sequences = batches.front().sequences,
@@ -121,17 +126,27 @@ DryRun dry_run(const RunConfig& config, int ranks) {
                          .parameters = cost.total,
                          .active = cost.active});
   }
-  const Elastic of{.config = config, .space = space, .ranks = ranks};
-  for (const PhaseConfig& phase : config.curriculum) {
-    run.steps.push_back(
-        dry_step(of, learning, phase, sampling_weights(phase, config.elastic.sizes)));
+  const auto each_size = [&](const RunConfig& c, const PhaseConfig& phase,
+                             const StudentStart& start) {
     for (size_t s = 0; s < count; ++s) {
       std::vector<double> alone(count, 0.0);
       alone[s] = 1.0;
-      run.steps.push_back(dry_step(of, frozen, phase, alone));
+      run.steps.push_back(
+          dry_step({.config = c, .space = space, .ranks = ranks}, frozen, phase, alone, start));
       run.steps.back().size = config.elastic.sizes[s].name;
     }
+  };
+  for (const PhaseConfig& phase : config.curriculum) {
+    run.steps.push_back(dry_step({.config = config, .space = space, .ranks = ranks}, learning,
+                                 phase, sampling_weights(phase, config.elastic.sizes)));
+    each_size(config, phase, {});
   }
+  if (config.qad.format.empty()) return run;
+  const WeightFormat format = parse_weight_format(config.qad.format, "qad.format");
+  check_quantizable(space, format, "qad.format");
+  const RunConfig qad = qad_run(config);
+  each_size(qad, qad.curriculum.front(),
+            {.masters = nullptr, .quantization = unit_scales(model, format)});
   return run;
 }
 

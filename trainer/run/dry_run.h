@@ -26,7 +26,8 @@
 namespace nestling {
 
 struct DryStep {
-  std::string phase, mode, size;  // mode: importance, pretrain, mask or slice; size: of slices
+  std::string phase, mode,
+      size;  // mode: importance, pretrain, mask, slice or codes (qad); size: but of masks
   int64_t micro_batches = 0, sequences = 0, seq_len = 0;  // a rank's; sequences of one forward
   std::map<std::string, Work, std::less<>> work;          // by operator and collective
   Work total;                                             // of them

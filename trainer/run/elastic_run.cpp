@@ -5,7 +5,6 @@
 
 #include "data/crc32c.h"
 #include "kernels/comm/nccl.h"
-#include "kernels/core/peaks.h"
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "model/order.h"
@@ -14,9 +13,8 @@
 #include "trainer/run/elastic_record.h"
 #include "trainer/run/evaluate_run.h"
 #include "trainer/run/report.h"
+#include "trainer/run/run_settings.h"
 #include "trainer/run/score_file.h"
-#include "trainer/run/step_log.h"
-#include "trainer/schedule.h"
 
 namespace nestling {
 
@@ -27,17 +25,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-RunSettings settings_of(const RunConfig& c) {
-  return {.name = c.name,
-          .output = c.output,
-          .tokenizer = c.parent,
-          .config = dump_config(c),
-          .device = parse_device(c.device),
-          .checkpoint = c.checkpoint,
-          .tensorboard = c.log.tensorboard,
-          .seed = c.seed};
 }
 
 // Before anything is read or written.
@@ -57,13 +44,17 @@ const RunConfig& checked(const RunConfig& config, const Comm& comm) {
 ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
     : config_(checked(config, comm)),
       comm_(comm),
-      run_(settings_of(config_), comm, change),
+      change_(change),
+      run_(run_settings(config_), comm, change),
       validation_(config_, run_),
-      curriculum_(config_),
       ctx_(parse_device(config_.device)),
       model_(read_parent_config(config_.parent)),
       teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
   check_evaluation_texts(config_, run_.tokenizer());
+  if (!config_.qad.format.empty())
+    check_quantizable(make_space(model_, written_choices(config_.elastic.choices),
+                                 config_.elastic.multiple_of, identity_order(model_).depth),
+                      parse_weight_format(config_.qad.format, "qad.format"), "qad.format");
   std::filesystem::create_directories(run_.dir());
   import_weights(config_.parent, model_, teacher_);
   run_.input(kParentInput, digest_of_weights(config_.parent));
@@ -158,101 +149,30 @@ std::vector<NamedState> ElasticRun::state() {
   return all;
 }
 
-namespace {
-
-std::string widths_text(const ElasticSpace& space, const Selection& selection) {
-  std::string text;
-  for (size_t a = 0; a < space.axes.size(); ++a)
-    text += str(a > 0 ? ", " : "", axis_name(space.axes[a].axis), " ",
-                space.axes[a].widths[static_cast<size_t>(selection[a])]);
-  return text;
-}
-
-}  // namespace
-
-void ElasticRun::log_choices(const char* what) {
-  std::string text = what;
-  for (int64_t s = 0; s < router_->sizes(); ++s)
-    text += str("; ", config_.elastic.sizes[static_cast<size_t>(s)].name, ": ",
-                widths_text(*space_, router_->selections()[static_cast<size_t>(s)]));
-  run_.say(text);
-  run_.log().write({.step = run_.at.step, .tokens = run_.at.tokens, .scalars = {}, .event = text});
-}
-
-void ElasticRun::one_step() {
-  const auto start = Clock::now();
-  ctx_.reset_work();
-  const PlaceInCurriculum place = curriculum_.place(run_.at.step);
-  const PhaseConfig& phase = config_.curriculum[place.phase];
-  const int64_t sequences = phase.global_batch_tokens / phase.seq_len;
-  const std::vector<Batch> batches =
-      run_.load(phases_[place.phase], place.position, sequences, micro_batch_of(config_, phase));
-  const int64_t after = run_.at.tokens + phase.global_batch_tokens;
-  const double lr = learning_rate(config_.optimizer, after, curriculum_.tokens());
-  step_->reserve(batches);
-  run_.tell_memory(ctx_);
-  const DistillResult result = step_->run(
-      batches, sampling_weights(phase, config_.elastic.sizes),
-      {.step = run_.at.step, .update = run_.at.updates + 1, .tokens = run_.at.tokens, .lr = lr});
-  run_.at.step += 1;
-  run_.at.tokens = after;
-  run_.at.position = place.position + sequences;
-  if (result.skipped) {
-    run_.at.skipped += 1;
-    run_.log().write(
-        {.step = run_.at.step,
-         .tokens = run_.at.tokens,
-         .scalars = {},
-         .event = str("step ", run_.at.step, " skipped: loss ", result.loss, ", budget loss ",
-                      result.budget, ", gradient norm ", result.grad_norm, ", of the router ",
-                      result.router_grad_norm, ", phase ", phase.name, ", sequences ",
-                      place.position, " to ", run_.at.position - 1)});
-  } else {
-    run_.at.updates += 1;
-  }
-  if (run_.at.step % config_.log.every_steps == 0 || run_.at.step == curriculum_.steps()) {
-    const StepCost cost{.seconds = seconds_since(start),
-                        .flops = ctx_.total_work().flops,
-                        .tokens = static_cast<double>(phase.global_batch_tokens),
-                        .peak_gflops = peak_gflops_};
-    run_.log().write(step_record(config_, *space_, *router_, result, run_.at, lr, cost));
-    run_.log().progress(run_.at.step, run_.at.tokens, curriculum_.tokens(), result.loss,
-                        cost.tokens / cost.seconds);
-  }
-  if (!result.skipped && router_->settle(run_.at.tokens)) {  // after the record: it ran under masks
-    frozen_after_ = run_.at.step;
-    log_choices("choices frozen, slices from here on");
-  }
-}
-
-void ElasticRun::validate() {
-  if (validation_.empty()) return;
-  run_.log().write({.step = run_.at.step,
-                    .tokens = run_.at.tokens,
-                    .scalars = validation_.measure(*step_, ctx_, comm_),
-                    .event = {}});
-}
-
 void ElasticRun::begin() {
   if (!scores_) measure_importance();
   sort();
+  std::vector<Batches> phases;
   for (size_t p = 0; p < config_.curriculum.size(); ++p)
-    phases_.push_back(
+    phases.push_back(
         run_.batches(config_.data.train, config_.curriculum[p].seq_len, config_.seed + p));
-  constexpr double kPeakSeconds = 0.05;
-  if (ctx_.device() == Device::kCpu)
-    peak_gflops_ = product_peak(config_.precision.compute == "bf16", kPeakSeconds);
+  distillation_.emplace(DistillationParts{.config = config_,
+                                          .comm = comm_,
+                                          .ctx = ctx_,
+                                          .run = run_,
+                                          .validation = validation_,
+                                          .space = *space_,
+                                          .router = *router_,
+                                          .step = *step_,
+                                          .state = [this] { return state(); }},
+                        std::move(phases));
   const int32_t meaning = meaning_of(*space_, order_);
   *meaning_.ptr<int32_t>() = meaning;
   const auto fits = [&](const TrainingCounters& at) {
     NESTLING_CHECK_INPUT(*meaning_.ptr<int32_t>() == meaning, run_.dir().string(),
                          ": its checkpoints were trained with other widths in elastic.choices, or "
                          "another order of units (scores.json); give this run another name");
-    NESTLING_CHECK_INPUT(
-        at.step <= curriculum_.steps() && at.tokens == curriculum_.tokens_before(at.step),
-        run_.dir().string(), ": its checkpoint is at step ", at.step, " and ", at.tokens,
-        " tokens, where this curriculum of ", curriculum_.steps(),
-        " steps never is; only what lies ahead of a checkpoint may change");
+    distillation_->check_place(at);
   };
   if (!run_.begin(state(), fits)) return;
   step_->student().refresh_low(ctx_);
@@ -261,23 +181,7 @@ void ElasticRun::begin() {
 
 void ElasticRun::distill(int64_t last_step) {
   if (!step_) begin();
-  const int64_t end = std::min(last_step, curriculum_.steps());
-  while (run_.at.step < end) {
-    one_step();
-    if (run_.at.step % config_.log.validate_every_steps == 0 || run_.at.step == curriculum_.steps())
-      validate();
-    if (run_.interrupted(ctx_)) {
-      run_.save(state());
-      throw Interrupted(
-          str("saved at step ", run_.at.step, " on a signal; the same command goes on from there"));
-    }
-    run_.save_if_due(state());
-  }
-  if (run_.at.step == curriculum_.steps() && !router_->frozen()) {
-    router_->freeze_now();
-    log_choices("the curriculum ended before choices settled; frozen now");
-  }
-  if (!run_.saved()) run_.save(state());
+  distillation_->run(last_step);
 }
 
 // On the host, read anew: a teacher in bf16 has no masters any more.
@@ -288,16 +192,21 @@ Weights ElasticRun::sorted_parent() const {
   return parent;
 }
 
+ElasticModel ElasticRun::record() const {
+  return elastic_record({.config = config_,
+                         .model = model_,
+                         .order = order_,
+                         .scores = *scores_,
+                         .router = *router_,
+                         .run = run_});
+}
+
 void ElasticRun::write_elastic_files() {
-  NESTLING_CHECK(run_.at.step == curriculum_.steps(), "an elastic file before its run is over");
+  NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
+                 "an elastic file before its run is over");
   comm_.at_root([&] {
     const StoredType type = config_.store == "bf16" ? StoredType::kBF16 : StoredType::kF32;
-    const ElasticModel model = elastic_record({.config = config_,
-                                               .model = model_,
-                                               .order = order_,
-                                               .scores = *scores_,
-                                               .router = *router_,
-                                               .run = run_});
+    const ElasticModel model = record();
     write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
@@ -305,14 +214,47 @@ void ElasticRun::write_elastic_files() {
   });
 }
 
+void ElasticRun::quantize(int64_t last_step) {
+  if (config_.qad.format.empty()) return;
+  if (!qad_) {
+    qad_.emplace(QadParts{.config = config_,
+                          .comm = comm_,
+                          .ctx = ctx_,
+                          .run = run_,
+                          .validation = validation_,
+                          .space = *space_,
+                          .router = *router_,
+                          .teacher = teacher_},
+                 change_);
+    qad_->calibrate(*step_, record());
+    const Weights trained = step_->student().on(Device::kCpu, DType::kF32);
+    distillation_.reset();
+    step_.reset();  // its memory is that of the next
+    qad_->begin(trained);
+  }
+  qad_->train(last_step);
+}
+
+void ElasticRun::write_quantized_file() {
+  if (qad_) qad_->write(record());
+}
+
 void ElasticRun::evaluate() {
-  step_.reset();  // its memory is wanted for the models
+  distillation_.reset();  // its memory is wanted for the models
+  step_.reset();
+  const bool quantized = qad_.has_value();
+  qad_.reset();
   teacher_ = teacher_.extents();
-  evaluate_run(config_, run_.dir(), comm_, [&] {
+  const auto between = [&] {
     stop_if_told(ctx_, comm_,
                  "stopped on a signal while sizes were evaluated; the same command evaluates them "
                  "from the start");
-  });
+  };
+  evaluate_run(config_, run_.dir(), comm_, between);
+  if (quantized) {
+    run_.say(str("quantized to ", config_.qad.format, ", before and after training on it:"));
+    evaluate_run(config_, run_.dir() / "qad", comm_, between);
+  }
   comm_.at_root([&] { write_report(run_.dir()); });
 }
 
@@ -324,6 +266,8 @@ int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastSt
     if (last == LastStage::kImportance) return 0;
     run.distill();
     run.write_elastic_files();
+    run.quantize();
+    run.write_quantized_file();
     if (last == LastStage::kReport) run.evaluate();
     return 0;
   });

@@ -1,11 +1,12 @@
 // elastic_run.h - `nestling run`: from a parent to one file with every size, stage by stage.
 //
-// Stages        importance, sort, distil through all phases, write the elastic checkpoint, evaluate, report.
+// Stages        importance, sort, distil through all phases, write the elastic checkpoint, quantize and distil on codes
+//               (qad.h, where config.qad has a format), evaluate, report.
 //               Importance, training steps and evaluation that are done are not repeated, so the same command
 //               continues where it was cut; the elastic files and the report are written again.
 // Writes        config.output/config.name/: config.yaml, scores.json, log.jsonl, TensorBoard events,
 //               checkpoints/, before.h5 (the sorted parent, untrained, with the sizes' widths), elastic.h5,
-//               summary.json, report.html. Nothing anywhere else.
+//               summary.json, report.html, qad/ (with a summary.json of its own). Nothing anywhere else.
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is tokenised,
 //               importance measured or the sizes evaluated they end that within a batch, with kInterrupted
@@ -20,6 +21,8 @@
 #include "trainer/curriculum.h"
 #include "trainer/distill_step.h"
 #include "trainer/pretrain.h"
+#include "trainer/run/distillation.h"
+#include "trainer/run/qad.h"
 #include "trainer/run/validation.h"
 #include "trainer/run_config.h"
 #include "trainer/training_run.h"
@@ -40,29 +43,30 @@ class ElasticRun {
   void distill(int64_t last_step = std::numeric_limits<int64_t>::max());
   // The curriculum must be over.
   void write_elastic_files();
-  void evaluate();  // and the report; training is over, and gives its memory back
+  // Calibrates, then trains on codes to `last_step` of that stage or its end; no config.qad.format: nothing.
+  void quantize(int64_t last_step = std::numeric_limits<int64_t>::max());
+  void write_quantized_file();  // that stage must be over
+  void evaluate();              // and the report; training is over, and gives its memory back
 
   // Of distillation, once it has begun.
   std::vector<NamedState> state();
   const TrainingCounters& at() const { return run_.at; }
-  const Curriculum& curriculum() const { return curriculum_; }
+  Qad* qad() { return qad_ ? &*qad_ : nullptr; }  // once quantize() has begun
   const RouterTraining& router() const { return *router_; }
   // Steps after which choices settled, if that happened in this object's lifetime.
-  std::optional<int64_t> frozen_after() const { return frozen_after_; }
+  std::optional<int64_t> frozen_after() const { return distillation_->frozen_after(); }
 
  private:
   void sort();
   Weights sorted_parent() const;
   void begin();
-  void one_step();
-  void validate();
-  void log_choices(const char* what);
+  ElasticModel record() const;
 
   const RunConfig config_;
   Comm& comm_;
+  const ConfigChange change_;
   TrainingRun run_;
   Validation validation_;
-  Curriculum curriculum_;
   Context ctx_;
   ModelConfig model_;
   Weights teacher_;
@@ -72,9 +76,8 @@ class ElasticRun {
   std::optional<ElasticSpace> space_;
   std::optional<RouterTraining> router_;
   std::optional<DistillStep> step_;
-  std::vector<Batches> phases_;  // training text of every phase
-  double peak_gflops_ = 0;       // of this CPU; 0 on a device
-  std::optional<int64_t> frozen_after_;
+  std::optional<Distillation> distillation_;
+  std::optional<Qad> qad_;
 };
 
 enum class LastStage : uint8_t { kImportance, kTraining, kReport };

@@ -194,7 +194,8 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
     return;
   }
   between();
-  const ElasticModel model = read_elastic_header(dir / "elastic.h5").model;
+  const ElasticHeader header = read_elastic_header(dir / "elastic.h5");
+  const ElasticModel& model = header.model;
   Evaluation evaluation(config, comm, between);
   Json summary = {{"parent", evaluation.parent()}, {"sizes", Json::array()}};
   for (const Size& size : model.sizes) {
@@ -204,8 +205,8 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
                 {"params_active", cost.active},
                 {"widths", widths_json(model.config, size.widths)}};
     row.update(evaluation.measure(dir / "elastic.h5", size.name));
-    // The sorted parent at full width is the parent.
-    const bool whole = size.widths == full_widths(model.config);
+    // The sorted parent at full width is the parent; its codes are not.
+    const bool whole = !header.quantization && size.widths == full_widths(model.config);
     row["before"] = whole ? summary["parent"] : evaluation.measure(dir / "before.h5", size.name);
     summary["sizes"].push_back(std::move(row));
   }
