@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/core/host_view.h"
+#include "model/quantize.h"
 #include "tests/support/device.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny_model.h"
@@ -218,15 +219,31 @@ struct Distillation {
   DistillStep step;
 
   Distillation(Device device, bool frozen) : Distillation(device, frozen, settings(kWhole)) {}
-  Distillation(Device device, bool frozen, const RunConfig& c)
+  // `format`: the student trains codes of the teacher's weights.
+  Distillation(Device device, bool frozen, const RunConfig& c,
+               std::optional<WeightFormat> format = {})
       : config(c),
-        space(make_space(model("ME*-E", c.precision.compute == "bf16"),
-                         written_choices(config.elastic.choices), kBlock, {})),
+        space(make_space(student_model(c, format), written_choices(config.elastic.choices), kBlock,
+                         {})),
         ctx(device),
         teacher(space.config, device, {.compute = teacher_precision(config)}),
         router(space, config),
-        step(space, config, initialized(teacher), router, ctx, *comm) {
+        step(space, config, initialized(teacher), router, ctx, *comm, TeacherMasters::kKept,
+             {.masters = nullptr, .quantization = codes_of(teacher, format)}) {
     if (frozen) router.freeze_evenly();
+  }
+  static ModelConfig student_model(const RunConfig& c, std::optional<WeightFormat> format) {
+    ModelConfig m = model("ME*-E", c.precision.compute == "bf16");
+    if (format) m.mamba_head_dim = 16;  // a block of NVFP4
+    return m;
+  }
+  // As if every activation seen had been 4 at most.
+  std::optional<Quantization> codes_of(Weights& weights, std::optional<WeightFormat> format) {
+    if (!format) return std::nullopt;
+    const Weights host = weights.on(Device::kCpu, DType::kF32);
+    Quantization q = weight_scales(space.config, *format, host);
+    set_input_scales(q, space.config, std::vector<float>(q.parameters.size(), 4.0f));
+    return q;
   }
   static Weights& initialized(Weights& w) {
     w.initialize(3);
@@ -314,6 +331,79 @@ TEST_P(DeviceDistillation, AllocatesNothingHoweverTheTokensAreCut) {
     EXPECT_GT(sums[1].nll, 0);
   }
 }
+
+// An activation that differs by its rounding may become the next code, 1/8 or 1/3 of it away, where it lies between two.
+// Hopper's tensor cores keep 14 bits of FP8's sums: some in a thousand elements then do, which moves what layers above make
+// of them by about sqrt(1e-3) / 8 = 0.4% of its norm, and five layers one on another by less than 2%.
+constexpr double kCodesBound = 0.02;
+
+class DeviceQad : public ::testing::TestWithParam<WeightFormat> {};
+
+TEST_P(DeviceQad, LossAndEveryGradientAreTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const RunConfig config = Distillation::settings(kWhole);
+  Distillation cuda(Device::kCuda, true, config, GetParam());
+  Distillation cpu(Device::kCpu, true, config, GetParam());
+  const DistillResult got = cuda.advance(), want = cpu.advance();
+  EXPECT_NEAR(got.loss, want.loss, 0.1 * kCodesBound * want.loss);
+  expect_same_gradients(cuda.step.student(), cpu.step.student(), kCodesBound);
+  // The codes of the stepped masters are made there too.
+  for (int64_t i = 0; i < cpu.step.student().count(); ++i) {
+    const View codes = cuda.step.student().codes(i);
+    if (!codes) continue;
+    const Tensor device = on_host(codes.reshape({codes.size()}));
+    const std::byte* host = cpu.step.student().codes(i).data();
+    int64_t others = 0;
+    for (int64_t k = 0; k < device.size(); ++k) others += device.view().data()[k] != host[k];
+    EXPECT_LE(others, device.size() / 4) << cpu.step.student().specs()[static_cast<size_t>(i)].name;
+  }
+}
+
+TEST_P(DeviceQad, HalfActivationsStayNearTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Distillation cuda(Device::kCuda, true, Distillation::settings(kHalfActivations), GetParam());
+  Distillation cpu(Device::kCpu, true, Distillation::settings(kHalf), GetParam());
+  const DistillResult got = cuda.advance(), want = cpu.advance();
+  EXPECT_NEAR(got.loss, want.loss, (kHalfBound + kCodesBound) * want.loss);
+  EXPECT_NEAR(got.grad_norm, want.grad_norm, 2 * (kHalfBound + kCodesBound) * want.grad_norm);
+}
+
+TEST_P(DeviceQad, WaitsOnceAndAllocatesNothing) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Distillation d(Device::kCuda, true, Distillation::settings(kHalfActivations), GetParam());
+  const std::vector<Batch> batches{cuts()[0], cuts()[2]};
+  d.step.reserve(batches);
+  const int64_t before = cuda::activity().allocations, waited = waits();
+  EXPECT_FALSE(d.step.run(batches, {0.5, 0.5}, {.lr = 1e-3}).skipped);
+  EXPECT_EQ(cuda::activity().allocations, before);
+  EXPECT_EQ(waits() - waited, 1);
+}
+
+// What a device measures is what the CPU does, up to the rounding of activations.
+TEST_P(DeviceQad, RangesOfActivationsAreTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  std::vector<Tensor> seen;
+  for (const Device device : {Device::kCuda, Device::kCpu}) {
+    Distillation d(device, true, Distillation::settings(kWhole));
+    Tensor largest(device, DType::kF32, {d.step.student().count()});
+    fill_zero(largest.view());
+    d.step.watch_inputs(largest.view());
+    std::vector<HeldOutLoss> sums(2);
+    d.step.evaluate(sequences(0, 0, kSequences), sums);
+    d.ctx.synchronize();
+    seen.push_back(on_host(largest.view()));
+  }
+  int64_t products = 0;
+  for (int64_t i = 0; i < seen[0].size(); ++i) {
+    EXPECT_NEAR(seen[0].ptr<float>()[i], seen[1].ptr<float>()[i], 1e-5 * seen[1].ptr<float>()[i]);
+    products += seen[1].ptr<float>()[i] > 0 ? 1 : 0;
+  }
+  EXPECT_GE(products, 10);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, DeviceQad,
+                         ::testing::Values(WeightFormat::kFp8, WeightFormat::kNvfp4),
+                         [](const auto& test) { return weight_format_name(test.param); });
 
 INSTANTIATE_TEST_SUITE_P(All, DeviceDistillation, ::testing::Bool(),
                          [](const auto& test) { return test.param ? "sliced" : "masked"; });
