@@ -89,15 +89,17 @@ TEST_P(DequantizeOn, StacksOfExpertsAreExact) {
   Tensor host(Device::kCpu, type, {4, s.rows + 1, s.cols + s.y_gap});
   copy(host.view(), all.view());
   int64_t at = 0;
-  for (size_t e = 0; e < 4; ++e)
+  for (size_t e = 0; e < 4; ++e) {
+    const auto values = w.values(std::min<size_t>(e, 2));
     for (int64_t r = 0; r <= s.rows; ++r)
       for (int64_t c = 0; c < s.cols + s.y_gap; ++c, ++at) {
         const bool inside = e < 3 && r < s.rows && c < s.cols;
-        const double want = inside ? dequantized(w.values(e)(r, c), w.scales[e], half) : 0.0;
+        const double want = inside ? dequantized(values(r, c), w.scales[e], half) : 0.0;
         const double got =
             half ? double{static_cast<float>(host.ptr<bf16>()[at])} : double{host.ptr<float>()[at]};
         ASSERT_EQ(got, want) << "expert " << e << ", row " << r << ", column " << c;
       }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

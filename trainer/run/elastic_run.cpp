@@ -255,7 +255,10 @@ void ElasticRun::evaluate() {
     run_.say(str("quantized to ", config_.qad.format, ", before and after training on it:"));
     evaluate_run(config_, run_.dir() / "qad", comm_, between);
   }
-  comm_.at_root([&] { write_report(run_.dir()); });
+  comm_.at_root([&] {
+    write_report(run_.dir());
+    if (quantized) write_report(run_.dir() / "qad");
+  });
 }
 
 int elastic_run(const RunConfig& config, Comm& comm, ConfigChange change, LastStage last) {

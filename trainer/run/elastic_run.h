@@ -6,7 +6,7 @@
 //               continues where it was cut; the elastic files and the report are written again.
 // Writes        config.output/config.name/: config.yaml, scores.json, log.jsonl, TensorBoard events,
 //               checkpoints/, before.h5 (the sorted parent, untrained, with the sizes' widths), elastic.h5,
-//               summary.json, report.html, qad/ (with a summary.json of its own). Nothing anywhere else.
+//               summary.json, report.html, qad/ (with a summary.json and a report.html of its own). Nothing anywhere else.
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is tokenised,
 //               importance measured or the sizes evaluated they end that within a batch, with kInterrupted
