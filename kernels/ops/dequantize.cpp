@@ -1,5 +1,6 @@
 #include "kernels/ops/dequantize.h"
 
+#include "kernels/core/parallel.h"
 #include "kernels/cpu/code_values.h"
 #include "kernels/cpu/widened_product.h"
 #include "kernels/ops/code_operands.h"
@@ -68,9 +69,11 @@ void run(Context& /*ctx*/, const Dequantize& a) {
   const auto matrix = [](auto v, int64_t e) {
     return v ? v.slice(0, e, 1).reshape({v.dim(1), v.dim(2)}) : v;
   };
-  for (int64_t e = 0; e < a.y.dim(0); ++e)
-    dequantize_matrix(matrix(a.y, e), matrix(a.codes, e), matrix(a.block_scales, e),
-                      a.expert_scales.ptr<float>()[e]);
+  parallel_for(a.y.dim(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t e = begin; e < end; ++e)
+      dequantize_matrix(matrix(a.y, e), matrix(a.codes, e), matrix(a.block_scales, e),
+                        a.expert_scales.ptr<float>()[e]);
+  });
 }
 
 }  // namespace cpu

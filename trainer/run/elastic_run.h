@@ -48,7 +48,7 @@ class ElasticRun {
   void write_quantized_file();  // that stage must be over
   void evaluate();              // and the report; training is over, and gives its memory back
 
-  // Of distillation, once it has begun.
+  // Of distillation, from its beginning until quantize().
   std::vector<NamedState> state();
   const TrainingCounters& at() const { return run_.at; }
   Qad* qad() { return qad_ ? &*qad_ : nullptr; }  // once quantize() has begun
