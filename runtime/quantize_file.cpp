@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/json.h"
+#include "kernels/core/host_view.h"
 #include "model/elastic_quantization.h"
 #include "model/quantize.h"
 #include "runtime/evaluate.h"
@@ -18,9 +19,9 @@ namespace fs = std::filesystem;
 // Of every parameter the largest |activation| it is multiplied with, in any size on any of the texts.
 std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::path& from,
                                   const QuantizeOptions& o) {
-  Tensor seen(Device::kCpu, DType::kF32, {model.weights().count()});
+  Tensor seen(ctx.device(), DType::kF32, {model.weights().count()});
   fill_zero(seen.view());
-  const std::span<const float> largest(seen.ptr<float>(), static_cast<size_t>(seen.size()));
+  std::vector<float> largest;
   const auto comm = make_self_comm();
   model.watch_inputs(seen.view());
   for (const std::string& size : model.sizes()) {
@@ -28,6 +29,8 @@ std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::pa
     for (const std::string& text : o.texts) {
       if (o.progress) o.progress(size, text);
       evaluate_text(ctx, *comm, model, text, {.seq_len = o.seq_len, .max_tokens = o.max_tokens});
+      const Tensor host = on_host(seen.view());
+      largest.assign(host.ptr<float>(), host.ptr<float>() + host.size());
       for (size_t i = 0; i < largest.size(); ++i)
         NESTLING_CHECK_INPUT(std::isfinite(largest[i]), from.string(), ": size ", size, " on ",
                              text, ": an activation that ", model.weights().specs()[i].name,
@@ -35,7 +38,7 @@ std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::pa
     }
   }
   model.watch_inputs({});
-  return {largest.begin(), largest.end()};
+  return largest;
 }
 
 // Before anything is computed.
@@ -75,13 +78,15 @@ void quantize_file(Context& ctx, const fs::path& from, const fs::path& to,
       ": has no layer that is quantized: attention and the Mamba layer in front of "
       "it never are");
   check_quantizable(header.model, o.format, from.string());
-  LoadedModel model(from, DType::kF32);
-  Quantization q = weight_scales(model.config(), o.format, model.weights());
+  LoadedModel model(from, DType::kF32, "", ctx.device());
+  const Weights weights = model.weights().on(Device::kCpu, DType::kF32);
+  Quantization q = weight_scales(model.config(), o.format, weights);
   set_input_scales(q, model.config(), largest_inputs(ctx, model, from, o));
-  const Weights codes =
-      quantize_weights(ctx, model.config(), model.weights(), std::move(q), DType::kF32);
+  Context host(Device::kCpu);
   header.model.provenance["quantization"] = described(o, elastic_digest(from));
-  write_elastic(to, header.model, codes, header.precision);
+  write_elastic(to, header.model,
+                quantize_weights(host, model.config(), weights, std::move(q), DType::kF32),
+                header.precision);
 }
 
 }  // namespace nestling

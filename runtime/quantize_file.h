@@ -1,12 +1,12 @@
 // quantize_file.h - post-training quantization: an elastic file's weights as FP8 or NVFP4 codes, of all sizes at once.
 //
-// Calibration   every size reads the text once, in f32, on the CPU; the scale of a product's activations is that of
+// Calibration   every size reads the text once, in f32, on the context's device; the scale of a product's activations is that of
 //               the largest any size has shown. Scales of weights need no text (model/quantization.h).
 // Elasticity    scales are the parent's, so a size of the new file is a prefix of its codes, and cutting it is exact.
 // Atomic        the new file is whole or absent. It may not be the old one.
 // Errors        kInput: a file that is quantized already, has nothing to quantize, or whose sizes or router's choices
 //               cut a block of NVFP4; weights or activations that are not finite.
-// Determinism   same file, text, threads and instruction set: the same bytes.
+// Determinism   same file, text, threads, instruction set and device: the same bytes.
 #pragma once
 #include <filesystem>
 #include <functional>

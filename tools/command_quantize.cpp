@@ -13,7 +13,7 @@ namespace nestling {
 namespace {
 
 struct QuantizeCommand : QuantizeOptions {
-  std::string model, out, format_name;
+  std::string model, out, format_name, on = "cpu";
   int threads = 0;
 };
 
@@ -25,7 +25,7 @@ int quantize(QuantizeCommand& o) {
     std::printf("calibrating: size %s on %s\n", size.c_str(), text.c_str());
     std::fflush(stdout);
   };
-  Context ctx(Device::kCpu);
+  Context ctx(parse_device(o.on));
   quantize_file(ctx, o.model, o.out, o);
   std::printf("%s in %s: %s\n", o.model.c_str(), weight_format_name(o.format), o.out.c_str());
   return 0;
@@ -51,6 +51,9 @@ void add_quantize_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--max-tokens", o->max_tokens, "Tokens of each text")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("--device", o->on, "What calibrates: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--threads", o->threads, "Threads (default: all)")->check(kThreadRange);
   in_one_process(*command, exit_code, [o] { return quantize(*o); });

@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include "data/safetensors.h"
+#include "model/elastic_file.h"
 #include "model/model.h"
 #include "runtime/loaded_model.h"
 #include "runtime/slice.h"
+#include "tests/support/device.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/quantized_elastic.h"
 
@@ -97,6 +99,23 @@ TEST_F(QuantizeFile, InputScalesAreOfTheLargestThatAnySizeShows) {
   EXPECT_EQ(moe.down.input_scale, seen.down / 448);
   EXPECT_EQ(moe.shared_up.input_scale, seen.shared_up / 448);
   EXPECT_EQ(moe.shared_down.input_scale, seen.shared_down / 448);
+}
+
+// As far as activations differ by their roundings: codes are of the same weights by the same scales.
+TEST_F(QuantizeFile, CalibratesOnADeviceAsOnTheCpu) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  const fs::path there = dir_->path() / "there.h5";
+  Context ctx(Device::kCuda);
+  quantize_file(ctx, file(), there, options());
+  const Quantization got = *read_elastic_header(there).quantization;
+  const Quantization want = *read_elastic_header(quantized()).quantization;
+  for (size_t i = 0; i < want.parameters.size(); ++i) {
+    ASSERT_EQ(got.parameters[i].has_value(), want.parameters[i].has_value());
+    if (!want.parameters[i]) continue;
+    EXPECT_EQ(got.parameters[i]->weight, want.parameters[i]->weight);
+    EXPECT_NEAR(got.parameters[i]->input, want.parameters[i]->input,
+                1e-4 * want.parameters[i]->input);
+  }
 }
 
 TEST_F(QuantizeFile, TheSameCallsGiveTheSameBytes) {
