@@ -183,7 +183,6 @@ RunConfig qad_run(const RunConfig& c) {
        .global_batch_tokens = or_last(c.qad.global_batch_tokens, last.global_batch_tokens),
        .micro_batch = or_last(c.qad.micro_batch, last.micro_batch)}};
   run.optimizer.lr = c.qad.lr;
-  run.optimizer.schedule = "constant";
   run.optimizer.warmup_tokens = 0;
   run.seed = c.seed + c.curriculum.size();
   return run;

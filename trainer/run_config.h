@@ -139,8 +139,8 @@ WrittenTarget parse_target(const SizeConfig& size);
 // A weight a size, from `uniform` or {name: weight}; sums to 1.
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);
-// The run that the stage `qad` is: its one phase as the whole curriculum, at its rate, under a seed of its own; in the
-// folder `qad` of this run. Its format must not be empty.
+// The run that the stage `qad` is: its one phase as the whole curriculum, at its rate without warm-up, under a seed of its
+// own; in the folder `qad` of this run. Its format must not be empty.
 RunConfig qad_run(const RunConfig& config);
 int64_t total_tokens(const RunConfig& config);
 DType teacher_precision(const RunConfig& config);  // of its products

@@ -131,8 +131,11 @@ void visit_fields(V& v, C& c) {
           IntegerRule{.low = 0, .high = 65536});
   v.field("sampling", c.sampling, "how often each size is drawn",
           TermsRule{.allowed = "uniform, or a weight a size: {30B: 0.5, 12B: 0.5}"});
-  v.field("lr", c.lr, "learning rate, constant; what else AdamW has is optimizer's",
-          NumberRule{.low = 0, .high = 10});
+  v.field(
+      "lr", c.lr,
+      "peak of the learning rate, from the first step; its schedule over qad.tokens and what else "
+      "AdamW has are optimizer's",
+      NumberRule{.low = 0, .high = 10});
 }
 
 template <class V, FieldsOf<TeacherConfig> C>

@@ -123,17 +123,21 @@ mv kept.json whole/runs/run/scores.json
 swap "$shard"
 echo "refused: another config, curriculum, other widths, another order, another parent, another text"
 
-prove() { "$@" verify-resume run.yaml --set router.freeze.at_tokens=1024 --set curriculum.0.tokens=1536; }
+prove() {
+  "$@" verify-resume run.yaml --set router.freeze.at_tokens=1024 --set curriculum.0.tokens=1536 --set qad.format=fp8 \
+    --set qad.tokens=2048
+}
 prove "$program" >out 2>&1 || fail "verify-resume failed"
 for line in "^covered: phase short: resumed in it after step 3, 4$" \
   "^covered: phase long: resumed in it after step 6, 11$" \
   "^covered: router learning (masks): resumed after step 3$" \
   "^covered: router frozen (slices): resumed after step 4, 6, 11$" \
+  "^covered: qad: resumed in it after step [0-9]*$" "^codes after step [0-9]* *ok .*: the same bits$" \
   "^state after step 22 *ok .*: the same bits$" "^verdict: .* same bits as in one go$"; do
   grep -q "$line" out || fail "verify-resume: no line $line"
 done
 prove "$source_dir/launch/mpirun.sh" 2 "$program" >out 2>&1 || fail "verify-resume on 2 ranks failed"
-grep -q "on each rank of 2: the same bits" out || fail "verify-resume did not run on 2 ranks"
+grep -q "^codes.*on each rank of 2: the same bits" out || fail "verify-resume did not run on 2 ranks"
 [ "$(ls runs)" = parent ] || fail "verify-resume left $(ls runs)"
 "$program" verify-resume run.yaml --steps 2 --json --set precision.compute=bf16 >json 2>out || fail "verify-resume --json failed"
 grep -q '"not_covered":\["phase long: no cut.*router frozen (slices): no cut' json || fail "$(cat json)"

@@ -80,6 +80,7 @@ class Proof {
     result_.cuts.assign(cuts.begin(), cuts.end());
     run_cut();
     cover();
+    if (!config_.qad.format.empty() && result_.ok()) prove_codes();
     return std::move(result_);
   }
 
@@ -108,7 +109,8 @@ class Proof {
       run.distill(stops[i]);
       if (i > 0) resumed += str(resumed.empty() ? "resumed after " : ", ", stops[i - 1]);
       if (!compared_.contains(stops[i])) continue;
-      if (!check(run, stops[i], resumed.empty() ? "not resumed yet" : resumed)) {
+      if (!check(run.state(), run.at(), whole_.path(), str("state after step ", stops[i]),
+                 resumed.empty() ? "not resumed yet" : resumed)) {
         result_.cuts.resize(i);  // those behind were not come to
         return;
       }
@@ -116,15 +118,43 @@ class Proof {
     }
   }
 
-  bool check(ElasticRun& run, int64_t step, const std::string& resumed) {
+  // The stage on codes begins where the curriculum is over.
+  void prove_codes() {
+    const int64_t half = Curriculum(qad_run(config_)).steps() / 2;
+    if (result_.steps < curriculum_.steps() || half == 0) {
+      result_.not_covered.push_back(
+          str("qad: ", half == 0 ? "a stage of one step"
+                                 : str("it begins after step ", curriculum_.steps())));
+      return;
+    }
+    const auto until = [&](const RunConfig& config, std::initializer_list<int64_t> steps,
+                           const std::function<void(Qad&)>& then) {
+      ElasticRun run(config, comm_, ConfigChange::kRefused);
+      run.distill();
+      run.write_elastic_files();
+      for (const int64_t step : steps) run.quantize(step);
+      if (then) then(*run.qad());
+    };
+    until(whole_config_, {half, 2 * half}, nullptr);
+    until(cut_config_, {half}, nullptr);
+    until(cut_config_, {2 * half}, [&](Qad& qad) {
+      check(qad.state(), qad.at(), whole_.path() / "qad", str("codes after step ", 2 * half),
+            str("resumed after ", half));
+    });
+    result_.covered.push_back(str("qad: resumed in it after step ", half));
+  }
+
+  // Against what the run in one go saved after as many steps.
+  bool check(const std::vector<NamedState>& state, const TrainingCounters& at,
+             const fs::path& saved_by, const std::string& name, const std::string& resumed) {
     const StateDifference found =
-        difference_from_checkpoint(run.state(), run.at(), whole_checkpoint(step));
+        difference_from_checkpoint(state, at, checkpoint_of(saved_by, at.step));
     std::vector<double> sums{static_cast<double>(found.bits > 0), static_cast<double>(found.bits)};
     Context ctx(Device::kCpu);
     comm_.all_reduce(ctx, host_view(sums), Reduce::kSum);
     const auto ranks = static_cast<int64_t>(sums[0]);
     Check& made = result_.checks.emplace_back();
-    made.name = str("state after step ", step);
+    made.name = name;
     made.ok = ranks == 0;
     made.detail = str(resumed, "; ", found.tensors, " tensors and the counters, ", found.bytes,
                       " bytes on each rank of ", comm_.size(), ": ");
@@ -138,8 +168,8 @@ class Proof {
     return made.ok;
   }
 
-  fs::path whole_checkpoint(int64_t step) const {
-    const fs::path folder = whole_.path() / "checkpoints";
+  fs::path checkpoint_of(const fs::path& run, int64_t step) const {
+    const fs::path folder = run / "checkpoints";
     for (const fs::path& checkpoint : CheckpointStore(folder, whole_config_.checkpoint.keep).list())
       if (read_manifest(checkpoint).meta.counters.step == step) return checkpoint;
     throw Error(str(folder.string(), ": holds no checkpoint of step ", step));

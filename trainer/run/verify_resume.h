@@ -3,6 +3,8 @@
 // Runs          one of 2N steps, in one go; another that is dropped from memory and resumed from its
 //               checkpoint after N steps, at every border of two phases, one step before the router's
 //               choices freeze, and right after they have, as far as these lie within 2N steps.
+// On codes      where the config has a stage `qad` and the 2N steps are the whole curriculum, both go on with it: one in one
+//               go, the other dropped in the middle.
 // Compared      the whole state (weights, moments, router, counters) bit for bit, on every rank: after N
 //               steps, at the borders, after 2N. A difference ends the proof.
 // Writes        output/NAME.verify-resume-whole and -cut, removed at the end, or by the next proof if
