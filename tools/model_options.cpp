@@ -75,10 +75,12 @@ void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
 void add_thinking(CLI::App& command, ThinkingControl& control) {
   CLI::Option* size = command.get_option("--size");
   CLI::Option* think =
-      command.add_option("--think", control.think, "Size that thinks; needs --answer")
+      command
+          .add_option("--think", control.think, "Size that thinks (eval: or all); needs --answer")
           ->excludes(size);
   CLI::Option* answer =
-      command.add_option("--answer", control.answer, "Size that answers; needs --think")
+      command
+          .add_option("--answer", control.answer, "Size that answers (eval: or all); needs --think")
           ->excludes(size)
           ->needs(think);
   think->needs(answer);

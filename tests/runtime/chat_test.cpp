@@ -122,6 +122,23 @@ TEST(Chat, OneSizeThinksAndAnotherAnswers) {
   testing::expect_error([&] { session.select("75%"); }, {"75%", "50% thinks and 100% answers"});
 }
 
+TEST(Chat, ABudgetOfNothingAnswersAtOnce) {
+  const TempDir dir;
+  testing::write_tiny_reasoner(dir.path() / "e.h5", StoredType::kBF16);
+  LoadedModel model(dir.path() / "e.h5", DType::kF32);
+  Context ctx(Device::kCpu);
+  ChatSession session(
+      ctx, model,
+      {.max_new_tokens = 24, .control = {.think = "50%", .answer = "100%", .budget = 0}});
+  for (const char* turn : {kTurns[0], kTurns[1]}) {
+    const ChatReply reply = session.answer(turn);
+    EXPECT_EQ(reply.thinking, "");
+    EXPECT_EQ(reply.tokens_switched, 0);
+    EXPECT_EQ(model.size(), "100%");
+    expect_most_likely(model, session.tokens(), reply.tokens - 2);  // all but "</think>\n"
+  }
+}
+
 TEST(Chat, ABudgetClosesThinkingAndTheConversationGoesOn) {
   LoadedModel model(testing::tiny_reasoner(), DType::kF32);
   Context ctx(Device::kCpu);

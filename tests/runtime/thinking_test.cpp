@@ -183,6 +183,17 @@ TEST_F(Thinking, ManySequencesTakeTheirPartsTogether) {
   }
 }
 
+// Every token is as likely: the same draws would give the same tokens.
+TEST_F(Thinking, BothPartsHaveDrawsOfTheirOwn) {
+  GenerateOptions o = options({.think = "50%", .answer = "100%", .budget = 8}, 20);
+  o.rule.temperature = 1e6f;
+  o.stop_tokens = {};
+  const Tokens tokens = one(encode(kThinking), o).tokens;
+  const int64_t closed = until_closed(tokens) + 1;
+  ASSERT_LE(closed + 8, std::ssize(tokens));
+  EXPECT_NE(part(tokens, 0, 8), part(tokens, closed, closed + 8));
+}
+
 // The prompt does not open thinking, the text does: what comes before is of the size that answers.
 TEST_F(Thinking, ATextThatOpensItLaterChangesSizeTwice) {
   const Tokens prompt = encode(kOpening);
@@ -297,6 +308,9 @@ TEST_F(Thinking, WhatDoesNotHoldIsRefused) {
   expect_error([&] { one(prompt, options({.think = "50%", .answer = "30B"})); },
                {"30B", "100%, 75%, 50%"});
   expect_error([&] { one(prompt, options({.budget = -1})); }, {"-1", "0 is the least"});
+  GenerateOptions o = options({.think = "50%", .answer = "100%"});
+  o.on_token = [](size_t, int32_t) { throw Error("enough", ErrorKind::kInput); };
+  expect_error([&] { one(prompt, o); }, {"enough"});
   EXPECT_EQ(model().size(), "75%");
   model().select("100%");
 }
