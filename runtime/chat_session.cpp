@@ -53,14 +53,13 @@ void ChatSession::take_turn(ChatReply& reply) {
                        tokens.size(), " tokens with this turn, the context is ", options_.context);
   const int64_t total = std::ssize(tokens);
   const int64_t pending = total - (goes_on ? decoder_->length(0) : 0);
-  const Size* other = other_size(within_thinking(model_.tokenizer(), tokens));
-  const bool by_steps = goes_on && other == nullptr && pending * kForwardTokensAStep <= total;
+  const bool other = other_size(within_thinking(model_.tokenizer(), tokens)) != nullptr;
+  const bool by_steps = goes_on && !other && pending * kForwardTokensAStep <= total;
   reply.again = decoder_.has_value() && !by_steps;
   reply.tokens_run = by_steps ? pending : total;
   tokens_ = std::move(tokens);
   text_ = text;
   if (!by_steps) decoder_.reset();
-  if (other != nullptr) model_.select(*other);
 }
 
 void ChatSession::run_pending() {

@@ -4,7 +4,7 @@ namespace nestling {
 
 namespace {
 
-const std::string kOpen = "<think>", kClose = "</think>";
+constexpr std::string_view kOpen = "<think>", kClose = "</think>";
 
 // What comes after the last special token that is no tag.
 std::string tail(const Tokenizer& tokenizer, std::span<const int32_t> tokens) {

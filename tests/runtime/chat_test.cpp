@@ -92,9 +92,13 @@ TEST(Chat, OneSizeThinksAndAnotherAnswers) {
   testing::write_tiny_reasoner(dir.path() / "e.h5", StoredType::kBF16);
   LoadedModel model(dir.path() / "e.h5", DType::kF32);
   Context ctx(Device::kCpu);
-  ChatSession session(
-      ctx, model,
-      {.max_new_tokens = 48, .control = {.think = "50%", .answer = "100%", .budget = 5}});
+  // So long that a turn would be run by steps, did the size not change.
+  std::string system;
+  for (int i = 0; i < 40; ++i) system += "12 + 9 = 21. ";
+  ChatSession session(ctx, model,
+                      {.max_new_tokens = 48,
+                       .control = {.think = "50%", .answer = "100%", .budget = 5},
+                       .system = system});
   const int32_t id = *model.tokenizer().token_id("</think>");
   int64_t cut = 0;
   for (const char* turn : kTurns) {
