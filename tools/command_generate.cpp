@@ -20,6 +20,7 @@ struct GenerateCommand : ModelOptions {
 void say_parts(const LoadedModel& model, const ThinkingControl& control, const Generated& made) {
   const ThinkingSizes sizes = thinking_sizes(model, control);
   const auto all = std::ssize(made.tokens);
+  std::fflush(stdout);  // the text comes first
   std::fprintf(stderr, "[%lld tokens of thinking in size %s, %lld others in size %s",
                static_cast<long long>(made.thinking), sizes.think.name.c_str(),
                static_cast<long long>(all - made.thinking), sizes.answer.name.c_str());
