@@ -93,7 +93,7 @@ std::string prompt_text(const Problem& problem) {
 }
 
 std::string document(const Problem& problem) {
-  return prompt_text(problem) + problem.thinking + "\n</think>\n" + problem.answer + "<|im_end|>\n";
+  return str(prompt_text(problem), problem.thinking, kClosing, problem.answer, "<|im_end|>\n");
 }
 
 std::string_view answer_in(std::string_view generated) {

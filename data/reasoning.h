@@ -37,9 +37,11 @@ const std::vector<std::string>& tasks();  // every task name, in a fixed order
 Problem generate(std::string_view task, int level, Split split, uint64_t seed, uint64_t index);
 Split split_of(std::string_view key);
 
+// Between thinking and answer.
+inline constexpr std::string_view kClosing = "\n</think>\n";
 // What the model is given to complete: up to and including "<think>\n".
 std::string prompt_text(const Problem& problem);
-// prompt_text + "{thinking}\n</think>\n{answer}<|im_end|>\n".
+// prompt_text + "{thinking}{kClosing}{answer}<|im_end|>\n".
 std::string document(const Problem& problem);
 
 // What the generated text says: after the first "</think>" up to "<|im_end|>" or the end, without

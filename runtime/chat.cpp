@@ -32,9 +32,12 @@ void take_turn(ChatSession& session, const std::string& line, std::ostream& out)
   Display display(out);
   const ChatReply reply = session.answer(
       line, [&](bool thinking, const std::string& text) { display.show(thinking, text); });
-  out << "\n[" << reply.tokens << " tokens" << (reply.stopped ? "" : ", cut off at the limit")
-      << "; " << reply.tokens_run << " of the conversation run" << (reply.again ? " again" : "")
-      << "]\n";
+  out << "\n[" << reply.tokens << " tokens" << (reply.stopped ? "" : ", cut off at the limit");
+  if (session.control().any()) out << ", " << reply.thinking_tokens << " of thinking";
+  out << "; " << reply.tokens_run << " of the conversation run" << (reply.again ? " again" : "");
+  if (reply.tokens_switched > 0)
+    out << "; " << reply.tokens_switched << " run again where another size took over";
+  out << "]\n";
 }
 
 void take_command(ChatSession& session, const std::string& line, std::ostream& out) {

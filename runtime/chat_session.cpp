@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "runtime/think_splitter.h"
-
 namespace nestling {
 
 namespace {
@@ -16,19 +14,15 @@ std::string without_last_newline(const std::string& s) {
   return s.ends_with('\n') ? s.substr(0, s.size() - 1) : s;
 }
 
-// Whether the text ends within thinking: with <think> and nothing but blanks after it.
-bool opens_thinking(const std::string& text) {
-  const size_t end = text.find_last_not_of(" \n");
-  return end != std::string::npos && text.substr(0, end + 1).ends_with("<think>");
-}
-
 }  // namespace
 
 ChatSession::ChatSession(Context& ctx, LoadedModel& model, ChatOptions options)
     : ctx_(ctx),
       model_(model),
       options_(std::move(options)),
-      template_(model.tokenizer_files(), model.name()) {
+      template_(model.tokenizer_files(), model.name()),
+      sizes_(thinking_sizes(model, options_.control)) {
+  if (options_.control.budget) options_.control.closing = closing_text(template_);
   reset();
 }
 
@@ -38,6 +32,13 @@ void ChatSession::reset() {
   tokens_.clear();
   text_.clear();
   decoder_.reset();
+}
+
+// What `control` has this part run in; null where that is the size selected.
+const Size* ChatSession::other_size(bool thinking) const {
+  const Size& size = thinking ? sizes_.think : sizes_.answer;
+  const bool selected = size.widths == model_.selected().widths;
+  return options_.control.has_sizes() && !selected ? &size : nullptr;
 }
 
 // tokens_ and text_ up to the opening of the answer.
@@ -52,7 +53,8 @@ void ChatSession::take_turn(ChatReply& reply) {
                        tokens.size(), " tokens with this turn, the context is ", options_.context);
   const int64_t total = std::ssize(tokens);
   const int64_t pending = total - (goes_on ? decoder_->length(0) : 0);
-  const bool by_steps = goes_on && pending * kForwardTokensAStep <= total;
+  const bool other = other_size(within_thinking(model_.tokenizer(), tokens)) != nullptr;
+  const bool by_steps = goes_on && !other && pending * kForwardTokensAStep <= total;
   reply.again = decoder_.has_value() && !by_steps;
   reply.tokens_run = by_steps ? pending : total;
   tokens_ = std::move(tokens);
@@ -71,25 +73,37 @@ void ChatSession::run_pending() {
 
 void ChatSession::generate(ChatReply& reply, const OnText& on_text) {
   const std::vector<int64_t>& stops = model_.config().eos;
-  ThinkSplitter splitter(opens_thinking(text_), [&](bool thinking, const std::string& piece) {
-    (thinking ? reply.thinking : reply.content) += piece;
-    if (on_text) on_text(thinking, piece);
-  });
-  TokenStream stream(model_.tokenizer());
+  ThinkingMeter meter(model_.tokenizer(), options_.control, tokens_,
+                      [&](bool thinking, const std::string& piece) {
+                        (thinking ? reply.thinking : reply.content) += piece;
+                        if (on_text) on_text(thinking, piece);
+                      });
   const auto begin = static_cast<std::ptrdiff_t>(tokens_.size());
-  while (!reply.stopped && reply.tokens < options_.max_new_tokens &&
-         std::ssize(tokens_) < options_.context) {
-    run_pending();
-    const uint64_t kStream[] = {0};
-    const int32_t token =
-        decoder_->sample(options_.rule, options_.seed, kStream, tokens_.size())[0];
+  const auto room = [&] {
+    return reply.tokens < options_.max_new_tokens && std::ssize(tokens_) < options_.context;
+  };
+  const auto append = [&](int32_t token) {
     tokens_.push_back(token);
     ++reply.tokens;
-    reply.stopped = std::find(stops.begin(), stops.end(), token) != stops.end();
-    if (!reply.stopped) splitter.push(stream.push(token));
+  };
+  while (!reply.stopped && room()) {
+    if (meter.spent()) {
+      for (const int32_t token : meter.closing()) {
+        if (!room()) break;
+        append(token);
+        meter.put(token);
+      }
+      continue;
+    }
+    if (const Size* other = other_size(meter.thinking())) reply.tokens_switched += run_in(*other);
+    run_pending();
+    const uint64_t kStream[] = {0};
+    append(decoder_->sample(options_.rule, options_.seed, kStream, tokens_.size())[0]);
+    reply.stopped = std::find(stops.begin(), stops.end(), tokens_.back()) != stops.end();
+    if (!reply.stopped) meter.push(tokens_.back());
   }
-  splitter.push(stream.finish());
-  splitter.finish();
+  meter.finish();
+  reply.thinking_tokens = meter.tokens();
   text_ += model_.tokenizer().decode({tokens_.begin() + begin, tokens_.end()});
 }
 
@@ -110,6 +124,13 @@ ChatReply ChatSession::answer(const std::string& user, const OnText& on_text) {
 }
 
 int64_t ChatSession::select(const std::string& size) {
+  NESTLING_CHECK_INPUT(!options_.control.has_sizes(), "size ", size, ": ", sizes_.think.name,
+                       " thinks and ", sizes_.answer.name, " answers in this conversation");
+  return run_in(model_.find(size));
+}
+
+// Returns how many tokens were run again.
+int64_t ChatSession::run_in(const Size& size) {
   model_.select(size);
   const bool any = decoder_.has_value();
   decoder_.reset();

@@ -6,10 +6,11 @@
 //               small part of the conversation (kForwardTokensAStep); else the whole conversation in one forward,
 //               which reads the weights once. Where the new text does not begin so (a template that drops old
 //               thinking), the caches are made again from the whole text: scan states cannot go back.
-// Sizes         select() runs the tokens of the conversation through another size.
+// Sizes         select() runs the tokens of the conversation through another size. Where `control` has sizes
+//               (runtime/thinking.h), they alternate instead: a turn begins in that of its opening.
 // Draws         a function of seed and place in the conversation.
 // Errors        kInput: a turn that does not fit `context`; the conversation stays as it was. An error of
-//               select() leaves the size as it was.
+//               select() leaves the size as it was; one is select() where `control` has sizes.
 // Ownership     borrows context and model.
 #pragma once
 #include <functional>
@@ -17,6 +18,7 @@
 
 #include "runtime/chat_template.h"
 #include "runtime/decoder.h"
+#include "runtime/thinking.h"
 
 namespace nestling {
 
@@ -31,15 +33,18 @@ struct ChatOptions {
   SamplingRule rule = {};
   uint64_t seed = 0;
   bool thinking = true;
-  std::string system = {};  // the system's message; empty: none
+  ThinkingControl control = {};  // its closing: that of the model's template, whatever stands here
+  std::string system = {};       // the system's message; empty: none
 };
 
 struct ChatReply {
   std::string thinking, content;
-  int64_t tokens = 0;      // generated
-  int64_t tokens_run = 0;  // of the conversation before the answer
-  bool again = false;      // all of it, anew: the caches were made again
-  bool stopped = false;    // by a stop token; else by a limit
+  int64_t tokens = 0;           // generated
+  int64_t thinking_tokens = 0;  // of them, within thinking
+  int64_t tokens_run = 0;       // of the conversation before the answer
+  int64_t tokens_switched = 0;  // run again within it, where another size took over
+  bool again = false;           // all of it, anew: the caches were made again
+  bool stopped = false;         // by a stop token; else by a limit
 };
 
 class ChatSession {
@@ -55,9 +60,12 @@ class ChatSession {
   // All tokens of the conversation; the last one of an answer has not been run yet.
   const std::vector<int32_t>& tokens() const { return tokens_; }
   const LoadedModel& model() const { return model_; }
+  const ThinkingControl& control() const { return options_.control; }
 
  private:
   void take_turn(ChatReply& reply);
+  const Size* other_size(bool thinking) const;
+  int64_t run_in(const Size& size);
   void run_pending();
   void generate(ChatReply& reply, const OnText& on_text);
 
@@ -65,6 +73,7 @@ class ChatSession {
   LoadedModel& model_;
   ChatOptions options_;
   ChatTemplate template_;
+  ThinkingSizes sizes_;  // of control
   std::vector<ChatMessage> messages_;
   std::vector<int32_t> tokens_;
   std::string text_;                // of tokens_

@@ -161,25 +161,35 @@ std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
   return asked;
 }
 
-// (1 if solved, tokens generated) of every problem; a rank completes every size()-th batch.
-std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
-                            const std::vector<Asked>& asked, const ReasoningOptions& o) {
+// What became of a problem: summed over ranks, all but one of which leave it 0.
+struct Answered {
+  int64_t right = 0, tokens = 0, thinking = 0, again = 0;
+};
+
+// Of every problem; a rank completes every size()-th batch.
+std::vector<Answered> answer(Context& ctx, Comm& comm, LoadedModel& model,
+                             const std::vector<Asked>& asked, const ReasoningOptions& o) {
   const auto stop = model.tokenizer().token_id("<|im_end|>");
   NESTLING_CHECK_INPUT(stop.has_value(), model.name(), ": the tokenizer has no <|im_end|>");
   GenerateOptions options;
   options.max_new_tokens = o.max_new_tokens;
   options.stop_tokens = {*stop};
+  options.control = o.control;
+  options.control.closing = reasoning::kClosing;
   const auto batch = static_cast<size_t>(o.batch);
-  std::vector<int64_t> answered(2 * asked.size());
+  std::vector<Answered> answered(asked.size());
   const auto complete = [&](size_t at) {
     const size_t end = std::min(asked.size(), at + batch);
     std::vector<std::vector<int32_t>> prompts;
     for (size_t i = at; i < end; ++i) prompts.push_back(asked[i].prompt);
     const std::vector<Generated> out = generate(ctx, model, prompts, options);
     for (size_t i = at; i < end; ++i) {
-      const std::vector<int32_t>& tokens = out[i - at].tokens;
-      answered[2 * i] = reasoning::score(asked[i].problem, model.tokenizer().decode(tokens));
-      answered[2 * i + 1] = std::ssize(tokens);
+      const Generated& g = out[i - at];
+      answered[i] = {
+          .right = reasoning::score(asked[i].problem, model.tokenizer().decode(g.tokens)),
+          .tokens = std::ssize(g.tokens),
+          .thinking = g.thinking,
+          .again = g.again};
     }
   };
   for (size_t first = 0; first < asked.size(); first += batch * static_cast<size_t>(comm.size())) {
@@ -187,7 +197,12 @@ std::vector<int64_t> answer(Context& ctx, Comm& comm, LoadedModel& model,
     if (mine < asked.size()) complete(mine);
     if (o.between) o.between();
   }
-  comm.all_reduce(ctx, host_view(answered), Reduce::kSum);
+  std::vector<int64_t> sums;
+  for (const Answered& a : answered)
+    sums.insert(sums.end(), {a.right, a.tokens, a.thinking, a.again});
+  comm.all_reduce(ctx, host_view(sums), Reduce::kSum);
+  for (size_t i = 0; i < answered.size(); ++i)
+    answered[i] = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
   return answered;
 }
 
@@ -226,18 +241,20 @@ std::vector<TaskAccuracy> evaluate_reasoning(Context& ctx, Comm& comm, LoadedMod
                                              const ReasoningOptions& o) {
   const std::vector<Asked> asked = ask(model, o);
   const auto start = Clock::now();
-  const std::vector<int64_t> answered = answer(ctx, comm, model, asked, o);
+  const std::vector<Answered> answered = answer(ctx, comm, model, asked, o);
   std::map<std::string, TaskAccuracy> by_task;
   TaskAccuracy all;
   all.task = "reasoning";
   all.seconds = seconds_since(start);
   for (size_t i = 0; i < asked.size(); ++i) {
-    const bool right = answered[2 * i] != 0;
+    const Answered& a = answered[i];
     for (TaskAccuracy* t : {&by_task[asked[i].problem.task], &all}) {
       t->n += 1;
-      t->correct += right;
-      t->tokens += answered[2 * i + 1];
-      t->outcomes.push_back(right);
+      t->correct += a.right;
+      t->tokens += a.tokens;
+      t->thinking += a.thinking;
+      t->again += a.again;
+      t->outcomes.push_back(a.right != 0);
     }
   }
   std::vector<TaskAccuracy> results;

@@ -5,7 +5,8 @@
 // KL            mean KL(parent || model) in nats over the same tokens, where a parent is given.
 // Speed         seconds of the model alone: its forward and its loss, without the parent.
 // Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
-//               Wilson's 95% interval; two models on the same problems are compared by pairs.
+//               Wilson's 95% interval; two models on the same problems are compared by pairs. Under `control`
+//               (runtime/thinking.h) one size may think and another answer; what is run again then is in the time.
 // Ranks         windows and batches of problems are dealt to the ranks of `comm` in turn; every rank
 //               returns the result of all. Seconds are those of the slowest rank.
 // Stopping      `between`, where given, is called by every rank at the same places, between batches; what
@@ -19,7 +20,7 @@
 
 #include "data/interval.h"
 #include "kernels/comm/comm.h"
-#include "runtime/loaded_model.h"
+#include "runtime/thinking.h"
 
 namespace nestling {
 
@@ -48,8 +49,10 @@ struct TaskAccuracy {
   int64_t n = 0;
   int64_t correct = 0;
   Interval accuracy{};
-  double seconds = 0;
-  int64_t tokens = 0;          // generated
+  double seconds = 0;    // of "reasoning" alone
+  int64_t tokens = 0;    // generated
+  int64_t thinking = 0;  // as Generated counts them
+  int64_t again = 0;
   std::vector<bool> outcomes;  // of every problem, for paired intervals
 };
 struct ReasoningOptions {
@@ -58,6 +61,7 @@ struct ReasoningOptions {
   int64_t batch = 128;
   int64_t max_new_tokens = 256;
   uint64_t seed = 1;
+  ThinkingControl control = {};  // its closing: that of the problems' texts, whatever stands here
   std::function<void()> between = {};
 };
 // One entry a task, then "reasoning" for all together.

@@ -1,7 +1,6 @@
 #include "runtime/generator.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "runtime/decoder.h"
 
@@ -15,11 +14,114 @@ int64_t longest(const std::vector<std::vector<int32_t>>& prompts) {
   return static_cast<int64_t>(n);
 }
 
-// Whether the sequence goes on after its new token.
-bool take(int32_t token, const GenerateOptions& options, Generated& out) {
-  out.tokens.push_back(token);
-  out.stopped = is_stop(token, options);
-  return !out.stopped && std::ssize(out.tokens) < options.max_new_tokens;
+// A prompt and what has come after it.
+class Sequence {
+ public:
+  Sequence(const LoadedModel& model, const GenerateOptions& options,
+           const std::vector<int32_t>& prompt, size_t index)
+      : options_(options), index_(index), tokens_(prompt), prompt_(prompt.size()) {
+    if (options.control.any()) meter_.emplace(model.tokenizer(), options.control, prompt);
+    close_if_spent();
+  }
+
+  // Its next token, drawn.
+  void take(int32_t token) {
+    if (meter_) meter_->push(token);
+    append(token);
+    out_.stopped = is_stop(token, options_);
+    if (!over()) close_if_spent();
+  }
+  bool over() const { return out_.stopped || room() <= 0; }
+  bool thinks() const { return meter_ && meter_->thinking(); }
+
+  // It is run in a size of its own choice from here on: its tokens so far, to be run at once.
+  const std::vector<int32_t>& enter() {
+    if (run_ > 0) {
+      out_.again += std::ssize(tokens_);
+      switches_ += 1;
+    }
+    run_ = tokens_.size();
+    return tokens_;
+  }
+  bool all_run() const { return run_ == tokens_.size(); }
+  int32_t next_to_run() { return tokens_[run_++]; }
+  // Of its draws: its place in the batch, and another one for every size that took over.
+  uint64_t stream() const { return index_ + (switches_ << 32); }
+
+  Generated finish() {
+    out_.tokens.assign(tokens_.begin() + static_cast<std::ptrdiff_t>(prompt_), tokens_.end());
+    if (meter_) out_.thinking = meter_->tokens();
+    return std::move(out_);
+  }
+
+ private:
+  int64_t room() const {
+    return options_.max_new_tokens - static_cast<int64_t>(tokens_.size() - prompt_);
+  }
+  void append(int32_t token) {
+    tokens_.push_back(token);
+    if (options_.on_token) options_.on_token(index_, token);
+  }
+  void close_if_spent() {
+    if (!meter_ || !meter_->spent()) return;
+    for (const int32_t token : meter_->closing()) {
+      if (room() <= 0) return;
+      meter_->put(token);
+      append(token);
+    }
+  }
+
+  const GenerateOptions& options_;
+  size_t index_;
+  std::vector<int32_t> tokens_;  // prompt and all
+  size_t prompt_, run_ = 0;      // how many of them
+  uint64_t switches_ = 0;
+  std::optional<ThinkingMeter> meter_;
+  Generated out_;
+};
+
+// The size selected when it is made.
+class KeepSelected {
+ public:
+  explicit KeepSelected(LoadedModel& model) : model_(model), size_(model.selected()) {}
+  ~KeepSelected() { model_.select(std::move(size_)); }
+  KeepSelected(const KeepSelected&) = delete;
+  KeepSelected& operator=(const KeepSelected&) = delete;
+
+ private:
+  LoadedModel& model_;
+  Size size_;
+};
+
+// Runs `rows` in the selected size, each until it is over or `leaves`. A sequence that goes leaves its row to the last
+// one.
+void run(Context& ctx, LoadedModel& model, std::vector<Sequence*> rows, int64_t capacity,
+         const GenerateOptions& options, const std::function<bool(const Sequence&)>& leaves) {
+  std::vector<std::vector<int32_t>> begun;
+  std::vector<uint64_t> streams;
+  for (Sequence* s : rows) {
+    begun.push_back(s->enter());
+    streams.push_back(s->stream());
+  }
+  Decoder decoder(ctx, model, std::ssize(rows), capacity);
+  decoder.prefill(begun);
+  for (uint64_t position = 0;; ++position) {
+    const auto drawn = decoder.sample(options.rule, options.seed, streams, position);
+    for (size_t r = 0; r < rows.size(); ++r)
+      if (rows[r]->all_run()) rows[r]->take(drawn[r]);
+    for (size_t r = rows.size(); r-- > 0;) {
+      if (!rows[r]->over() && !leaves(*rows[r])) continue;
+      decoder.drop(static_cast<int64_t>(r));
+      rows[r] = rows.back();
+      streams[r] = streams.back();
+      rows.pop_back();
+      streams.pop_back();
+    }
+    if (rows.empty()) return;
+    std::vector<int32_t> next;
+    for (Sequence* s : rows) next.push_back(s->next_to_run());
+    decoder.step(next);
+  }
 }
 
 }  // namespace
@@ -32,30 +134,30 @@ bool is_stop(int32_t token, const GenerateOptions& options) {
 std::vector<Generated> generate(Context& ctx, LoadedModel& model,
                                 const std::vector<std::vector<int32_t>>& prompts,
                                 const GenerateOptions& options) {
-  std::vector<Generated> out(prompts.size());
-  if (prompts.empty() || options.max_new_tokens == 0) return out;
-  Decoder decoder(ctx, model, std::ssize(prompts), longest(prompts) + options.max_new_tokens);
-  decoder.prefill(prompts);
-  // Of every row of the batch: its prompt, which is also the stream of its draws. A sequence that is over
-  // leaves its row to the last one.
-  std::vector<uint64_t> rows(prompts.size());
-  std::iota(rows.begin(), rows.end(), 0);
-  for (uint64_t position = 0;; ++position) {
-    const auto drawn = decoder.sample(options.rule, options.seed, rows, position);
-    std::vector<int32_t> next(drawn.begin(), drawn.end());
-    if (options.on_token)
-      for (size_t r = 0; r < rows.size(); ++r) options.on_token(rows[r], next[r]);
-    for (size_t r = rows.size(); r-- > 0;) {
-      if (take(next[r], options, out[rows[r]])) continue;
-      decoder.drop(static_cast<int64_t>(r));
-      rows[r] = rows.back();
-      next[r] = next.back();
-      rows.pop_back();
-      next.pop_back();
-    }
-    if (rows.empty()) return out;
-    decoder.step(next);
+  const ThinkingSizes sizes = thinking_sizes(model, options.control);
+  const int64_t capacity = longest(prompts) + options.max_new_tokens;
+  std::vector<Sequence> all;
+  for (size_t i = 0; i < prompts.size(); ++i) all.emplace_back(model, options, prompts[i], i);
+  const KeepSelected keep(model);
+  // Those that go on, of one part: all that think, or all the others; where one size does both, all.
+  const auto waiting = [&](bool thinking) {
+    std::vector<Sequence*> rows;
+    for (Sequence& s : all)
+      if (!s.over() && (sizes.same() || s.thinks() == thinking)) rows.push_back(&s);
+    return rows;
+  };
+  for (;;) {
+    bool thinking = true;
+    std::vector<Sequence*> rows = waiting(true);
+    if (rows.empty()) rows = waiting(thinking = false);
+    if (rows.empty()) break;
+    model.select(thinking ? sizes.think : sizes.answer);
+    run(ctx, model, rows, capacity, options,
+        [&](const Sequence& s) { return !sizes.same() && s.thinks() != thinking; });
   }
+  std::vector<Generated> out;
+  for (Sequence& s : all) out.push_back(s.finish());
+  return out;
 }
 
 }  // namespace nestling

@@ -2,6 +2,9 @@
 //
 // Batch         prompts of any lengths; each stops at a stop token or at its limit of new tokens; its row
 //               then leaves the batch.
+// Thinking      under `control` (runtime/thinking.h) one size thinks and another answers: those that think run as one
+//               batch, then, anew from their first tokens, those that answer. Afterwards, also where it throws, the
+//               size is selected that was before.
 // Determinism   a sequence's tokens depend on prompt, rule, seed and its stream alone up to rounding:
 //               products over another number of rows may round differently.
 #pragma once
@@ -10,7 +13,7 @@
 
 #include "kernels/ops/sample.h"
 #include "runtime/decode_state.h"
-#include "runtime/loaded_model.h"
+#include "runtime/thinking.h"
 
 namespace nestling {
 
@@ -19,7 +22,8 @@ struct GenerateOptions {
   SamplingRule rule;
   uint64_t seed = 0;
   std::vector<int64_t> stop_tokens;  // ends a sequence; kept in its tokens
-  // Called with every new token of sequence i, as it comes.
+  ThinkingControl control = {};
+  // Called with every new token of sequence i, as it comes, also with those that close thinking.
   std::function<void(size_t i, int32_t token)> on_token = nullptr;
 };
 
@@ -29,6 +33,8 @@ bool is_stop(int32_t token, const GenerateOptions& options);
 struct Generated {
   std::vector<int32_t> tokens;  // without the prompt
   bool stopped = false;         // by a stop token; else by the limit
+  int64_t thinking = 0;         // tokens generated within thinking; 0 without a control
+  int64_t again = 0;            // tokens, of the prompt too, run anew where another size took over
 };
 
 std::vector<Generated> generate(Context& ctx, LoadedModel& model,

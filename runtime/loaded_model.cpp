@@ -100,15 +100,12 @@ std::vector<std::string> LoadedModel::sizes() const {
   return names;
 }
 
-void LoadedModel::select(const std::string& size) {
-  for (const Size& s : sizes_) {
-    if (s.name != size) continue;
-    selected_ = s;
-    return;
-  }
+Size LoadedModel::find(const std::string& size) const {
+  for (const Size& s : sizes_)
+    if (s.name == size) return s;
   NESTLING_CHECK_INPUT(whole_, path_.string(), ": no size '", size, "' in what is open; there is ",
                        sizes_.front().name);
-  selected_ = find_elastic_size(path_, size);
+  return find_elastic_size(path_, size);
 }
 
 ParameterCost LoadedModel::cost() const {

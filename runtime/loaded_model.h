@@ -52,9 +52,12 @@ class LoadedModel {
   // Names of the sizes that were trained, largest first; a model of one size has its own name.
   std::vector<std::string> sizes() const;
   const std::string& size() const { return selected_.name; }
+  const Size& selected() const { return selected_; }
   bool trained() const { return selected_.trained; }  // the selected size, by itself
-  void select(const std::string& size);               // throws kInput naming those there are
-  ParameterCost cost() const;                         // of the selected size
+  Size find(const std::string& size) const;           // throws kInput naming those there are
+  void select(const std::string& size) { selected_ = find(size); }
+  void select(Size found) { selected_ = std::move(found); }  // one that find() or selected() gave
+  ParameterCost cost() const;                                // of the selected size
   int64_t bytes_read() const { return bytes_read_; }  // of weights and config; 0 for a directory
 
  private:

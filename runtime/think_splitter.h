@@ -12,6 +12,7 @@ class ThinkSplitter {
   ThinkSplitter(bool thinking, Emit emit) : thinking_(thinking), emit_(std::move(emit)) {}
   void push(const std::string& text);
   void finish();  // what was held back is text
+  bool thinking() const { return thinking_; }
 
  private:
   bool thinking_;

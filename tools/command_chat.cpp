@@ -24,7 +24,10 @@ int run_chat(ChatCommand& o) {
   o.chat.thinking = !o.no_thinking;
   ChatSession session(ctx, model, o.chat);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  if (terminal)
+  if (terminal && o.chat.control.has_sizes())
+    std::cout << model.name() << ", size " << o.chat.control.think << " thinks, "
+              << o.chat.control.answer << " answers. /reset, /quit.\n";
+  else if (terminal)
     std::cout << model.name() << ", size " << model.size() << ". /size NAME, /reset, /quit.\n";
   chat(session, std::cin, std::cout, terminal);
   return 0;
@@ -37,7 +40,11 @@ void add_chat_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<ChatCommand>();
   o->add_to(*command);
   command->add_option("--system", o->chat.system, "The system's message");
-  command->add_flag("--no-thinking", o->no_thinking, "Ask for an answer without thinking");
+  CLI::Option* no_thinking =
+      command->add_flag("--no-thinking", o->no_thinking, "Ask for an answer without thinking");
+  add_thinking(*command, o->chat.control);
+  for (const char* name : {"--think", "--answer", "--think-budget"})
+    no_thinking->excludes(command->get_option(name));
   command->add_option("--context", o->chat.context, "Tokens of the conversation")
       ->check(kTokenRange)
       ->capture_default_str();

@@ -48,7 +48,24 @@ struct Parent {
   std::vector<TaskAccuracy> tasks;
 };
 
-// The selected size's "tasks"; prints its figures.
+// Of all tasks together.
+void add_speed(Json& json, const TaskAccuracy& t, const ThinkingControl& control) {
+  const double speed = static_cast<double>(t.tokens) / t.seconds;
+  json["tokens"] = t.tokens;
+  json["seconds"] = t.seconds;
+  json["tokens_per_second"] = speed;
+  std::printf("%-40s %lld tokens in %.2f s, %.0f tokens/s", "", static_cast<long long>(t.tokens),
+              t.seconds, speed);
+  if (control.any()) {
+    json["thinking_tokens"] = t.thinking;
+    json["tokens_run_again"] = t.again;
+    std::printf("; %lld of thinking, %lld run again where the size changed",
+                static_cast<long long>(t.thinking), static_cast<long long>(t.again));
+  }
+  std::printf("\n");
+}
+
+// "tasks" of the selected size, or of the pair in o.reasoning.control; prints their figures.
 Json evaluate_tasks(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
                     const EvalOptions& o) {
   Json tasks = Json::object();
@@ -61,6 +78,7 @@ Json evaluate_tasks(Context& ctx, Comm& comm, LoadedModel& model, const Parent& 
     Json& json = tasks[t.task];
     json = {
         {"accuracy", t.accuracy.estimate}, {"ci95", {t.accuracy.low, t.accuracy.high}}, {"n", t.n}};
+    if (t.seconds > 0) add_speed(json, t, o.reasoning.control);
     if (o.outcomes) json["outcomes"] = bits_of(t.outcomes);
     if (!parent.model) continue;
     const Interval d = paired_difference(t, parent.tasks[i]);
@@ -71,9 +89,8 @@ Json evaluate_tasks(Context& ctx, Comm& comm, LoadedModel& model, const Parent& 
   return tasks;
 }
 
-// The selected size's entry of "sizes"; prints its figures as they come.
-Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
-                   const EvalOptions& o) {
+// The selected size's entry of "sizes", nothing measured yet.
+Json entry_of(const LoadedModel& model, const EvalOptions& o) {
   const ParameterCost cost = model.cost();
   Json size = {{"name", model.size()},
                {"trained", model.trained()},
@@ -86,6 +103,14 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
                {"kl_to_parent", nullptr},
                {"tokens_per_second", nullptr},
                {"tasks", Json::object()}};
+  if (o.reasoning.control.budget) size["think_budget"] = *o.reasoning.control.budget;
+  return size;
+}
+
+// Prints the selected size's figures as they come.
+Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                   const EvalOptions& o) {
+  Json size = entry_of(model, o);
   double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
@@ -117,27 +142,75 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
   return size;
 }
 
-int run_eval(EvalOptions& o) {
-  o.apply();
-  NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
-  o.reasoning.tasks = expand_tasks(o.tasks);
-  const bool all = o.size == "all";
-  LoadedModel model(o.model, o.precision(), all ? "" : o.size, o.device());
-  Context ctx(o.device());
-  const auto comm = make_self_comm();
-  Parent parent;
-  if (!o.parent.empty()) {
-    parent.model = std::make_unique<LoadedModel>(o.parent, o.precision(), "", o.device());
-    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *comm, *parent.model, o.reasoning);
-  }
+// The entry of a pair: parameters are those of its larger size, which is what has to be there.
+Json evaluate_pair(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                   EvalOptions o, const std::string& think, const std::string& answer) {
+  o.reasoning.control.think = think;
+  o.reasoning.control.answer = answer;
+  const ThinkingSizes sizes = thinking_sizes(model, o.reasoning.control);
+  model.select(sizes.think);
+  const Json thinks = entry_of(model, o);
+  model.select(sizes.answer);
+  Json pair = entry_of(model, o);
+  pair["name"] = sizes.think.name + ">" + sizes.answer.name;
+  pair["think"] = sizes.think.name;
+  pair["answer"] = sizes.answer.name;
+  pair["trained"] = sizes.think.trained && sizes.answer.trained;
+  for (const char* key : {"params_total", "params_active"})
+    pair[key] = std::max(thinks[key].get<int64_t>(), pair[key].get<int64_t>());
+  std::printf("size %s thinks, %s answers\n", sizes.think.name.c_str(), sizes.answer.name.c_str());
+  pair["tasks"] = evaluate_tasks(ctx, comm, model, parent, o);
+  return pair;
+}
+
+Json evaluate_pairs(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                    const EvalOptions& o) {
+  const auto named = [&](const std::string& size) {
+    return size == "all" ? model.sizes() : std::vector{size};
+  };
+  Json pairs = Json::array();
+  for (const std::string& think : named(o.reasoning.control.think))
+    for (const std::string& answer : named(o.reasoning.control.answer))
+      pairs.push_back(evaluate_pair(ctx, comm, model, parent, o, think, answer));
+  return pairs;
+}
+
+Json evaluate_sizes(Context& ctx, Comm& comm, LoadedModel& model, const Parent& parent,
+                    const EvalOptions& o) {
   Json sizes = Json::array();
+  const bool all = o.size == "all";
   const std::vector<std::string> names = all ? model.sizes() : std::vector{model.size()};
   for (const std::string& name : names) {
     model.select(name);
     if (all) std::printf("size %s\n", name.c_str());
     if (!model.trained()) std::printf("size %s: not trained by itself\n", name.c_str());
-    sizes.push_back(evaluate_size(ctx, *comm, model, parent, o));
+    sizes.push_back(evaluate_size(ctx, comm, model, parent, o));
   }
+  return sizes;
+}
+
+int run_eval(EvalOptions& o) {
+  o.apply();
+  const ThinkingControl& control = o.reasoning.control;
+  NESTLING_CHECK_INPUT(!o.data.empty() || !o.tasks.empty(), "eval: needs --data or --tasks");
+  NESTLING_CHECK_INPUT(!control.any() || !o.tasks.empty(),
+                       "eval: --think, --answer and --think-budget need --tasks");
+  NESTLING_CHECK_INPUT(!control.has_sizes() || o.data.empty(),
+                       "eval: --think and --answer: nothing thinks in the text of --data ",
+                       o.data.empty() ? "" : o.data.front());
+  o.reasoning.tasks = expand_tasks(o.tasks);
+  LoadedModel model(o.model, o.precision(), o.size == "all" ? "" : o.size, o.device());
+  Context ctx(o.device());
+  const auto comm = make_self_comm();
+  Parent parent;
+  if (!o.parent.empty()) {
+    parent.model = std::make_unique<LoadedModel>(o.parent, o.precision(), "", o.device());
+    ReasoningOptions asked = o.reasoning;
+    asked.control = {.budget = control.budget};  // the parent thinks as long
+    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *comm, *parent.model, asked);
+  }
+  const Json sizes = control.has_sizes() ? evaluate_pairs(ctx, *comm, model, parent, o)
+                                         : evaluate_sizes(ctx, *comm, model, parent, o);
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());
   return 0;
 }
@@ -148,6 +221,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("eval", "Loss on text and accuracy on verifiable tasks");
   auto o = std::make_shared<EvalOptions>();
   o->add_to(*command);
+  add_thinking(*command, o->reasoning.control);
   command->add_flag("--json", o->json, "Print one JSON object as the last line");
   command->add_option(
       "--data", o->data,

@@ -16,20 +16,39 @@ struct GenerateCommand : ModelOptions {
   GenerateOptions generate;
 };
 
+// What a control did, apart from the text.
+void say_parts(const LoadedModel& model, const ThinkingControl& control, const Generated& made) {
+  const ThinkingSizes sizes = thinking_sizes(model, control);
+  const auto all = std::ssize(made.tokens);
+  std::fflush(stdout);  // the text comes first
+  std::fprintf(stderr, "[%lld tokens of thinking in size %s, %lld others in size %s",
+               static_cast<long long>(made.thinking), sizes.think.name.c_str(),
+               static_cast<long long>(all - made.thinking), sizes.answer.name.c_str());
+  if (made.again > 0)
+    std::fprintf(stderr, "; %lld run again where the size changed",
+                 static_cast<long long>(made.again));
+  std::fputs("]\n", stderr);
+}
+
 int run_generate(GenerateCommand& o) {
   o.apply();
   LoadedModel model(o.model, o.precision(), o.size, o.device());
   const Tokenizer& tokenizer = model.tokenizer();
   Context ctx(o.device());
   o.generate.stop_tokens = model.config().eos;
+  ThinkingControl& control = o.generate.control;
+  if (control.budget && !o.raw)
+    control.closing = closing_text(ChatTemplate(model.tokenizer_files(), model.name()));
   TokenStream stream(tokenizer);
   o.generate.on_token = [&](size_t, int32_t token) {
     if (is_stop(token, o.generate)) return;  // it ends the text and is no part of it
     std::fputs(stream.push(token).c_str(), stdout);
     std::fflush(stdout);
   };
-  generate(ctx, model, {prompt_tokens(model, o.prompt, o.raw)}, o.generate);
+  const std::vector<Generated> made =
+      generate(ctx, model, {prompt_tokens(model, o.prompt, o.raw)}, o.generate);
   std::fputs((stream.finish() + "\n").c_str(), stdout);
+  if (control.any()) say_parts(model, control, made[0]);
   return 0;
 }
 
@@ -39,6 +58,7 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("generate", "Complete a prompt");
   auto o = std::make_shared<GenerateCommand>();
   o->add_to(*command);
+  add_thinking(*command, o->generate.control);
   command->add_option("--prompt", o->prompt, "The user's turn; -: what standard input holds")
       ->required();
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");

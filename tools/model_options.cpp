@@ -72,6 +72,24 @@ void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
   command.add_option("--seed", seed, "Of the draws")->capture_default_str();
 }
 
+void add_thinking(CLI::App& command, ThinkingControl& control) {
+  CLI::Option* size = command.get_option("--size");
+  CLI::Option* think =
+      command
+          .add_option("--think", control.think, "Size that thinks (eval: or all); needs --answer")
+          ->excludes(size);
+  CLI::Option* answer =
+      command
+          .add_option("--answer", control.answer, "Size that answers (eval: or all); needs --think")
+          ->excludes(size)
+          ->needs(think);
+  think->needs(answer);
+  command
+      .add_option("--think-budget", control.budget,
+                  "Tokens of thinking, which is then closed (default: no limit)")
+      ->check(CLI::Range(0, 1 << 24));
+}
+
 std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& given, bool raw) {
   const std::string prompt = given == "-" ? standard_input() : given;
   if (raw) return model.tokenizer().encode(prompt, false);

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "kernels/ops/sample.h"
-#include "runtime/loaded_model.h"
+#include "runtime/thinking.h"
 
 namespace nestling {
 
@@ -32,6 +32,9 @@ struct ModelOptions {
 // prompt "-" is what standard input holds.
 // Throws kInput where there is no template.
 std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& prompt, bool raw);
+
+// --think, --answer and --think-budget, beside ModelOptions: instead of its --size.
+void add_thinking(CLI::App& command, ThinkingControl& control);
 
 // How the next token is drawn.
 void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed);

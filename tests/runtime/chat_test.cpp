@@ -86,6 +86,84 @@ TEST(Chat, AnotherSizeRunsTheConversationAgain) {
   EXPECT_EQ(session.model().size(), "100%");
 }
 
+// Of a turn's tokens, those within thinking are of one size, the others of another.
+TEST(Chat, OneSizeThinksAndAnotherAnswers) {
+  const TempDir dir;
+  testing::write_tiny_reasoner(dir.path() / "e.h5", StoredType::kBF16);
+  LoadedModel model(dir.path() / "e.h5", DType::kF32);
+  Context ctx(Device::kCpu);
+  // So long that a turn would be run by steps, did the size not change.
+  std::string system;
+  for (int i = 0; i < 40; ++i) system += "12 + 9 = 21. ";
+  ChatSession session(ctx, model,
+                      {.max_new_tokens = 48,
+                       .control = {.think = "50%", .answer = "100%", .budget = 5},
+                       .system = system});
+  const int32_t id = *model.tokenizer().token_id("</think>");
+  int64_t cut = 0;
+  for (const char* turn : kTurns) {
+    const bool first = session.tokens().empty();
+    const ChatReply reply = session.answer(turn);
+    const std::vector<int32_t> all = session.tokens();
+    const int64_t asked = std::ssize(all) - reply.tokens;
+    // Cut off after five tokens, and closed by "</think>\n"; or closed by itself.
+    ASSERT_LE(reply.thinking_tokens, 5);
+    const bool by_itself = reply.thinking_tokens < 5;
+    const auto closed = std::find(all.begin() + asked, all.end(), id) - all.begin();
+    const int64_t begun = closed + (by_itself ? 1 : 2);
+    const int64_t drawn = reply.thinking_tokens + (by_itself ? 1 : 0);
+    cut += by_itself ? 0 : 1;
+    EXPECT_EQ(reply.again, !first);
+    EXPECT_EQ(reply.tokens_run, asked);
+    EXPECT_EQ(reply.tokens_switched, begun);
+    EXPECT_EQ(model.size(), "100%");
+    expect_most_likely(model, all, std::ssize(all) - begun);
+    model.select("50%");
+    expect_most_likely(model, {all.begin(), all.begin() + asked + drawn}, drawn);
+    model.select("100%");
+  }
+  EXPECT_GT(cut, 0);
+  testing::expect_error([&] { session.select("75%"); }, {"75%", "50% thinks and 100% answers"});
+}
+
+TEST(Chat, ABudgetOfNothingAnswersAtOnce) {
+  const TempDir dir;
+  testing::write_tiny_reasoner(dir.path() / "e.h5", StoredType::kBF16);
+  LoadedModel model(dir.path() / "e.h5", DType::kF32);
+  Context ctx(Device::kCpu);
+  ChatSession session(
+      ctx, model,
+      {.max_new_tokens = 24, .control = {.think = "50%", .answer = "100%", .budget = 0}});
+  for (const char* turn : {kTurns[0], kTurns[1]}) {
+    const ChatReply reply = session.answer(turn);
+    EXPECT_EQ(reply.thinking, "");
+    EXPECT_EQ(reply.tokens_switched, 0);
+    EXPECT_EQ(model.size(), "100%");
+    expect_most_likely(model, session.tokens(), reply.tokens - 2);  // all but "</think>\n"
+  }
+}
+
+TEST(Chat, ABudgetClosesThinkingAndTheConversationGoesOn) {
+  LoadedModel model(testing::tiny_reasoner(), DType::kF32);
+  Context ctx(Device::kCpu);
+  ChatSession session(ctx, model, {.max_new_tokens = 48, .control = {.budget = 6}});
+  for (const char* turn : {kTurns[0], kTurns[1], kTurns[2]}) {
+    const std::vector<int32_t> before = session.tokens();
+    const ChatReply reply = session.answer(turn);
+    const std::vector<int32_t> all = session.tokens();
+    EXPECT_EQ(reply.thinking_tokens, 6);
+    EXPECT_EQ(reply.tokens_switched, 0);
+    EXPECT_FALSE(reply.content.empty());
+    EXPECT_TRUE(std::equal(before.begin(), before.end(), all.begin()));
+    const std::vector<int32_t> made(all.end() - reply.tokens, all.end());
+    const std::string text = model.tokenizer().decode(made);
+    EXPECT_TRUE(text.starts_with(reply.thinking + "\n</think>\n" + reply.content)) << text;
+    const auto closed =
+        std::find(made.begin(), made.end(), *model.tokenizer().token_id("</think>"));
+    expect_most_likely(model, all, made.end() - closed - 2);
+  }
+}
+
 TEST(Chat, EveryTokenIsADrawOfItsOwn) {
   LoadedModel model(testing::tiny_reasoner(), DType::kF32);
   Context ctx(Device::kCpu);

@@ -207,6 +207,43 @@ TEST(EvaluateReasoning, AsksHeldOutProblemsOfEveryTaskAndLevel) {
   EXPECT_EQ(all.tokens, tokens);
 }
 
+// Of problems, as of any prompts (thinking_test): and counted on any number of ranks.
+TEST(EvaluateReasoning, OneSizeThinksAndAnotherAnswers) {
+  TempDir dir;
+  LoadedModel model(write_tiny_reasoner(dir.path() / "e.h5", StoredType::kF32), DType::kF32);
+  Context ctx(Device::kCpu);
+  const auto evaluate = [&](const ThinkingControl& control) {
+    return evaluate_reasoning(ctx, world(), model,
+                              {.tasks = {"addition"},
+                               .problems = 7,
+                               .batch = 2,
+                               .max_new_tokens = 160,
+                               .control = control})
+        .back();
+  };
+  const TaskAccuracy plain = evaluate({});
+  EXPECT_GT(plain.correct, 0);
+  EXPECT_EQ(plain.thinking, 0);
+  const TaskAccuracy same = evaluate({.think = "100%", .answer = "100%"});
+  EXPECT_EQ(same.outcomes, plain.outcomes);
+  EXPECT_EQ(same.tokens, plain.tokens);
+  EXPECT_EQ(same.again, 0);
+  EXPECT_GT(same.thinking, 0);
+  const TaskAccuracy pair =
+      evaluate({.think = "50%", .answer = "100%", .budget = 4, .closing = "not this"});
+  int64_t prompts = 0;
+  for (uint64_t i = 0; i < 7; ++i)
+    prompts += std::ssize(model.tokenizer().encode(
+        reasoning::prompt_text(reasoning::generate("addition", 1 + static_cast<int>(i) % 4,
+                                                   reasoning::Split::kHeldOut, 1, i)),
+        false));
+  // Four of thinking each, a newline and the two that are always put.
+  EXPECT_GE(pair.again, prompts + 7 * 6);
+  EXPECT_LE(pair.again, prompts + 7 * 7);
+  EXPECT_EQ(pair.thinking, 7 * 4);
+  EXPECT_EQ(model.size(), "100%");
+}
+
 TEST(PairedDifference, IsTheFirstLessTheSecond) {
   TaskAccuracy good{.task = "addition", .n = 4, .outcomes = {true, true, true, false}};
   TaskAccuracy bad{.task = "addition", .n = 4, .outcomes = {true, false, false, false}};

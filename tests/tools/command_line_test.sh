@@ -64,6 +64,16 @@ case $answer in
 esac
 [ "$answer" = "$(echo 'What is 3+4?' | ask --prompt -)" ] || fail "another answer to a prompt from standard input"
 
+# A budget closes thinking, and what was done is said beside the text; a pair of sizes has the keys of a size.
+says '[4 tokens of thinking in size tiny-reasoner, ' generate "$parent" --temperature 0 --prompt 'What is 358+467?' --think-budget 4
+grep -q '^</think>$' said || fail "a budget of 4: thinking is not closed"
+says '"name":"tiny-reasoner>tiny-reasoner"' eval "$parent" --tasks addition --problems 2 --think all --answer tiny-reasoner \
+  --think-budget 4 --json
+for key in '"think":"tiny-reasoner"' '"think_budget":4' '"params_active":2973360' '"nll":null' '"thinking_tokens":8' \
+  '"tokens_run_again":0'; do
+  grep -qF "$key" said || fail "eval of a pair: no $key"
+done
+
 # On one machine Open MPI needs no ssh.
 mkdir few
 for tool in sh mpirun orted env nproc cat; do ln -s "$(command -v $tool)" few; done
