@@ -74,8 +74,9 @@ RunConfig settings(const fs::path& dir, const std::string& format) {
 struct StagedRun {
   std::unique_ptr<Comm> comm = make_self_comm();
   ElasticRun run;
-  explicit StagedRun(const RunConfig& config, int64_t steps = std::numeric_limits<int64_t>::max())
-      : run(config, *comm, ConfigChange::kRefused) {
+  explicit StagedRun(const RunConfig& config, int64_t steps = std::numeric_limits<int64_t>::max(),
+                     ConfigChange change = ConfigChange::kRefused)
+      : run(config, *comm, change) {
     run.measure_importance();
     run.distill();
     run.write_elastic_files();
@@ -187,6 +188,44 @@ TEST_P(QadStage, ResumesBitForBit) {
   for (const auto& [name, bytes] : a) EXPECT_EQ(bytes, b.at(name)) << name;
   EXPECT_EQ(elastic_digest(folder("whole") / "elastic.h5"),
             elastic_digest(folder("cut") / "elastic.h5"));
+}
+
+// Masters that learned one format's codes are not written as another's, nor those of other weights.
+TEST_P(QadStage, OtherScalesThanThoseOfItsCheckpointsAreRefused) {
+  RunConfig c = config();
+  {
+    StagedRun r(c);
+    r.run.write_quantized_file();
+  }
+  const auto digests = [&] {
+    return elastic_digest(folder() / "before.h5") + elastic_digest(folder() / "elastic.h5");
+  };
+  const std::string before = digests();
+  const auto refused = [&](const RunConfig& other) {
+    expect_error(
+        [&] { StagedRun(other, 0, ConfigChange::kAllowed); },
+        {"qad: its checkpoints were trained on codes of other scales", "remove this folder"});
+    EXPECT_EQ(digests(), before);
+  };
+  RunConfig other = c;
+  other.qad.format = c.qad.format == "fp8" ? "nvfp4" : "fp8";
+  refused(other);
+  RunConfig longer = c;
+  longer.qad.tokens += 64;  // the rate and the length of what lies ahead may change
+  longer.qad.lr = 1e-4;
+  EXPECT_EQ(StagedRun(longer, 9, ConfigChange::kAllowed).run.qad()->at().step, 5);
+  longer.curriculum[0].tokens += 64;
+  refused(longer);
+}
+
+// Whatever stage was the last: no numbers of another file lie beside elastic.h5.
+TEST_P(QadStage, RemovesTheSummaryOfAnotherFile) {
+  RunConfig c = config();
+  c.qad.tokens = 64;
+  StagedRun r(c);
+  std::ofstream(folder() / "summary.json") << R"({"of": {"elastic": "crc32c:00000000"}})";
+  r.run.write_quantized_file();
+  EXPECT_FALSE(fs::exists(folder() / "summary.json"));
 }
 
 TEST_P(QadStage, LowersTheLossOnItsText) {
