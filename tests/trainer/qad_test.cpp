@@ -14,6 +14,7 @@
 #include "tests/support/quantized_elastic.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
+#include "trainer/checkpoint_manifest.h"
 #include "trainer/run/elastic_run.h"
 
 namespace nestling {
@@ -74,8 +75,9 @@ RunConfig settings(const fs::path& dir, const std::string& format) {
 struct StagedRun {
   std::unique_ptr<Comm> comm = make_self_comm();
   ElasticRun run;
-  explicit StagedRun(const RunConfig& config, int64_t steps = std::numeric_limits<int64_t>::max())
-      : run(config, *comm, ConfigChange::kRefused) {
+  explicit StagedRun(const RunConfig& config, int64_t steps = std::numeric_limits<int64_t>::max(),
+                     ConfigChange change = ConfigChange::kRefused)
+      : run(config, *comm, change) {
     run.measure_importance();
     run.distill();
     run.write_elastic_files();
@@ -121,6 +123,22 @@ TEST_P(QadStage, TrainsCodesOfTheScalesItBeganWith) {
   for (int64_t i = 0; i < again.count(); ++i)
     EXPECT_TRUE(dense_bytes(codes.weights.weight(i).stored) == dense_bytes(again.weight(i).stored))
         << again.specs()[static_cast<size_t>(i)].name;
+}
+
+// The size that is the parent's is not its codes.
+TEST_P(QadStage, IsEvaluatedAgainstWhatItBeganWith) {
+  RunConfig c = config();
+  c.qad.tokens = 64;
+  c.evaluation.tokens = 64;
+  StagedRun r(c);
+  r.run.write_quantized_file();
+  r.run.evaluate();
+  EXPECT_TRUE(fs::exists(folder() / "report.html"));
+  const JsonDocument summary = read_json(folder() / "summary.json");
+  const JsonRef full = summary.root().at("sizes").at(size_t{0});
+  EXPECT_EQ(full.at("name").string(), "full");
+  EXPECT_GT(full.at("before").at("kl_to_parent").number(), 0);
+  EXPECT_GT(full.at("kl_to_parent").number(), 0);
 }
 
 // Scales of activations are of the largest that any size shows on the calibration's sequences: of all of them, where a
@@ -180,6 +198,8 @@ TEST_P(QadStage, ResumesBitForBit) {
   StagedRun cut(config("cut"));
   cut.run.write_quantized_file();
   EXPECT_EQ(cut.run.qad()->at().step, 4);
+  const auto saved = CheckpointStore(folder("cut") / "checkpoints", 2).list();
+  EXPECT_EQ(read_manifest(saved.back()).meta.inputs.at("before.h5"), before);
   EXPECT_EQ(fs::last_write_time(folder("cut") / "before.h5"), written);
   EXPECT_EQ(elastic_digest(folder("cut") / "before.h5"), before);
   const auto a = bytes_of(whole.run.qad()->state()), b = bytes_of(cut.run.qad()->state());
@@ -187,6 +207,44 @@ TEST_P(QadStage, ResumesBitForBit) {
   for (const auto& [name, bytes] : a) EXPECT_EQ(bytes, b.at(name)) << name;
   EXPECT_EQ(elastic_digest(folder("whole") / "elastic.h5"),
             elastic_digest(folder("cut") / "elastic.h5"));
+}
+
+// Masters that learned one format's codes are not written as another's, nor those of other weights.
+TEST_P(QadStage, OtherScalesThanThoseOfItsCheckpointsAreRefused) {
+  RunConfig c = config();
+  {
+    StagedRun r(c);
+    r.run.write_quantized_file();
+  }
+  const auto digests = [&] {
+    return elastic_digest(folder() / "before.h5") + elastic_digest(folder() / "elastic.h5");
+  };
+  const std::string before = digests();
+  const auto refused = [&](const RunConfig& other) {
+    expect_error(
+        [&] { StagedRun(other, 0, ConfigChange::kAllowed); },
+        {"qad: its checkpoints were trained on codes of other scales", "remove this folder"});
+    EXPECT_EQ(digests(), before);
+  };
+  RunConfig other = c;
+  other.qad.format = c.qad.format == "fp8" ? "nvfp4" : "fp8";
+  refused(other);
+  RunConfig longer = c;
+  longer.qad.tokens += 64;  // the rate and the length of what lies ahead may change
+  longer.qad.lr = 1e-4;
+  EXPECT_EQ(StagedRun(longer, 9, ConfigChange::kAllowed).run.qad()->at().step, 5);
+  longer.curriculum[0].tokens += 64;
+  refused(longer);
+}
+
+// Whatever stage was the last: no numbers of another file lie beside elastic.h5.
+TEST_P(QadStage, RemovesTheSummaryOfAnotherFile) {
+  RunConfig c = config();
+  c.qad.tokens = 64;
+  StagedRun r(c);
+  std::ofstream(folder() / "summary.json") << R"({"of": {"elastic": "crc32c:00000000"}})";
+  r.run.write_quantized_file();
+  EXPECT_FALSE(fs::exists(folder() / "summary.json"));
 }
 
 TEST_P(QadStage, LowersTheLossOnItsText) {

@@ -7,6 +7,7 @@
 #include "kernels/core/host_view.h"
 #include "model/elastic_file.h"
 #include "model/quantize.h"
+#include "trainer/run/evaluate_run.h"
 #include "trainer/run/run_settings.h"
 
 namespace nestling {
@@ -79,6 +80,22 @@ std::vector<float> Qad::largest_inputs(DistillStep& trained) {
   return {all.begin(), all.end()};
 }
 
+// Masters of a checkpoint have learned codes of the scales that before.h5 holds: these and no others.
+void Qad::check_scales(const Quantization& q, const std::string& made_of) const {
+  const std::filesystem::path file = run_.dir() / "before.h5";
+  const CheckpointStore checkpoints(run_.dir() / "checkpoints", config_.checkpoint.keep);
+  if (!std::filesystem::exists(file) || checkpoints.list().empty()) return;
+  const ElasticHeader before = read_elastic_header(file);
+  const auto origin = before.model.provenance.find(kOrigin);
+  NESTLING_CHECK_INPUT(
+      before.quantization && before.quantization->format == q.format &&
+          before.quantization->parameters == q.parameters,
+      run_.dir().string(), ": its checkpoints were trained on codes of other scales, made of ",
+      origin == before.model.provenance.end() ? "something unknown" : origin->second,
+      ", where there is now ", made_of,
+      "; remove this folder to begin the stage again, or give the run another name");
+}
+
 void Qad::calibrate(DistillStep& trained, const ElasticModel& record) {
   const std::filesystem::path file = run_.dir() / "before.h5";
   const std::string made_of = origin();
@@ -94,6 +111,7 @@ void Qad::calibrate(DistillStep& trained, const ElasticModel& record) {
     const Weights masters = trained.student().on(Device::kCpu, DType::kF32);
     Quantization q = weight_scales(model, format_, masters);
     set_input_scales(q, model, largest);
+    check_scales(q, made_of);
     Context host(Device::kCpu);
     ElasticModel written = record;
     written.provenance[kOrigin] = made_of;
@@ -150,6 +168,7 @@ void Qad::write(const ElasticModel& record) {
                   quantize_weights(host, parts_.space.config, masters, q, DType::kF32),
                   stored_type(config_));
     run_.say(str("quantized elastic checkpoint written to ", file.string()));
+    drop_stale_summary(parts_.config, run_.dir());
   });
 }
 

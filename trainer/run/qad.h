@@ -12,7 +12,8 @@
 // Memory        as that of distillation, and the codes: a byte (FP8) or 0.57 (NVFP4) a quantized parameter, in place of
 //               its low copy.
 // Errors        kInput: nothing of the model is quantized, or a size or choice cuts a block of NVFP4; weights or
-//               activations that are not finite.
+//               activations that are not finite; scales other than those that checkpoints of the folder were trained
+//               with (another format, weights trained further), whatever config changes are allowed.
 // Source        arXiv 2601.20088 (forward KL alone, T = 1, learning rate 1e-5); sizes at once, and the parent as the
 //               teacher of all: as elastic distillation does.
 #pragma once
@@ -57,6 +58,7 @@ class Qad {
  private:
   std::vector<float> largest_inputs(DistillStep& trained);
   std::string origin() const;
+  void check_scales(const Quantization& q, const std::string& made_of) const;
 
   QadParts parts_;
   const RunConfig config_;  // of this stage
