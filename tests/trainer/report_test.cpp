@@ -148,6 +148,26 @@ TEST(Report, WholeRunHasEveryPart) {
   expect_error([&] { write_report(dir.path() / "absent"); }, {"absent", "not a run folder"});
 }
 
+TEST(Report, SaysWhatSizesWereBefore) {
+  RunRecord run;
+  run.elastic = ElasticHeader{.model = testing::tiny_reasoner_model()};
+  run.summary = QualitySummary{};
+  run.summary->sizes = {{.name = "100%",
+                         .params_total = 3,
+                         .params_active = 2,
+                         .after = {1, 1, 0.5, 0.4, 0.6, 10, 3},
+                         .before = {2, 2, 0.3, 0.2, 0.4, 10, 3}}};
+  const auto says = [&](const char* before, const char* other) {
+    const std::string page = report_html(run);
+    EXPECT_THAT(page, HasSubstr(str("Before: ", before)));
+    EXPECT_THAT(page, HasSubstr(str("Hollow: ", before)));
+    EXPECT_THAT(page, Not(HasSubstr(other)));
+  };
+  says("the sorted parent cut to the same widths, untrained.", "quantized");
+  run.elastic->quantization = Quantization{};
+  says("the sizes as they were quantized, not trained since.", "untrained");
+}
+
 TEST(Report, SaysWhatIsMissing) {
   const TempDir dir;
   expect_error([&] { write_report(dir.path()); }, {"not a run folder", "log.jsonl"});

@@ -155,6 +155,11 @@ std::optional<double> RunRecord::frozen_at() const {
   return std::nullopt;
 }
 
+const char* RunRecord::before_training() const {
+  return elastic && elastic->quantization ? "the sizes as they were quantized, not trained since"
+                                          : "the sorted parent cut to the same widths, untrained";
+}
+
 RunRecord read_run_record(const fs::path& run_dir) {
   NESTLING_CHECK_INPUT(fs::is_directory(run_dir), run_dir.string(), ": is not a run folder");
   const auto holds = [&](const char* name) { return fs::exists(run_dir / name); };

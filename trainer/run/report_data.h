@@ -65,6 +65,8 @@ struct RunRecord {
   std::vector<std::string> size_names() const;
   // Tokens at which the choices were frozen.
   std::optional<double> frozen_at() const;
+  // What sizes were before this training.
+  const char* before_training() const;
 };
 
 RunRecord read_run_record(const std::filesystem::path& run_dir);

@@ -171,8 +171,7 @@ std::string quality_figure(const RunRecord& run, const QualityFigure& f) {
     return no_figure(f.id, f.title, f.accuracy ? "no accuracy was measured" : "no KL was measured");
   add_parent(run, f, moves);
   std::string caption =
-      "Hollow: the sorted parent cut to the size, untrained. Filled: the same widths after "
-      "distillation.";
+      str("Hollow: ", run.before_training(), ". Filled: the same widths after distillation.");
   if (f.accuracy) caption += " Vertical lines: 95% intervals of the accuracy.";
   if (!f.accuracy) caption += " Logarithmic; 0, up to rounding, is on the lower edge.";
   if (f.speed)
@@ -265,7 +264,7 @@ std::string size_table(const RunRecord& run) {
   out += "</tbody></table></div><p class=\"quiet\">";
   if (const int64_t n = problems_asked(run); n > 0)
     out += str("Accuracy: ", n, " held-out reasoning problems a model. ");
-  out += run.summary ? "Before: the sorted parent cut to the same widths, untrained."
+  out += run.summary ? str("Before: ", run.before_training(), ".")
                      : escape_html(str("Nothing measured: ", kNoSummary, "."));
   return out + "</p>";
 }
