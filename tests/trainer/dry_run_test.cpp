@@ -7,6 +7,7 @@
 #include "kernels/core/parallel.h"
 #include "kernels/core/rng.h"
 #include "model/cost.h"
+#include "model/quantize.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
@@ -80,10 +81,12 @@ std::vector<MemoryPool> real_memory(const RunConfig& config, const DryStep& dry)
   Weights teacher(model, Device::kCpu, {});
   teacher.initialize(3);
   RouterTraining router(space, config);
-  if (dry.mode == "slice") router.freeze_evenly();
-  DistillStep step(space, config, teacher, router, ctx, *comm);
+  if (dry.mode != "mask") router.freeze_evenly();
+  StudentStart start;
+  if (dry.mode == "codes") start.quantization = unit_scales(model, WeightFormat::kFp8);
+  DistillStep step(space, config, teacher, router, ctx, *comm, TeacherMasters::kKept, start);
   std::vector<double> sampling = {0.5, 0.5};
-  if (dry.mode == "slice")
+  if (dry.mode != "mask")
     sampling = {dry.size == "full" ? 1.0 : 0.0, dry.size == "full" ? 0.0 : 1.0};
   const auto result = step.run({random_batch(), random_batch()}, sampling, {.lr = 1e-3});
   EXPECT_FALSE(result.skipped);
@@ -125,6 +128,21 @@ TEST_P(DryRunOf, AnElasticStepHasItsMemory) {
   ASSERT_EQ(run.steps.size(), 3u);  // masks, then each size
   for (const DryStep& step : run.steps)
     expect_memory(step.pools, real_memory(config, step), step.mode + " " + step.size);
+}
+
+TEST_P(DryRunOf, AStepOnCodesHasItsMemory) {
+  const TempDir dir;
+  RunConfig config = elastic_config(dir, GetParam());
+  config.qad.format = "fp8";
+  config.qad.tokens = kGlobal;
+  const DryRun run = dry_run(config, 1);
+  ASSERT_EQ(run.steps.size(), 5u);  // masks, each size, each on codes
+  for (const DryStep& step : {run.steps[3], run.steps[4]}) {
+    ASSERT_EQ(step.mode, "codes");
+    expect_memory(step.pools, real_memory(config, step), step.mode + " " + step.size);
+  }
+  config.qad.format = "nvfp4";
+  testing::expect_error([&] { dry_run(config, 1); }, {"qad.format", "8 columns"});
 }
 
 TEST_P(DryRunOf, PretrainingHasItsMemory) {

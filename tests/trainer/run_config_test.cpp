@@ -62,6 +62,38 @@ TEST_F(RunConfigTest, ADumpIsTheSameConfig) {
   EXPECT_EQ(dump_config(read(dumped)), dumped);
 }
 
+TEST_F(RunConfigTest, TheStageOnCodesIsARunOfItsOwn) {
+  const std::vector<std::string> least = {"qad.format=fp8", "qad.tokens=2048"};
+  const RunConfig c = read(kSmall, least), run = qad_run(c);
+  EXPECT_EQ(std::filesystem::path(run.output) / run.name,
+            std::filesystem::path(c.output) / c.name / "qad");
+  ASSERT_EQ(run.curriculum.size(), 1u);
+  EXPECT_EQ(run.curriculum[0].seq_len, 64);
+  EXPECT_EQ(run.curriculum[0].global_batch_tokens, 1024);
+  EXPECT_EQ(total_tokens(run), 2048);
+  EXPECT_EQ(sampling_weights(run.curriculum[0], run.elastic.sizes),
+            std::vector<double>(3, 1.0 / 3));
+  EXPECT_EQ(run.optimizer.lr, 1e-5);
+  EXPECT_EQ(run.optimizer.warmup_tokens, 0);
+  EXPECT_NE(run.seed, c.seed);  // that of the first phase
+  EXPECT_EQ(dump_config(read(dump_config(run))), dump_config(run));
+  check_ranks(c, 16);
+  const RunConfig own = read(kSmall, {"qad.format=nvfp4", "qad.tokens=96", "qad.seq_len=32",
+                                      "qad.global_batch_tokens=96", "qad.micro_batch=3"});
+  const PhaseConfig phase = qad_run(own).curriculum[0];
+  EXPECT_EQ(phase.seq_len, 32);
+  EXPECT_EQ(phase.global_batch_tokens, 96);
+  EXPECT_EQ(phase.micro_batch, 3);
+  expect_error([&] { check_ranks(own, 2); }, {"'qad'", "2 ranks cannot share equally"});
+  refused({"qad.format=fp8"}, {"qad.format is 'fp8' and qad.tokens 0"});
+  refused({"qad.tokens=1024"}, {"qad.format is '' and qad.tokens 1024"});
+  refused({"qad.format=int4", "qad.tokens=1024"}, {"fp8 or nvfp4"});
+  refused({"qad.format=fp8", "qad.tokens=1024", "qad.seq_len=48"},
+          {"'qad'", "1024 is not a multiple of seq_len 48"});
+  refused({"qad.format=fp8", "qad.tokens=1024", "qad.sampling={tiny: 1}"},
+          {"'qad'", "no size 'tiny'"});
+}
+
 TEST_F(RunConfigTest, RefusesWhatDoesNotFit) {
   refused({"elastic.sizes.1.target=full"}, {"elastic.sizes.1 'half'", "target: full"});
   refused({"elastic.sizes.1.target={aktive: 50%}"}, {"'half'", "'aktive' is no target"});
