@@ -206,6 +206,45 @@ class TrainedCodes : public ::testing::TestWithParam<WeightFormat> {
         all.insert(all.end(), g.ptr<float>(), g.ptr<float>() + g.size());
     return all;
   }
+  // Law 4 of gradients: those of a size are those of the model cut out, and zero around it.
+  static void expect_gradients_of_the_model_cut_out(QuantizedModel& m, const Widths& widths) {
+    Weights t = trained(m);
+    CutModel by(m.config, widths, m.masters);
+    Weights alone(by.small, Device::kCpu,
+                  {.gradients = true,
+                   .quantization = sized_quantization(sized_parameters(m.masters.specs(), widths),
+                                                      *m.codes.quantization())});
+    alone.take_masters(m.ctx, by.alone);
+    t.zero_gradients();
+    alone.zero_gradients();
+    const ModelParams<View> g = prefix_parameters(m.config, widths, t.grads());
+    const ModelParams<View> g_alone = alone.grads();
+    batch_loss(m.config, prefix_parameters(m.config, widths, t.params()), &g);
+    batch_loss(by.small, alone.params(), &g_alone);
+    const auto inside = present(m.config, g), cut_out = present(by.small, g_alone);
+    ASSERT_EQ(inside.size(), cut_out.size());
+    double whole = 0, within = 0;
+    for (const double x : all_gradients(t)) whole += x * x;
+    for (size_t i = 0; i < inside.size(); ++i) {
+      Tensor a(Device::kCpu, DType::kF32, {inside[i].second.size()});
+      const View got = a.view();
+      const View from = inside[i].second;
+      copy(from.rank() == 1   ? got
+           : from.rank() == 2 ? got.reshape({from.dim(0), from.dim(1)})
+                              : got.reshape({from.dim(0), from.dim(1), from.dim(2)}),
+           from);
+      const float* want = cut_out[i].second.ptr<float>();
+      double size = 0, error = 0;
+      for (int64_t k = 0; k < a.size(); ++k) {
+        const double d = double{a.ptr<float>()[k]} - want[k];
+        error += d * d;
+        size += double{want[k]} * want[k];
+      }
+      within += size;
+      EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(size)) << inside[i].first;
+    }
+    EXPECT_NEAR(std::sqrt(within), std::sqrt(whole), 1e-6 * std::sqrt(whole));
+  }
 };
 
 TEST_P(TrainedCodes, FollowTheirMasters) {
@@ -259,52 +298,22 @@ TEST_P(TrainedCodes, HaveNearlyTheGradientsOfTheirMasters) {
   EXPECT_LT(std::sqrt(error / size), GetParam() == WeightFormat::kFp8 ? 0.1 : 0.4);
 }
 
-// Law 4 of gradients: those of a size are those of the model cut out, and zero around it.
 TEST_P(TrainedCodes, GradientsOfASizeAreThoseOfTheModelCutOut) {
   QuantizedModel m(GetParam());
-  const Widths widths = cut_by(m.config, {{Axis::kHidden, 16},
-                                          {Axis::kMambaHeads, 3},
-                                          {Axis::kState, 16},
-                                          {Axis::kFfn, 32},
-                                          {Axis::kExperts, 4},
-                                          {Axis::kExpertFfn, 16},
-                                          {Axis::kSharedFfn, 16}});
-  Weights t = trained(m);
-  CutModel by(m.config, widths, m.masters);
-  Weights alone(by.small, Device::kCpu,
-                {.gradients = true,
-                 .quantization = sized_quantization(sized_parameters(m.masters.specs(), widths),
-                                                    *m.codes.quantization())});
-  alone.take_masters(m.ctx, by.alone);
-  t.zero_gradients();
-  alone.zero_gradients();
-  const ModelParams<View> g = prefix_parameters(m.config, widths, t.grads());
-  const ModelParams<View> g_alone = alone.grads();
-  batch_loss(m.config, prefix_parameters(m.config, widths, t.params()), &g);
-  batch_loss(by.small, alone.params(), &g_alone);
-  const auto inside = present(m.config, g), cut_out = present(by.small, g_alone);
-  ASSERT_EQ(inside.size(), cut_out.size());
-  double whole = 0, within = 0;
-  for (const double x : all_gradients(t)) whole += x * x;
-  for (size_t i = 0; i < inside.size(); ++i) {
-    Tensor a(Device::kCpu, DType::kF32, {inside[i].second.size()});
-    const View got = a.view();
-    const View from = inside[i].second;
-    copy(from.rank() == 1   ? got
-         : from.rank() == 2 ? got.reshape({from.dim(0), from.dim(1)})
-                            : got.reshape({from.dim(0), from.dim(1), from.dim(2)}),
-         from);
-    const float* want = cut_out[i].second.ptr<float>();
-    double size = 0, error = 0;
-    for (int64_t k = 0; k < a.size(); ++k) {
-      const double d = double{a.ptr<float>()[k]} - want[k];
-      error += d * d;
-      size += double{want[k]} * want[k];
-    }
-    within += size;
-    EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(size)) << inside[i].first;
-  }
-  EXPECT_NEAR(std::sqrt(within), std::sqrt(whole), 1e-6 * std::sqrt(whole));
+  expect_gradients_of_the_model_cut_out(m, cut_by(m.config, {{Axis::kHidden, 16},
+                                                             {Axis::kMambaHeads, 3},
+                                                             {Axis::kState, 16},
+                                                             {Axis::kFfn, 32},
+                                                             {Axis::kExperts, 4},
+                                                             {Axis::kExpertFfn, 16},
+                                                             {Axis::kSharedFfn, 16}}));
+}
+
+// Gathered: codes, the scales of their blocks, and gradients that come back.
+TEST_P(TrainedCodes, GradientsOfHeadChannelsAreThoseOfTheModelCutOut) {
+  QuantizedModel m(GetParam(), quantizable_config("ME*-E"));
+  expect_gradients_of_the_model_cut_out(
+      m, cut_by(m.config, {{Axis::kMambaChannels, 16}, {Axis::kMambaHeads, 2}}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, TrainedCodes,
