@@ -176,6 +176,20 @@ TEST_P(ProductOn, RangesAreOfAllThatWasMultiplied) {
   }
   ctx.synchronize();
   EXPECT_EQ(most.read()[0], 2.0);
+  auto x = rounded(random_mat(rng, kRows, kK, 0.01));
+  x[kK + 3] = -4;
+  Guarded x32(kind().device, x);
+  GuardedHalf x16(kind().device, x);
+  GuardedHalf y16(kind().device, kRows, kN);
+  const auto a = stack.operands({}, {}, kInputScale);
+  w = weight_of(a);
+  w.largest_input = most.row();
+  expert_product(ctx, {.y = kind().half ? y16.view() : y.view(),
+                       .x = kind().half ? x16.view() : x32.view(),
+                       .w = w,
+                       .offsets = a.offsets});
+  ctx.synchronize();
+  EXPECT_EQ(most.read()[0], 4.0) << "of experts";
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ProductOn,

@@ -14,6 +14,7 @@
 #include "tests/support/quantized_elastic.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
+#include "trainer/checkpoint_manifest.h"
 #include "trainer/run/elastic_run.h"
 
 namespace nestling {
@@ -124,6 +125,22 @@ TEST_P(QadStage, TrainsCodesOfTheScalesItBeganWith) {
         << again.specs()[static_cast<size_t>(i)].name;
 }
 
+// The size that is the parent's is not its codes.
+TEST_P(QadStage, IsEvaluatedAgainstWhatItBeganWith) {
+  RunConfig c = config();
+  c.qad.tokens = 64;
+  c.evaluation.tokens = 64;
+  StagedRun r(c);
+  r.run.write_quantized_file();
+  r.run.evaluate();
+  EXPECT_TRUE(fs::exists(folder() / "report.html"));
+  const JsonDocument summary = read_json(folder() / "summary.json");
+  const JsonRef full = summary.root().at("sizes").at(size_t{0});
+  EXPECT_EQ(full.at("name").string(), "full");
+  EXPECT_GT(full.at("before").at("kl_to_parent").number(), 0);
+  EXPECT_GT(full.at("kl_to_parent").number(), 0);
+}
+
 // Scales of activations are of the largest that any size shows on the calibration's sequences: of all of them, where a
 // product's are larger in a smaller size than in the whole.
 TEST_P(QadStage, CalibratesOnEverySize) {
@@ -181,6 +198,8 @@ TEST_P(QadStage, ResumesBitForBit) {
   StagedRun cut(config("cut"));
   cut.run.write_quantized_file();
   EXPECT_EQ(cut.run.qad()->at().step, 4);
+  const auto saved = CheckpointStore(folder("cut") / "checkpoints", 2).list();
+  EXPECT_EQ(read_manifest(saved.back()).meta.inputs.at("before.h5"), before);
   EXPECT_EQ(fs::last_write_time(folder("cut") / "before.h5"), written);
   EXPECT_EQ(elastic_digest(folder("cut") / "before.h5"), before);
   const auto a = bytes_of(whole.run.qad()->state()), b = bytes_of(cut.run.qad()->state());

@@ -1,8 +1,8 @@
 // dry_run.h - a training run's steps on the null device: the true code path with no memory behind it.
 //
 // Steps         of an elastic run, in every phase: one under masks with the sizes that step draws, and with
-//               choices frozen one of each size alone. Of pretraining, one. Of importance, the whole pass over
-//               the calibration text.
+//               choices frozen one of each size alone; of the stage `qad` one of each size on codes. Of pretraining, one.
+//               Of importance, the whole pass over the calibration text; that of `qad` is not among them.
 // Counts        of rank 0. FLOPs and bytes as the operators count them, collectives as bytes sent.
 //               Memory: pools as a step allocates them; activations and scratch are the most in use
 //               at once. Scratch is what layers, loss, attention and scan take on the CPU; tiles of

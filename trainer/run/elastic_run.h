@@ -10,7 +10,7 @@
 // Resume        distillation resumes from the newest whole checkpoint, bit for bit on the same layout.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is tokenised,
 //               importance measured or the sizes evaluated they end that within a batch, with kInterrupted
-//               too, and it is done again.
+//               too, and it is done again. While activations are calibrated for codes they wait until it is over.
 // Ranks         data parallel over `comm`; rank 0 writes. Every rank makes the same calls.
 #pragma once
 #include <limits>
