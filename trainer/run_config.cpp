@@ -22,6 +22,16 @@ void check_phase(const PhaseConfig& phase, const RunConfig& c, const std::string
                        c.distill.sizes_per_micro_batch, " of them");
 }
 
+// A stage that is not there has no settings.
+void check_no_qad(const QadConfig& q, const std::string& name) {
+  const QadConfig none;
+  const bool uniform = q.sampling.size() == 1 && q.sampling[0].name == none.sampling[0].name;
+  NESTLING_CHECK_INPUT(q.seq_len == none.seq_len && q.micro_batch == none.micro_batch &&
+                           q.global_batch_tokens == none.global_batch_tokens && q.lr == none.lr &&
+                           uniform,
+                       name, ": qad has settings and no format");
+}
+
 // What several fields must agree on; single fields were checked by their rules.
 void check_together(const RunConfig& c, const std::string& name) {
   for (size_t i = 0; i < c.elastic.sizes.size(); ++i) {
@@ -41,7 +51,10 @@ void check_together(const RunConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.qad.format.empty() == (c.qad.tokens == 0), name, ": qad.format is '",
                        c.qad.format, "' and qad.tokens ", c.qad.tokens,
                        ": both are needed, or neither");
-  if (!c.qad.format.empty()) check_phase(qad_run(c).curriculum.front(), c, name);
+  if (c.qad.format.empty())
+    check_no_qad(c.qad, name);
+  else
+    check_phase(qad_run(c).curriculum.front(), c, name);
   NESTLING_CHECK_INPUT(
       c.data.validation.empty() || c.data.validation_tokens >= c.evaluation.seq_len, name,
       ": data.validation_tokens ", c.data.validation_tokens,

@@ -88,6 +88,9 @@ TEST_F(RunConfigTest, TheStageOnCodesIsARunOfItsOwn) {
   refused({"qad.format=fp8"}, {"qad.format is 'fp8' and qad.tokens 0"});
   refused({"qad.tokens=1024"}, {"qad.format is '' and qad.tokens 1024"});
   refused({"qad.format=int4", "qad.tokens=1024"}, {"fp8 or nvfp4"});
+  for (const char* setting : {"qad.seq_len=64", "qad.global_batch_tokens=64", "qad.micro_batch=1",
+                              "qad.lr=1e-4", "qad.sampling={full: 1}"})
+    refused({setting}, {"qad has settings and no format"});
   refused({"qad.format=fp8", "qad.tokens=1024", "qad.seq_len=48"},
           {"'qad'", "1024 is not a multiple of seq_len 48"});
   refused({"qad.format=fp8", "qad.tokens=1024", "qad.sampling={tiny: 1}"},
