@@ -21,17 +21,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-RunSettings settings_of(const PretrainConfig& c) {
-  return {.name = c.name,
-          .output = c.output,
-          .tokenizer = c.tokenizer,
-          .config = dump_config(c),
-          .device = parse_device(c.device),
-          .checkpoint = c.checkpoint,
-          .tensorboard = c.log.tensorboard,
-          .seed = c.seed};
-}
-
 // Everything a run holds between steps.
 class Pretraining {
  public:
@@ -74,7 +63,7 @@ ModelConfig Pretraining::architecture() const {
 Pretraining::Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange change)
     : config_(config),
       comm_(comm),
-      run_(settings_of(config), comm, change),
+      run_(run_settings(config, config.tokenizer), comm, change),
       model_(architecture()),
       ctx_(parse_device(config.device)),
       step_(model_, config, ctx_, comm),

@@ -38,6 +38,19 @@ struct RunSettings {
   uint64_t seed = 42;
 };
 
+// Of a config; `tokenizer`: a directory.
+template <class Config>  // PretrainConfig, RunConfig
+RunSettings run_settings(const Config& c, const std::string& tokenizer) {
+  return {.name = c.name,
+          .output = c.output,
+          .tokenizer = tokenizer,
+          .config = dump_config(c),
+          .device = parse_device(c.device),
+          .checkpoint = c.checkpoint,
+          .tensorboard = c.log.tensorboard,
+          .seed = c.seed};
+}
+
 // The token that ends a document; kInput naming the directory where the tokenizer has none.
 int32_t end_of_text(const Tokenizer& tokenizer, const std::string& directory);
 

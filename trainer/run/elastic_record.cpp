@@ -31,6 +31,10 @@ std::string lines_of(const std::map<std::string, std::string>& entries) {
 
 }  // namespace
 
+StoredType stored_type(const RunConfig& config) {
+  return config.store == "bf16" ? StoredType::kBF16 : StoredType::kF32;
+}
+
 ElasticModel elastic_record(const RecordSources& from) {
   const RunConfig& config = from.config;
   ElasticModel model{.config = from.model,

@@ -3,6 +3,7 @@
 //
 // Errors        kInput naming the file of the parent that cannot be read.
 #pragma once
+#include "data/stored_type.h"
 #include "model/elastic_model.h"
 #include "trainer/router_training.h"
 #include "trainer/training_run.h"
@@ -20,6 +21,7 @@ struct RecordSources {
   const RouterTraining& router;  // frozen
   const TrainingRun& run;
 };
+StoredType stored_type(const RunConfig& config);  // of what is not quantized
 ElasticModel elastic_record(const RecordSources& from);
 
 }  // namespace nestling

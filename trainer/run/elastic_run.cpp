@@ -13,7 +13,6 @@
 #include "trainer/run/elastic_record.h"
 #include "trainer/run/evaluate_run.h"
 #include "trainer/run/report.h"
-#include "trainer/run/run_settings.h"
 #include "trainer/run/score_file.h"
 
 namespace nestling {
@@ -45,7 +44,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
     : config_(checked(config, comm)),
       comm_(comm),
       change_(change),
-      run_(run_settings(config_), comm, change),
+      run_(run_settings(config_, config_.parent), comm, change),
       validation_(config_, run_),
       ctx_(parse_device(config_.device)),
       model_(read_parent_config(config_.parent)),
@@ -205,7 +204,7 @@ void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
                  "an elastic file before its run is over");
   comm_.at_root([&] {
-    const StoredType type = config_.store == "bf16" ? StoredType::kBF16 : StoredType::kF32;
+    const StoredType type = stored_type(config_);
     const ElasticModel model = record();
     write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
     write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);

@@ -1,5 +1,6 @@
 #include "trainer/run/qad.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -7,18 +8,14 @@
 #include "kernels/core/host_view.h"
 #include "model/elastic_file.h"
 #include "model/quantize.h"
+#include "trainer/run/elastic_record.h"
 #include "trainer/run/evaluate_run.h"
-#include "trainer/run/run_settings.h"
 
 namespace nestling {
 
 namespace {
 
 constexpr const char* kOrigin = "quantization";  // of provenance
-
-StoredType stored_type(const RunConfig& config) {
-  return config.store == "bf16" ? StoredType::kBF16 : StoredType::kF32;
-}
 
 }  // namespace
 
@@ -41,7 +38,7 @@ Qad::Qad(const QadParts& parts, ConfigChange change)
     : parts_(parts),
       config_(qad_run(parts.config)),
       format_(parse_weight_format(config_.qad.format, "qad.format")),
-      run_(run_settings(config_), parts.comm, change) {
+      run_(run_settings(config_, config_.parent), parts.comm, change) {
   for (const auto& [name, digest] : parts_.run.inputs()) run_.input(name, digest);
 }
 
@@ -66,10 +63,7 @@ std::vector<float> Qad::largest_inputs(DistillStep& trained) {
   Batches text = parts_.run.batches(whole.data.train, c.seq_len, whole.seed);
   std::vector<HeldOutLoss> unread(whole.elastic.sizes.size());
   parts_.run.each_held_out(text, c.samples, micro_batch_of(config_, config_.curriculum.front()),
-                           [&](const Batch& batch) {
-                             trained.evaluate(batch, unread);
-                             parts_.ctx.synchronize();
-                           });
+                           [&](const Batch& batch) { trained.evaluate(batch, unread); });
   trained.watch_inputs({});
   const Tensor host = on_host(seen.view());
   std::vector<double> all(host.ptr<float>(), host.ptr<float>() + host.size());

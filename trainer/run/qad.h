@@ -53,7 +53,6 @@ class Qad {
 
   std::vector<NamedState> state() { return step_->state(); }
   const TrainingCounters& at() const { return run_.at; }
-  const std::filesystem::path& dir() const { return run_.dir(); }
 
  private:
   std::vector<float> largest_inputs(DistillStep& trained);
