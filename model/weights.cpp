@@ -106,8 +106,8 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
   master_offsets_ = offsets_;
   master_ = Tensor(device, DType::kF32, {total},
                    {Pool::kWeights, options.teacher ? "teacher weights" : "masters"});
-  if (options.gradients)
-    grads_ = Tensor(device, DType::kF32, {total}, {Pool::kOptimizer, "gradients"});
+  flat_size_ = total;
+  if (options.gradients && !options.gradients_later) take_gradients();
   if (options.compute == DType::kBF16)
     low_ = Tensor(device, DType::kBF16, {low_total},
                   {Pool::kWeights, options.teacher ? "teacher low copies" : "low copies"});
@@ -273,7 +273,7 @@ void Weights::refresh_codes(Context& ctx) {
 }
 
 void Weights::drop_masters() {
-  NESTLING_CHECK(low_ && !grads_,
+  NESTLING_CHECK(low_ && !options_.gradients,
                  "masters are dropped of weights with low copies and no gradients");
   if (dropped_) return;
   std::vector<int64_t> kept_offsets;
@@ -310,6 +310,11 @@ Weights Weights::on(Device device, DType compute) const {
 
 Weights Weights::extents() const {
   return {config_, Device::kNull, options_};
+}
+
+void Weights::take_gradients() {
+  NESTLING_CHECK(options_.gradients && !grads_, "gradients of weights that have none, or twice");
+  grads_ = Tensor(device_, DType::kF32, {flat_size_}, {Pool::kOptimizer, "gradients"});
 }
 
 void Weights::zero_gradients() {

@@ -2,7 +2,8 @@
 //
 // Pools         one allocation each for master weights, gradients and low-precision copies; every
 //               tensor starts on a 256-byte boundary, those whose gradients products make before the rest.
-//               `flat_gradients` is all gradients as one view, which is what data parallelism reduces.
+//               `flat_gradients` is all gradients as one view, `flat_masters` all masters, laid out alike: what data
+//               parallelism moves between ranks.
 // Precision     master and gradient f32. With compute bf16 every product operand also has a bf16
 //               copy, which the products read; refresh_low() rounds the masters into it.
 // Quantized     parameters of options.quantization are codes and scales (model/weight.h), which products read in place of
@@ -27,7 +28,8 @@ namespace nestling {
 struct WeightsOptions {
   DType compute = DType::kF32;  // kF32 or kBF16
   bool gradients = false;
-  bool teacher = false;  // how the memory is named
+  bool gradients_later = false;  // of those that have them: their memory by take_gradients()
+  bool teacher = false;          // how the memory is named
   std::optional<Quantization> quantization = {};
 };
 
@@ -49,6 +51,9 @@ class Weights {
   ConstView block_scales(int64_t i) const { return const_cast<Weights*>(this)->block_scales(i); }
   const std::optional<Quantization>& quantization() const { return options_.quantization; }
   View flat_gradients() { return grads_.view(); }
+  View flat_masters() { return master_.view(); }  // laid out so as long as none were dropped
+  int64_t offset(int64_t i) const { return offsets_[static_cast<size_t>(i)]; }  // in both, elements
+  int64_t flat_size() const { return flat_size_; }
 
   // What the layers read: codes, else the low copy where there is one, else the master.
   Weight weight(int64_t i);
@@ -62,6 +67,7 @@ class Weights {
   void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
   void refresh_low(Context& ctx);    // and the codes of what is trained
   void refresh_codes(Context& ctx);  // these alone
+  void take_gradients();             // once, where options.gradients_later: zeros
   void zero_gradients();
   void zero_gradients_beside_products();  // for a backward with LayerRun::fresh
   void drop_masters();                    // for good; with low copies only
@@ -90,6 +96,7 @@ class Weights {
   std::vector<int64_t> offsets_;         // elements into masters and gradients
   std::vector<int64_t> low_offsets_;     // into low copies
   std::vector<int64_t> master_offsets_;  // into the masters; the same until they are dropped
+  int64_t flat_size_ = 0;                // elements of masters and of gradients
   int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;
   Tensor master_, grads_, low_;

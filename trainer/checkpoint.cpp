@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <set>
 #include <tuple>
 
@@ -58,29 +59,43 @@ Tensor copy_of_device(ConstView v) {
   return v.device() == Device::kCpu ? Tensor() : on_host(v.reshape({v.size()}));
 }
 
-std::vector<ManifestTensor> write_state(const fs::path& file,
-                                        const std::vector<NamedState>& tensors) {
-  AtomicFile out(file);
-  std::vector<ManifestTensor> list;
-  std::set<std::string> names;
-  for (const NamedState& t : tensors) {
-    NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
-                   " cannot be saved: needs a dense tensor");
-    NESTLING_CHECK(names.insert(t.name).second, t.name, " is twice in the state");
+// How a manifest describes a tensor, but for its checksum.
+ManifestTensor described(const NamedState& t) {
+  NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
+                 " cannot be saved or loaded: needs a dense tensor");
+  ManifestTensor stored;
+  stored.name = t.name;
+  stored.dtype = dtype_name(t.view.dtype());
+  for (int d = 0; d < t.view.rank(); ++d) stored.shape.push_back(t.view.dim(d));
+  stored.bytes = t.view.bytes();
+  return stored;
+}
+
+// The file of the tensors, in the making.
+class StateFile {
+ public:
+  explicit StateFile(const fs::path& path) : out_(path) {}
+
+  void add(const NamedState& t) {
+    ManifestTensor stored = described(t);
+    NESTLING_CHECK(names_.insert(t.name).second, t.name, " is twice in the state");
     const Tensor copied = copy_of_device(t.view);
     const ConstView host = copied ? copied.view() : ConstView(t.view);
     const std::span<const std::byte> bytes(host.data(), static_cast<size_t>(host.bytes()));
-    ManifestTensor& stored = list.emplace_back();
-    stored.name = t.name;
-    stored.dtype = dtype_name(t.view.dtype());
-    for (int d = 0; d < t.view.rank(); ++d) stored.shape.push_back(t.view.dim(d));
-    stored.bytes = t.view.bytes();
     stored.crc32c = crc32c_hex(crc32c(bytes));
-    out.write(bytes);
+    out_.write(bytes);
+    list_.push_back(std::move(stored));
   }
-  out.commit();
-  return list;
-}
+  std::vector<ManifestTensor> commit() {
+    out_.commit();
+    return std::move(list_);
+  }
+
+ private:
+  AtomicFile out_;
+  std::set<std::string> names_;
+  std::vector<ManifestTensor> list_;
+};
 
 std::string latest_line(const std::string& name) {
   return name + " crc32c " + crc32c_hex(crc32c(name)) + "\n";
@@ -123,49 +138,55 @@ std::string shape_text(const ManifestTensor& t) {
   return s + "] " + t.dtype;
 }
 
-// A checkpoint that is whole but of another model is the user's matter, not damage.
-void check_same_tensors(const fs::path& checkpoint, const CheckpointManifest& manifest,
-                        const std::vector<NamedState>& tensors) {
-  for (size_t i = 0; i < std::max(tensors.size(), manifest.tensors.size()); ++i) {
-    const std::string has = i < manifest.tensors.size()
-                                ? manifest.tensors[i].name + " " + shape_text(manifest.tensors[i])
-                                : "nothing";
-    std::string needs = "nothing";
-    if (i < tensors.size()) {
-      ManifestTensor t;
-      t.dtype = dtype_name(tensors[i].view.dtype());
-      for (int d = 0; d < tensors[i].view.rank(); ++d) t.shape.push_back(tensors[i].view.dim(d));
-      needs = tensors[i].name + " " + shape_text(t);
-      NESTLING_CHECK(tensors[i].view.dense(), tensors[i].name,
-                     ": needs a dense tensor to load into");
-    }
-    NESTLING_CHECK_INPUT(has == needs, checkpoint.string(), ": tensor ", i, " is ", has,
-                         ", this run needs ", needs, "; it is another model's checkpoint");
+// The bytes of every tensor that the state has. A checkpoint that is whole but of another model is the user's matter,
+// not damage.
+std::map<std::string, const std::byte*> places_of(const fs::path& checkpoint,
+                                                  const CheckpointManifest& manifest,
+                                                  const std::byte* bytes,
+                                                  const TrainingState& state) {
+  std::map<std::string, const std::byte*> places;
+  std::map<std::string, std::string> there;
+  for (const ManifestTensor& t : manifest.tensors) {
+    places[t.name] = bytes;
+    there[t.name] = shape_text(t);
+    bytes += t.bytes;
   }
+  const auto refuse = [&](const std::string& name, const std::string& has,
+                          const std::string& needs) {
+    NESTLING_CHECK_INPUT(has == needs, checkpoint.string(), ": tensor ", name, " is ", has,
+                         ", this run needs ", needs, "; it is another model's checkpoint");
+  };
+  for (const StatePart& part : state)
+    for (const NamedState& t : part.tensors) {
+      const auto has = there.find(t.name);
+      refuse(t.name, has == there.end() ? "absent" : has->second, shape_text(described(t)));
+      there.erase(has);
+    }
+  for (const auto& [name, has] : there) refuse(name, has, "none");
+  return places;
 }
 
-// One checkpoint into the tensors; absent with the reason if it is damaged.
-std::optional<CheckpointMeta> load_one(const fs::path& checkpoint,
-                                       const std::vector<NamedState>& tensors, std::string& why) {
+// One checkpoint into the state; absent with the reason if it is damaged.
+std::optional<CheckpointMeta> load_one(const fs::path& checkpoint, const TrainingState& state,
+                                       std::string& why) {
   CheckpointManifest manifest;
-  std::optional<MappedFile> state;
+  std::optional<MappedFile> file;
   try {
     manifest = read_manifest(checkpoint);
-    state.emplace(checkpoint / kStateFile);
+    file.emplace(checkpoint / kStateFile);
   } catch (const Error& e) {
     why = e.what();
     return std::nullopt;
   }
-  why = check_state(checkpoint / kStateFile, manifest, state->bytes());
+  why = check_state(checkpoint / kStateFile, manifest, file->bytes());
   if (!why.empty()) return std::nullopt;
-  check_same_tensors(checkpoint, manifest, tensors);
-  const std::byte* from = state->bytes().data();
-  for (const NamedState& t : tensors) {
-    const auto bytes = static_cast<size_t>(t.view.bytes());
-    if (bytes > 0)
-      copy(t.view.reshape({t.view.size()}),
-           ConstView(from, t.view.dtype(), Device::kCpu, {t.view.size()}));
-    from += bytes;
+  const auto places = places_of(checkpoint, manifest, file->bytes().data(), state);
+  for (const StatePart& part : state) {
+    for (const NamedState& t : part.tensors)
+      if (t.view.size() > 0)
+        copy(t.view.reshape({t.view.size()}),
+             ConstView(places.at(t.name), t.view.dtype(), Device::kCpu, {t.view.size()}));
+    if (part.spread) part.spread();
   }
   return manifest.meta;
 }
@@ -217,31 +238,43 @@ std::string CheckpointStore::verify(const std::filesystem::path& checkpoint) {
   }
 }
 
-void CheckpointStore::save(const CheckpointMeta& meta, const std::vector<NamedState>& tensors) {
-  fs::create_directories(directory_);
-  remove_leftovers(directory_);
-  // A checkpoint of this step may be there, whole or not: it stays as it is, this one lies beside it.
+void CheckpointStore::save(const CheckpointMeta& meta, const TrainingState& state, Comm& comm) {
   std::string name = step_name(meta.counters.step);
-  for (int64_t again = 1; fs::exists(directory_ / name); ++again)
-    name = str(step_name(meta.counters.step), ".", again);
-  const fs::path aside = directory_ / (".saving-" + name);
-  fs::create_directory(aside);
-  const CheckpointManifest manifest{.meta = meta,
-                                    .tensors = write_state(aside / kStateFile, tensors)};
-  AtomicFile manifest_file(aside / kManifestFile);
-  manifest_file.write(std::string_view(manifest_text(manifest)));
-  manifest_file.commit();
-  const std::string why = verify(aside);
-  NESTLING_CHECK(why.empty(), "the checkpoint just written does not read back: ", why);
-  fs::rename(aside, directory_ / name);
-  sync_folder_of(directory_ / name);
-  AtomicFile latest(directory_ / kLatest);
-  latest.write(std::string_view(latest_line(name)));
-  latest.commit();
-  prune(list(), keep_, directory_ / name);
+  fs::path aside;
+  std::optional<StateFile> file;  // of rank 0
+  comm.at_root([&] {
+    fs::create_directories(directory_);
+    remove_leftovers(directory_);
+    // A checkpoint of this step may be there, whole or not: it stays as it is, this one lies beside it.
+    for (int64_t again = 1; fs::exists(directory_ / name); ++again)
+      name = str(step_name(meta.counters.step), ".", again);
+    aside = directory_ / (".saving-" + name);
+    fs::create_directory(aside);
+    file.emplace(aside / kStateFile);
+  });
+  for (const StatePart& part : state) {
+    if (part.gather) part.gather();
+    comm.at_root([&] {
+      for (const NamedState& t : part.tensors) file->add(t);
+    });
+  }
+  comm.at_root([&] {
+    const CheckpointManifest manifest{.meta = meta, .tensors = file->commit()};
+    AtomicFile manifest_file(aside / kManifestFile);
+    manifest_file.write(std::string_view(manifest_text(manifest)));
+    manifest_file.commit();
+    const std::string why = verify(aside);
+    NESTLING_CHECK(why.empty(), "the checkpoint just written does not read back: ", why);
+    fs::rename(aside, directory_ / name);
+    sync_folder_of(directory_ / name);
+    AtomicFile latest(directory_ / kLatest);
+    latest.write(std::string_view(latest_line(name)));
+    latest.commit();
+    prune(list(), keep_, directory_ / name);
+  });
 }
 
-std::optional<CheckpointMeta> CheckpointStore::load(const std::vector<NamedState>& tensors,
+std::optional<CheckpointMeta> CheckpointStore::load(const TrainingState& state,
                                                     std::vector<std::string>& said) const {
   std::vector<fs::path> order = list();
   if (order.empty() && !fs::exists(directory_ / kLatest)) return std::nullopt;
@@ -255,7 +288,7 @@ std::optional<CheckpointMeta> CheckpointStore::load(const std::vector<NamedState
   if (!latest.empty() && named != order.end()) std::rotate(order.begin(), named, named + 1);
   for (const fs::path& checkpoint : order) {
     why.clear();
-    if (auto meta = load_one(checkpoint, tensors, why)) {
+    if (auto meta = load_one(checkpoint, state, why)) {
       if (!said.empty()) said.push_back("loaded " + checkpoint.string());
       return meta;
     }

@@ -3,18 +3,22 @@
 // Layout        checkpoints/step-000123/: rank-0.state (tensors), manifest.json (the entries, their
 //               CRC-32C, the counters), and the file `latest` naming the newest whole one.
 // Saving        written aside, synced, manifest with checksums, renamed, `latest` moved, then pruned:
-//               at least `keep` (never below two) verified checkpoints stay.
+//               at least `keep` (never below two) verified checkpoints stay. Rank 0 writes.
+// Parts         a state is saved and loaded part after part, each whole in memory in turn: what ranks hold a share of
+//               each is brought together for it. Files know no ranks: any number of them may resume.
 // Loading       `latest`, or the newest checkpoint that verifies if that one is damaged, said aloud.
 //               A folder that holds checkpoints, none of which verifies, is an error: a run never
 //               restarts from step 0 unasked.
 // Machine       ranks, threads, instruction set and libraries are recorded; a difference is named on resume.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "kernels/comm/comm.h"
 #include "kernels/core/view.h"
 
 namespace nestling {
@@ -29,8 +33,15 @@ struct TrainingCounters {
 
 struct NamedState {
   std::string name;
-  View view;  // CPU; dense
+  View view;  // dense
 };
+
+struct StatePart {
+  std::vector<NamedState> tensors;  // may lie where another part's lie
+  // Called by every rank: before the tensors are read, and after they were filled.
+  std::function<void()> gather = nullptr, spread = nullptr;
+};
+using TrainingState = std::vector<StatePart>;
 
 struct CheckpointMeta {
   TrainingCounters counters;
@@ -43,10 +54,11 @@ class CheckpointStore {
  public:
   CheckpointStore(std::filesystem::path directory, int64_t keep);
 
-  void save(const CheckpointMeta& meta, const std::vector<NamedState>& tensors);
-  // Fills the tensors; nothing there: empty. `said` receives what a person should know (differences
-  // of layout, a damaged checkpoint passed over).
-  std::optional<CheckpointMeta> load(const std::vector<NamedState>& tensors,
+  // Called by every rank of `comm`.
+  void save(const CheckpointMeta& meta, const TrainingState& state, Comm& comm);
+  // Fills the state, by the tensors' names; nothing there: empty. `said` receives what a person should know
+  // (differences of layout, a damaged checkpoint passed over).
+  std::optional<CheckpointMeta> load(const TrainingState& state,
                                      std::vector<std::string>& said) const;
   // Checks every byte of one checkpoint against its manifest; the reason, or "".
   static std::string verify(const std::filesystem::path& checkpoint);

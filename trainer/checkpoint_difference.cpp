@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <map>
 #include <span>
 
 #include "data/mapped_file.h"
@@ -38,30 +39,38 @@ void compare(StateDifference& sum, const std::string& name, Bytes here, Bytes th
 
 }  // namespace
 
-StateDifference difference_from_checkpoint(const std::vector<NamedState>& state,
-                                           const TrainingCounters& at,
+StateDifference difference_from_checkpoint(const TrainingState& state, const TrainingCounters& at,
                                            const std::filesystem::path& checkpoint) {
   const std::string why = CheckpointStore::verify(checkpoint);
   NESTLING_CHECK_INPUT(why.empty(), why);
   const CheckpointManifest manifest = read_manifest(checkpoint);
   const MappedFile file(checkpoint / kStateFile);
-  NESTLING_CHECK_INPUT(manifest.tensors.size() == state.size(), checkpoint.string(), ": holds ",
-                       manifest.tensors.size(), " tensors, the state has ", state.size());
+  std::map<std::string, Bytes> there;
+  int64_t offset = 0;
+  for (const ManifestTensor& t : manifest.tensors) {
+    there[t.name] = file.bytes().subspan(static_cast<size_t>(offset), static_cast<size_t>(t.bytes));
+    offset += t.bytes;
+  }
   StateDifference difference;
   const TrainingCounters& counters = manifest.meta.counters;
   compare(difference, "counters", std::as_bytes(std::span(&at, 1)),
           std::as_bytes(std::span(&counters, 1)));
-  size_t offset = 0;
-  for (size_t i = 0; i < state.size(); ++i) {
-    const ManifestTensor& there = manifest.tensors[i];
-    const Bytes here(state[i].view.data(), static_cast<size_t>(state[i].view.bytes()));
-    NESTLING_CHECK_INPUT(there.name == state[i].name && there.bytes == std::ssize(here),
-                         checkpoint.string(), ": tensor ", i, " is ", there.name, " of ",
-                         there.bytes, " bytes, the state has ", state[i].name, " of ", here.size());
-    compare(difference, there.name, here, file.bytes().subspan(offset, here.size()));
-    offset += here.size();
-    ++difference.tensors;
+  for (const StatePart& part : state) {
+    if (part.gather) part.gather();
+    for (const NamedState& t : part.tensors) {
+      const Bytes here(t.view.data(), static_cast<size_t>(t.view.bytes()));
+      const auto saved = there.find(t.name);
+      NESTLING_CHECK_INPUT(saved != there.end() && saved->second.size() == here.size(),
+                           checkpoint.string(), ": has ",
+                           saved == there.end() ? "no" : str(saved->second.size(), " bytes of"),
+                           " tensor ", t.name, ", the state has ", here.size(), " bytes of it");
+      compare(difference, t.name, here, saved->second);
+      ++difference.tensors;
+    }
   }
+  NESTLING_CHECK_INPUT(difference.tensors == std::ssize(manifest.tensors), checkpoint.string(),
+                       ": holds ", manifest.tensors.size(), " tensors, the state has ",
+                       difference.tensors);
   return difference;
 }
 

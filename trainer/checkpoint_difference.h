@@ -1,5 +1,6 @@
 // checkpoint_difference.h - a state of training in memory against one on disk, bit for bit.
 //
+// Ranks         every rank calls it with its state, and compares all of it.
 // Errors        a checkpoint that is damaged, or holds other tensors than the state: kInput naming it.
 #pragma once
 #include <filesystem>
@@ -17,8 +18,7 @@ struct StateDifference {
   std::string first;    // the first tensor that differs and how many of its bits; "": none
 };
 
-StateDifference difference_from_checkpoint(const std::vector<NamedState>& state,
-                                           const TrainingCounters& at,
+StateDifference difference_from_checkpoint(const TrainingState& state, const TrainingCounters& at,
                                            const std::filesystem::path& checkpoint);
 
 }  // namespace nestling

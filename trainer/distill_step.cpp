@@ -25,11 +25,12 @@ double sum_of(ConstView x) {
   return std::accumulate(host.ptr<float>(), host.ptr<float>() + host.size(), 0.0);
 }
 
-// The teacher's masters may go before there are moments.
+// The teacher's masters may go before there are gradients and moments.
 Weights& started(Weights& student, const StudentStart& start, Weights& teacher,
                  TeacherMasters masters, Context& ctx) {
   student.take_masters(ctx, start.masters != nullptr ? *start.masters : teacher);
   if (masters == TeacherMasters::kDropped) teacher.drop_masters();
+  student.take_gradients();
   return student;
 }
 
@@ -53,8 +54,9 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
       student_(space.config, ctx.device(),
                {.compute = config.precision.compute_type(),
                 .gradients = true,
+                .gradients_later = true,
                 .quantization = start.quantization}),
-      optimizer_(started(student_, start, teacher, masters, ctx), config.optimizer),
+      optimizer_(started(student_, start, teacher, masters, ctx), config.optimizer, comm),
       masks_(space, ctx.device()),
       device_sums_(ctx.device(), 2 * router.sizes() + 1) {
   for (int64_t s = 0; s < router.sizes(); ++s) loads_.emplace_back(space.config, ctx.device());
@@ -234,7 +236,7 @@ void DistillStep::largest_step(const StepShape& shape) {
       micro_batch(batch, sizes, 1.0, {.tokens = 0, .step = 0, .micro_step = 0});
     }
   }
-  optimizer_.reduce_gradients(ctx_, comm_, device_sums_.at(2 * router_.sizes()));
+  optimizer_.reduce_gradients(ctx_, device_sums_.at(2 * router_.sizes()));
   optimizer_.step(ctx_, 0.0, 1, 0.0);
 }
 
@@ -331,7 +333,7 @@ void DistillStep::begin_step(bool whole) {
 
 // Reads what the step left on the device, all at once, and sums it over the ranks.
 DistillStep::Norms DistillStep::finish() {
-  optimizer_.reduce_gradients(ctx_, comm_, device_sums_.at(2 * router_.sizes()));
+  optimizer_.reduce_gradients(ctx_, device_sums_.at(2 * router_.sizes()));
   device_sums_.fetch(ctx_);
   for (ExpertLoad& load : loads_) load.fetch(ctx_);
   const View mask_gradients = draws_.empty() ? View() : fetch(ctx_, mask_gradients_);

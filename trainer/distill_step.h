@@ -98,7 +98,7 @@ class DistillStep {
   void watch_inputs(View largest) { largest_inputs_ = largest; }
   Weights& student() { return student_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far
-  std::vector<NamedState> state() { return optimizer_.state(); }
+  TrainingState state() { return optimizer_.state(ctx_); }
 
  private:
   struct MaskedDraw {

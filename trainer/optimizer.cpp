@@ -5,54 +5,66 @@
 
 namespace nestling {
 
-namespace {
-// Every tensor starts on a 256-byte boundary.
-int64_t aligned(int64_t elements) {
-  constexpr int64_t kLine = 64;
-  return (elements + kLine - 1) / kLine * kLine;
-}
-}  // namespace
-
-WeightsOptimizer::WeightsOptimizer(Weights& weights, const OptimizerConfig& config)
-    : weights_(weights), config_(config) {
-  int64_t total = 0;
-  for (const ParameterSpec& spec : weights_.specs())
-    if (spec.trained) total += aligned(spec.size());
+WeightsOptimizer::WeightsOptimizer(Weights& weights, const OptimizerConfig& config, Comm& comm)
+    : weights_(weights),
+      config_(config),
+      comm_(comm),
+      shards_(optimizer_shards(weights, comm.size())) {
   const Holder holder{Pool::kOptimizer, "moments"};
-  m_ = Tensor(weights_.device(), DType::kF32, {total}, holder);
-  v_ = Tensor(weights_.device(), DType::kF32, {total}, holder);
-  int64_t at = 0;
-  for (const ParameterSpec& spec : weights_.specs()) {
-    Moments& own = moments_.emplace_back();
-    if (!spec.trained) continue;
-    own = {.m = m_.view().slice(0, at, spec.size()), .v = v_.view().slice(0, at, spec.size())};
-    at += aligned(spec.size());
-  }
+  m_ = Tensor(weights_.device(), DType::kF32, {own().count}, holder);
+  v_ = Tensor(weights_.device(), DType::kF32, {own().count}, holder);
 }
 
-void WeightsOptimizer::reduce_gradients(Context& ctx, Comm& comm, View norm) {
+std::vector<View> WeightsOptimizer::pieces(View flat) const {
+  std::vector<View> all;
+  for (const OptimizerShard& shard : shards_)
+    all.push_back(flat.slice(0, shard.begin, shard.count));
+  return all;
+}
+
+void WeightsOptimizer::reduce_gradients(Context& ctx, View norm) {
   const Span span(ctx, "gradient norm");
-  comm.all_reduce(ctx, weights_.flat_gradients(), Reduce::kSum);
-  std::vector<ConstView> grads;
-  for (int64_t i = 0; i < weights_.count(); ++i)
-    if (const View g = weights_.grad(i)) grads.push_back(g.reshape({g.size()}));
-  global_norm(ctx, {.norm = norm, .grads = grads});
+  const auto mine = static_cast<size_t>(comm_.rank());
+  const std::vector<View> gradients = pieces(weights_.flat_gradients());
+  comm_.reduce_scatter(ctx, gradients[mine],
+                       std::vector<ConstView>(gradients.begin(), gradients.end()), Reduce::kSum);
+
+  const Arena::Mark mark(ctx.scratch());
+  int64_t blocks = 0;
+  for (const OptimizerShard& shard : shards_) blocks += shard.blocks;
+  const View sums = ctx.scratch().alloc(DType::kF64, {blocks});
+  std::vector<View> of_ranks;
+  for (int64_t at = 0; const OptimizerShard& shard : shards_) {
+    of_ranks.push_back(sums.slice(0, at, shard.blocks));
+    at += shard.blocks;
+  }
+  std::vector<ConstView> runs;
+  for (const ParameterRun& run : own().runs) {
+    const View g = weights_.grad(run.parameter);
+    runs.emplace_back(g.reshape({g.size()}).slice(0, run.begin, run.count));
+  }
+  square_sums(ctx, {.sums = of_ranks[mine], .grads = runs});
+  comm_.all_gather(ctx, of_ranks, of_ranks[mine]);
+  norm_of_sums(ctx, {.norm = norm, .sums = sums});
 }
 
 void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad_norm) {
   const Span span(ctx, "optimizer");
   const double scale =
       config_.clip > 0 && grad_norm > config_.clip ? config_.clip / grad_norm : 1.0;
+  const bool alone = comm_.size() == 1;
   std::vector<AdamWTensor> tensors;
-  for (int64_t i = 0; i < weights_.count(); ++i) {
-    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
-    if (!spec.trained) continue;
-    const auto flat = [&](View v) { return v ? v.reshape({spec.size()}) : v; };
-    tensors.push_back({.master = flat(weights_.master(i)),
-                       .m = moments_[static_cast<size_t>(i)].m,
-                       .v = moments_[static_cast<size_t>(i)].v,
-                       .grad = flat(weights_.grad(i)),
-                       .low = flat(weights_.low(i)),
+  for (const ParameterRun& run : own().runs) {
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(run.parameter)];
+    const int64_t at = weights_.offset(run.parameter) + run.begin - own().begin;
+    const auto part = [&](View v) {
+      return v ? v.reshape({spec.size()}).slice(0, run.begin, run.count) : v;
+    };
+    tensors.push_back({.master = part(weights_.master(run.parameter)),
+                       .m = m_.view().slice(0, at, run.count),
+                       .v = v_.view().slice(0, at, run.count),
+                       .grad = part(weights_.grad(run.parameter)),
+                       .low = alone ? part(weights_.low(run.parameter)) : View(),
                        .lr = static_cast<float>(lr),
                        .decay = spec.decay ? static_cast<float>(config_.weight_decay) : 0.0f});
   }
@@ -62,24 +74,39 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
                    .eps = static_cast<float>(config_.eps),
                    .step = update,
                    .grad_scale = static_cast<float>(scale)});
-  weights_.refresh_codes(ctx);
+  if (alone) return weights_.refresh_codes(ctx);
+  const std::vector<View> masters = pieces(weights_.flat_masters());
+  comm_.all_gather(ctx, masters, masters[static_cast<size_t>(comm_.rank())]);
+  weights_.refresh_low(ctx);
 }
 
 int64_t WeightsOptimizer::moment_bytes() const {
   return m_.allocated_bytes() + v_.allocated_bytes();
 }
 
-std::vector<NamedState> WeightsOptimizer::state() {
-  std::vector<NamedState> all;
+StatePart WeightsOptimizer::moments(Context& ctx, View shard, const char* suffix) {
+  StatePart part;
   for (int64_t i = 0; i < weights_.count(); ++i) {
-    const std::string& name = weights_.specs()[static_cast<size_t>(i)].name;
-    all.push_back({name, weights_.master(i)});
-    const Moments& moments = moments_[static_cast<size_t>(i)];
-    if (!moments.m) continue;
-    all.push_back({name + "#m", moments.m});
-    all.push_back({name + "#v", moments.v});
+    const View there = weights_.grad(i);  // absent for a buffer
+    if (there)
+      part.tensors.push_back(
+          {weights_.specs()[static_cast<size_t>(i)].name + suffix, there.reshape({there.size()})});
   }
-  return all;
+  part.gather = [this, &ctx, shard] {
+    comm_.all_gather(ctx, pieces(weights_.flat_gradients()), shard);
+    ctx.synchronize();
+  };
+  part.spread = [this, shard] {
+    copy(shard, weights_.flat_gradients().slice(0, own().begin, own().count));
+  };
+  return part;
+}
+
+TrainingState WeightsOptimizer::state(Context& ctx) {
+  StatePart masters;
+  for (int64_t i = 0; i < weights_.count(); ++i)
+    masters.tensors.push_back({weights_.specs()[static_cast<size_t>(i)].name, weights_.master(i)});
+  return {std::move(masters), moments(ctx, m_, "#m"), moments(ctx, v_, "#v")};
 }
 
 }  // namespace nestling

@@ -3,8 +3,13 @@
 // Groups        matrices decay, vectors, norms and biases do not (ParameterSpec::decay); one learning
 //               rate for all.
 // Buffers       parameters that are not trained have no moments and are left alone.
-// Ownership     owns the moments; borrows the weights.
-// Determinism   same gradients: same bits, for any number of threads.
+// Ranks         each holds the moments of its own shard (optimizer_shards.h) and steps that: 8 bytes a parameter,
+//               divided by the ranks. Gradients arrive reduced at the rank that steps them, masters go from there to
+//               all; as many bytes travel as to reduce all gradients everywhere. Low copies and codes are then made of
+//               the masters by every rank.
+// Ownership     owns the moments; borrows weights and communicator.
+// Determinism   same gradients of the ranks: same bits in masters, moments and norm, whatever rank steps them,
+//               for any number of threads.
 #pragma once
 #include <vector>
 
@@ -12,28 +17,34 @@
 #include "model/weights.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
+#include "trainer/optimizer_shards.h"
 
 namespace nestling {
 
 class WeightsOptimizer {
  public:
-  WeightsOptimizer(Weights& weights, const OptimizerConfig& config);
+  WeightsOptimizer(Weights& weights, const OptimizerConfig& config, Comm& comm);
 
-  // Sums the gradients over the ranks; their global norm to `norm` [1] f64, on the device.
-  void reduce_gradients(Context& ctx, Comm& comm, View norm);
+  // Sums the gradients over the ranks, those of a shard where it is stepped: elsewhere they are not the sums.
+  // The global norm to `norm` [1] f64, on the device.
+  void reduce_gradients(Context& ctx, View norm);
   // `update` is AdamW's t, from 1. Gradients are scaled down to config.clip where their norm exceeds it.
   void step(Context& ctx, double lr, int64_t update, double grad_norm);
-  std::vector<NamedState> state();  // masters and moments, for checkpoints
-  int64_t moment_bytes() const;
+  // Masters and moments, for checkpoints. The moments of all ranks are brought together in the memory of the
+  // gradients, which a step has done with.
+  TrainingState state(Context& ctx);
+  int64_t moment_bytes() const;  // of this rank
 
  private:
+  const OptimizerShard& own() const { return shards_[static_cast<size_t>(comm_.rank())]; }
+  std::vector<View> pieces(View flat) const;  // one a rank
+  StatePart moments(Context& ctx, View shard, const char* suffix);
+
   Weights& weights_;
   OptimizerConfig config_;
-  struct Moments {
-    View m, v;  // [n]
-  };
-  Tensor m_, v_;                  // of all trained parameters, one behind the other
-  std::vector<Moments> moments_;  // one a parameter; absent for a buffer
+  Comm& comm_;
+  std::vector<OptimizerShard> shards_;  // one a rank
+  Tensor m_, v_;                        // [own().count]
 };
 
 }  // namespace nestling

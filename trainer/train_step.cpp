@@ -24,7 +24,7 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       arena_(ctx.device(), {Pool::kActivations, "activations"}),
       weights_(model, ctx.device(),
                {.compute = config.precision.compute_type(), .gradients = true}),
-      optimizer_(weights_, config.optimizer),
+      optimizer_(weights_, config.optimizer, comm),
       load_(model, ctx.device()),
       sums_(ctx.device(), kSums) {
   for (int64_t i = 0; i < weights_.count(); ++i)
@@ -85,7 +85,7 @@ void TrainStep::reserve(const std::vector<Batch>& micro_batches) {
   reserved_ = joined(reserved_, shape);
   rehearse([&](TrainStep& twin) {
     twin.accumulate(largest_batch(reserved_), 1.0, true);
-    twin.optimizer_.reduce_gradients(twin.ctx_, twin.comm_, twin.sums_.at(kNorm));
+    twin.optimizer_.reduce_gradients(twin.ctx_, twin.sums_.at(kNorm));
     twin.optimizer_.step(twin.ctx_, 0.0, 1, 0.0);
   });
 }
@@ -158,7 +158,7 @@ StepResult TrainStep::run(const std::vector<Batch>& micro_batches, double lr, in
   sums_.clear();
   for (const Batch& b : micro_batches) accumulate(b, 1.0 / targets, &b == &micro_batches.front());
 
-  optimizer_.reduce_gradients(ctx_, comm_, sums_.at(kNorm));
+  optimizer_.reduce_gradients(ctx_, sums_.at(kNorm));
   sums_.fetch(ctx_);
   load_.fetch(ctx_);
   ctx_.synchronize();

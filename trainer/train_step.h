@@ -58,7 +58,7 @@ class TrainStep {
 
   Weights& weights() { return weights_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far
-  std::vector<NamedState> state() { return optimizer_.state(); }
+  TrainingState state() { return optimizer_.state(ctx_); }
 
  private:
   void accumulate(const Batch& batch, double weight, bool fresh);  // fresh: the step's first

@@ -175,7 +175,7 @@ std::map<std::string, std::string> TrainingRun::layout() const {
   return layout;
 }
 
-bool TrainingRun::begin(const std::vector<NamedState>& state,
+bool TrainingRun::begin(const TrainingState& state,
                         const std::function<void(const TrainingCounters&)>& fits) {
   std::vector<std::string> said;
   const auto meta = checkpoints_.load(state, said);
@@ -209,15 +209,14 @@ bool TrainingRun::begin(const std::vector<NamedState>& state,
   return true;
 }
 
-void TrainingRun::save(const std::vector<NamedState>& state) {
-  comm_.at_root([&] {
-    checkpoints_.save(
-        {.counters = at, .layout = layout(), .inputs = inputs_, .config = settings_.config}, state);
-  });
+void TrainingRun::save(const TrainingState& state) {
+  checkpoints_.save(
+      {.counters = at, .layout = layout(), .inputs = inputs_, .config = settings_.config}, state,
+      comm_);
   saved_at_ = at.tokens;
 }
 
-void TrainingRun::save_if_due(const std::vector<NamedState>& state) {
+void TrainingRun::save_if_due(const TrainingState& state) {
   const int64_t every = settings_.checkpoint.every_tokens;
   if (every > 0 && at.tokens - saved_at_ >= every) save(state);
 }

@@ -89,11 +89,11 @@ class TrainingRun {
   // Writes config.yaml, fills `state` from the newest checkpoint if there is one. False: a fresh run.
   // `fits` sees what was loaded before anything is written, and throws where the run cannot go on with it.
   bool begin(
-      const std::vector<NamedState>& state,
+      const TrainingState& state,
       const std::function<void(const TrainingCounters&)>& fits = [](const TrainingCounters&) {});
-  void save(const std::vector<NamedState>& state);
+  void save(const TrainingState& state);
   // Saves if the checkpoint interval has passed.
-  void save_if_due(const std::vector<NamedState>& state);
+  void save_if_due(const TrainingState& state);
   bool saved() const { return saved_at_ == at.tokens; }
   // True when any rank was told to stop; the run should save and end with kInterrupted.
   bool interrupted(Context& ctx) { return any_told_to_stop(ctx, comm_); }

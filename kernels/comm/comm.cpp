@@ -116,7 +116,10 @@ void Comm::reduce_scatter(Context& ctx, View shard, std::span<const ConstView> p
   double bytes = 0;
   for (const ConstView& piece : pieces) bytes += static_cast<double>(piece.bytes());
   ctx.count(kCall, 0, bytes - static_cast<double>(own.bytes()));
-  if (ctx.device() != Device::kNull) run_reduce_scatter(ctx, shard, pieces, op);
+  if (ctx.device() != Device::kNull)
+    run_reduce_scatter(ctx, shard, pieces, op);
+  else if (ctx.code() == Device::kCuda)
+    rehearse_reduce_scatter(ctx, shard, pieces);
 }
 
 void Comm::all_gather(Context& ctx, View full, ConstView shard) {

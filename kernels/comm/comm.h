@@ -16,7 +16,7 @@
 //               a device. No reduction is left to MPI or NCCL, whose orders may vary.
 // Counting      one entry of the collective's name in the context's table; bytes are those this
 //               rank sends to others. On the null device that and the checks are all that happens, and
-//               in a rehearsal (kernels/core/context.h) all_reduce takes the scratch it needs.
+//               in a rehearsal (kernels/core/context.h) all_reduce and reduce_scatter take the scratch they need.
 // Errors        a rank that fails calls abort(): all ranks end, with the failing rank and its
 //               reason on stderr, and none is left waiting.
 // Threads       one Comm belongs to one thread. Calls on host memory return when the result is there.
@@ -62,7 +62,7 @@ class Comm {
 
   // The reverse: rank r's shard arrives in rows r * n onward of every rank's `full`.
   void all_gather(Context& ctx, View full, ConstView shard);
-  // The same into one view a rank: pieces[r] has the shape of rank r's shard.
+  // The same into one view a rank: pieces[r] has the shape of rank r's shard, which may be pieces[rank()].
   void all_gather(Context& ctx, std::span<const View> pieces, ConstView shard);
 
   // sent[r] goes to rank r; received[r] comes from rank r and must hold as many elements as it
@@ -102,6 +102,7 @@ class Comm {
                               std::span<const ConstView> sent) = 0;
   virtual void run_broadcast(Context& ctx, View x, int root) = 0;
   virtual void rehearse_all_reduce(Context&, View) {}
+  virtual void rehearse_reduce_scatter(Context&, View, std::span<const ConstView>) {}
 
   int rank_;
   int size_;

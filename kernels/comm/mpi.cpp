@@ -191,18 +191,26 @@ void MpiComm::run_reduce_scatter(Context& ctx, View shard, std::span<const Const
   call.pieces_hash = shapes_hash(pieces);
   meeting_.meet(call);
   View dense;
-  const Piece own = landing(ctx, shard, dense);
-  std::byte* scratch = ctx.scratch().alloc(DType::kU8, {own.bytes * size()}).data();
-  to_.clear();
-  from_.clear();
-  parts_.clear();
-  for (int r = 0; r < size(); ++r) {
-    to_.push_back(packed(ctx, pieces[static_cast<size_t>(r)]));
-    from_.push_back(r == rank() ? to_.back() : Piece{scratch + r * own.bytes, own.bytes});
-    parts_.push_back(from_.back().data);
+  const Piece home = landing(ctx, shard, dense);
+  std::vector<Piece> all;
+  for (const ConstView& piece : pieces) all.push_back(packed(ctx, piece));
+  const int64_t item = dtype_bytes(shard.dtype());
+  const int64_t most = most_bytes(all);
+  const int64_t step = std::min(most, run_bytes(kChunkBytes, item, size()));
+  std::byte* scratch = ctx.scratch().alloc(DType::kU8, {step * size()}).data();
+  for (int64_t at = 0; at < most; at += step) {  // a chunk bounds the scratch
+    const Piece own = run_of(home, at, step);
+    to_.clear();
+    from_.clear();
+    parts_.clear();
+    for (int r = 0; r < size(); ++r) {
+      to_.push_back(run_of(all[static_cast<size_t>(r)], at, step));
+      from_.push_back(r == rank() ? to_.back() : Piece{scratch + r * step, own.bytes});
+      parts_.push_back(from_.back().data);
+    }
+    exchange(to_, from_);
+    reduce_in_rank_order(own.data, parts_, own.bytes / item, shard.dtype(), op);
   }
-  exchange(to_, from_);
-  reduce_in_rank_order(own.data, parts_, shard.size(), shard.dtype(), op);
   unpack(shard, dense);
 }
 

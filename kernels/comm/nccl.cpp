@@ -62,12 +62,15 @@ class NcclComm final : public Comm {
                       std::span<const ConstView> sent) override;
   void run_broadcast(Context& ctx, View x, int root) override;
   void rehearse_all_reduce(Context& ctx, View x) override;
+  void rehearse_reduce_scatter(Context& ctx, View shard,
+                               std::span<const ConstView> pieces) override;
 
   struct Parts {
     std::byte* data;
     int64_t step;  // bytes from rank to rank
   };
   Parts parts_of_ranks(Context& ctx, View dense);
+  Parts runs_of_ranks(Context& ctx, std::span<const Piece> pieces, int64_t item);
   bool is_small(View x) const;
   void reduce_small(Context& ctx, const Call& call, View dense, Reduce op);
   void reduce_large(Context& ctx, const Call& call, View dense, Reduce op);
@@ -223,22 +226,42 @@ void NcclComm::run_reduce_scatter(Context& ctx, View shard, std::span<const Cons
   call.pieces_hash = shapes_hash(pieces);
   base_.meet(call);
   View dense;
-  const Piece own = landing(ctx, shard, dense);
-  const int64_t step = aligned(own.bytes);
-  std::byte* parts = ctx.scratch().alloc(DType::kU8, {step * size()}).data();
-  to_.clear();
-  from_.clear();
-  for (int r = 0; r < size(); ++r) {
-    to_.push_back(packed(ctx, pieces[static_cast<size_t>(r)]));
-    from_.push_back({parts + r * step, own.bytes});
+  const Piece home = landing(ctx, shard, dense);
+  std::vector<Piece> all;
+  for (const ConstView& piece : pieces) all.push_back(packed(ctx, piece));
+  const auto [parts, step] = runs_of_ranks(ctx, all, dtype_bytes(shard.dtype()));
+  for (int64_t at = 0; at < most_bytes(all); at += step) {
+    const Piece own = run_of(home, at, step);
+    to_.clear();
+    from_.clear();
+    for (int r = 0; r < size(); ++r) {
+      to_.push_back(run_of(all[static_cast<size_t>(r)], at, step));
+      from_.push_back({parts + r * step, own.bytes});
+    }
+    from(rank()) = to(rank());
+    exchange(ctx, call, to_, from_);
+    cuda::reduce_in_rank_order(
+        ctx, own.data,
+        {.mine = to(rank()).data, .others = parts, .step = step, .rank = rank(), .ranks = size()},
+        own.bytes / dtype_bytes(shard.dtype()), shard.dtype(), op);
   }
-  from(rank()) = to(rank());
-  exchange(ctx, call, to_, from_);
-  cuda::reduce_in_rank_order(
-      ctx, own.data,
-      {.mine = to(rank()).data, .others = parts, .step = step, .rank = rank(), .ranks = size()},
-      shard.size(), shard.dtype(), op);
   unpack(shard, dense);
+}
+
+void NcclComm::rehearse_reduce_scatter(Context& ctx, View shard,
+                                       std::span<const ConstView> pieces) {
+  const Arena::Mark mark(ctx.scratch());
+  static_cast<void>(dense_like(ctx, shard));
+  std::vector<Piece> all;
+  for (const ConstView& piece : pieces) all.push_back(packed(ctx, piece));
+  static_cast<void>(runs_of_ranks(ctx, all, dtype_bytes(shard.dtype())));
+}
+
+// Scratch for the runs of a chunk of a reduction that is scattered: one from every rank.
+NcclComm::Parts NcclComm::runs_of_ranks(Context& ctx, std::span<const Piece> pieces, int64_t item) {
+  const int64_t step =
+      std::min(aligned(most_bytes(pieces)), aligned(run_bytes(kChunkBytes, item, size())));
+  return {ctx.scratch().alloc(DType::kU8, {step * size()}).data(), step};
 }
 
 void NcclComm::run_all_gather(Context& ctx, std::span<const View> pieces, ConstView shard) {

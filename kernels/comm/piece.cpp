@@ -44,4 +44,19 @@ Piece share_of(const Piece& all, int64_t item, int rank, int size) {
   return {all.data + begin * item, (std::min(elements, begin + per) - begin) * item};
 }
 
+int64_t most_bytes(std::span<const Piece> pieces) {
+  int64_t most = 0;
+  for (const Piece& piece : pieces) most = std::max(most, piece.bytes);
+  return most;
+}
+
+int64_t run_bytes(int64_t chunk, int64_t item, int size) {
+  return std::max<int64_t>(1, chunk / item / size) * item;
+}
+
+Piece run_of(const Piece& all, int64_t at, int64_t bytes) {
+  const int64_t begin = std::min(all.bytes, at);
+  return {all.data + begin, std::min(all.bytes - begin, bytes)};
+}
+
 }  // namespace nestling

@@ -1,5 +1,7 @@
 // piece.h - runs of bytes that travel: views without gaps as they are, others through the context's scratch.
 #pragma once
+#include <span>
+
 #include "kernels/core/context.h"
 
 namespace nestling {
@@ -23,5 +25,11 @@ void unpack(View x, View dense);
 // The run of whole elements of `item` bytes that is `rank`'s where `size` ranks share `all`; the last
 // ones may get less.
 Piece share_of(const Piece& all, int64_t item, int rank, int size);
+
+// Pieces of several ranks, travelling a run of bytes at a time: the longest piece; bytes of a run, in whole elements,
+// where `size` of them make a chunk; that of a piece at byte `at`, empty behind its end.
+int64_t most_bytes(std::span<const Piece> pieces);
+int64_t run_bytes(int64_t chunk, int64_t item, int size);
+Piece run_of(const Piece& all, int64_t at, int64_t bytes);
 
 }  // namespace nestling

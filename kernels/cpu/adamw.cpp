@@ -10,7 +10,7 @@ namespace nestling::cpu {
 
 namespace {
 
-constexpr int64_t kBlock = 16384;  // elements; 64 KiB of each of the operands
+constexpr int64_t kBlock = kNormBlock;  // elements; 64 KiB of each of the operands
 
 // Calls fn(tensor, begin, end) for element ranges of at most kBlock that cover all tensors, spread
 // over the threads as one list, so that a thousand norm weights cost one fork.
@@ -207,20 +207,23 @@ void run(Context& ctx, const AdamWStep& a) {
                  });
 }
 
-void run(Context& ctx, const GlobalNorm& a) {
+// One f64 sum a block, whichever thread did it.
+void run(Context& ctx, const SquareSums& a) {
   const Arena::Mark mark(ctx.scratch());
   const auto tensors = std::ssize(a.grads);
   const BlockList blocks = list_blocks(
       ctx.scratch(), tensors, [&](int64_t i) { return a.grads[static_cast<size_t>(i)].size(); });
-  const int64_t count = blocks.first[tensors];
-  // One f64 sum a block, whichever thread did it; then in block order.
-  auto* sums = ctx.scratch().alloc(DType::kF64, {count + 1}).ptr<double>();
+  auto* sums = a.sums.ptr<double>();
   for_each_block(blocks.first, tensors, blocks.sizes,
                  [&](int64_t i, int64_t b, int64_t begin, int64_t end) {
                    sums[b] = square_sum_elements(a.grads[static_cast<size_t>(i)], begin, end);
                  });
+}
+
+void run(Context&, const NormOfSums& a) {
+  const auto* sums = a.sums.ptr<double>();
   double total = 0;
-  for (int64_t b = 0; b < count; ++b) total += sums[b];
+  for (int64_t b = 0; b < a.sums.size(); ++b) total += sums[b];
   *a.norm.ptr<double>() = std::sqrt(total);
 }
 

@@ -139,7 +139,10 @@ void run(Context&, const GatedSiluBackward&) {
 void run(Context&, const AdamWStep&) {
   absent();
 }
-void run(Context&, const GlobalNorm&) {
+void run(Context&, const SquareSums&) {
+  absent();
+}
+void run(Context&, const NormOfSums&) {
   absent();
 }
 void run(Context&, const AttentionForward&) {

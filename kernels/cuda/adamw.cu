@@ -1,6 +1,6 @@
 // adamw.cu - AdamW and the gradient norm over any number of tensors, one launch each: a block looks
-// up the tensor its chunk belongs to in a table sent along with the launch. The norm's parts are added
-// by one more block, so that it stays on the device until somebody asks.
+// up the tensor its chunk belongs to in a table sent along with the launch. The norm stays on the device until
+// somebody asks.
 //
 // Packs         tensors whose rows allow it are taken four elements at a time; those without gaps are one row,
 //               whose elements are found without a division.
@@ -20,7 +20,7 @@ namespace nestling::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kChunk = 16384;  // elements a block
+constexpr int64_t kChunk = kNormBlock;  // elements a block
 
 struct Entry {
   float* master = nullptr;
@@ -143,9 +143,6 @@ bool packs_of(const Entry& e) {
   return row % 4 == 0 && packable(e.master, 0) && packable(e.m, 0) && packable(e.v, 0) &&
          packable(e.grad, grad_pitch) && packable(e.low, low_pitch);
 }
-int64_t chunks_of(int64_t size) {
-  return (size + kChunk - 1) / kChunk;
-}
 
 }  // namespace
 
@@ -167,7 +164,7 @@ void run(Context& ctx, const AdamWStep& a) {
                        .lr = t.lr,
                        .decay = t.decay});
     entries.back().packs = packs_of(entries.back());
-    chunks += chunks_of(t.master.size());
+    chunks += norm_blocks(t.master.size());
   }
   if (chunks == 0) return;
   const Arena::Mark mark(ctx.scratch());
@@ -183,7 +180,7 @@ void run(Context& ctx, const AdamWStep& a) {
   launch(ctx, {static_cast<unsigned>(chunks), kThreads}, adamw_kernel, step);
 }
 
-void run(Context& ctx, const GlobalNorm& a) {
+void run(Context& ctx, const SquareSums& a) {
   std::vector<Entry> entries;
   int64_t chunks = 0;
   for (const ConstView& g : a.grads) {
@@ -194,14 +191,18 @@ void run(Context& ctx, const GlobalNorm& a) {
                        .cols = cols_of(g, {}),
                        .grad_pitch = g.pitch()});
     entries.back().packs = packs_of(entries.back());
-    chunks += chunks_of(g.size());
+    chunks += norm_blocks(g.size());
   }
+  if (chunks == 0) return;
   const Arena::Mark mark(ctx.scratch());
-  auto* parts = ctx.scratch().alloc(DType::kF64, {chunks}).ptr<double>();
   const Entry* table = upload(ctx, entries);
-  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, squares_kernel, parts, table,
-         static_cast<int64_t>(entries.size()));
-  launch(ctx, {1, kThreads}, norm_kernel, a.norm.ptr<double>(), parts, chunks);
+  launch(ctx, {static_cast<unsigned>(chunks), kThreads}, squares_kernel, a.sums.ptr<double>(),
+         table, static_cast<int64_t>(entries.size()));
+}
+
+void run(Context& ctx, const NormOfSums& a) {
+  launch(ctx, {1, kThreads}, norm_kernel, a.norm.ptr<double>(), a.sums.ptr<double>(),
+         a.sums.size());
 }
 
 }  // namespace nestling::cuda

@@ -45,11 +45,18 @@ void adamw_step(Context& ctx, const AdamWStep& a) {
   dispatch(ctx, a, cpu::run, cuda::run);
 }
 
-void global_norm(Context& ctx, const GlobalNorm& a) {
-  constexpr const char* kOp = "global_norm";
-  check_shape(kOp, "norm", a.norm, {1});
-  check_dtype(kOp, "norm", a.norm, DType::kF64);
-  check_device(ctx, kOp, {a.norm});
+int64_t norm_blocks(int64_t elements) {
+  return (elements + kNormBlock - 1) / kNormBlock;
+}
+
+int64_t norm_blocks(std::span<const ConstView> grads) {
+  int64_t blocks = 0;
+  for (const ConstView& g : grads) blocks += norm_blocks(g.size());
+  return blocks;
+}
+
+void square_sums(Context& ctx, const SquareSums& a) {
+  constexpr const char* kOp = "square_sums";
   double n = 0;
   for (const ConstView& g : a.grads) {
     NESTLING_CHECK(static_cast<bool>(g), kOp, ": a gradient is missing");
@@ -57,8 +64,32 @@ void global_norm(Context& ctx, const GlobalNorm& a) {
     check_device(ctx, kOp, {g});
     n += static_cast<double>(g.size());
   }
-  ctx.count(kOp, 2 * n, 4 * n);
+  const int64_t blocks = norm_blocks(a.grads);
+  check_shape(kOp, "sums", a.sums, {blocks});
+  check_dtype(kOp, "sums", a.sums, DType::kF64);
+  check_device(ctx, kOp, {a.sums});
+  ctx.count(kOp, 2 * n, 4 * n + 8 * static_cast<double>(blocks));
   dispatch(ctx, a, cpu::run, cuda::run);
+}
+
+void norm_of_sums(Context& ctx, const NormOfSums& a) {
+  constexpr const char* kOp = "norm_of_sums";
+  check_shape(kOp, "norm", a.norm, {1});
+  check_dtype(kOp, "norm", a.norm, DType::kF64);
+  NESTLING_CHECK(a.sums.rank() == 1 && a.sums.dense(), kOp, ": sums ", a.sums.describe(),
+                 ", needs [blocks] without gaps");
+  check_dtype(kOp, "sums", a.sums, DType::kF64);
+  check_device(ctx, kOp, {a.norm, a.sums});
+  const auto n = static_cast<double>(a.sums.size());
+  ctx.count(kOp, n, 8 * n);
+  dispatch(ctx, a, cpu::run, cuda::run);
+}
+
+void global_norm(Context& ctx, const GlobalNorm& a) {
+  const Arena::Mark mark(ctx.scratch());
+  const View sums = ctx.scratch().alloc(DType::kF64, {norm_blocks(a.grads)});
+  square_sums(ctx, {.sums = sums, .grads = a.grads});
+  norm_of_sums(ctx, {.norm = a.norm, .sums = sums});
 }
 
 }  // namespace nestling

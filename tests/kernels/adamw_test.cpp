@@ -193,7 +193,7 @@ double norm_of(Context& ctx, std::span<const ConstView> grads) {
 
 TEST_P(Norm, IsExactToDoubleAndRepeatsOverThreads) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
+  NESTLING_SKIP_WITHOUT(device, SquareSums, NormOfSums);
   const int threads = thread_count();
   Rng rng(8);
   std::vector<Guarded> held;
@@ -222,7 +222,7 @@ TEST_P(Norm, IsExactToDoubleAndRepeatsOverThreads) {
 // More tensors than any block has threads.
 TEST_P(Norm, TakesEveryTensor) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
+  NESTLING_SKIP_WITHOUT(device, SquareSums, NormOfSums);
   Rng rng(9);
   const auto m = random_mat(rng, 1100, 1);
   Guarded g(device, m);
@@ -232,9 +232,39 @@ TEST_P(Norm, TakesEveryTensor) {
   EXPECT_NEAR(norm_of(ctx, grads), norm(m), norm(m) * 1100 * 0x1.0p-53);
 }
 
+// As several ranks make it: each the sums of its own part, cut between blocks.
+TEST_P(Norm, IsTheSameWhereTheBlocksAreMadeApart) {
+  const Device device = GetParam();
+  NESTLING_SKIP_WITHOUT(device, SquareSums, NormOfSums);
+  Rng rng(10);
+  const int64_t sizes[] = {3 * kNormBlock + 77, 5, 2 * kNormBlock};
+  std::vector<Tensor> held;
+  std::vector<ConstView> whole, left, right;
+  for (const int64_t n : sizes) {
+    Tensor host(Device::kCpu, DType::kF32, {n});
+    for (int64_t i = 0; i < n; ++i) host.ptr<float>()[i] = static_cast<float>(rng.normal());
+    copy(held.emplace_back(device, DType::kF32, std::initializer_list<int64_t>{n}).view(),
+         host.view());
+  }
+  for (const Tensor& t : held) whole.push_back(t.view());
+  const int64_t cut = 2 * kNormBlock;
+  left = {whole[0].slice(0, 0, cut)};
+  right = {whole[0].slice(0, cut, sizes[0] - cut), whole[1], whole[2]};
+  ASSERT_EQ(norm_blocks(whole), 7);
+  ASSERT_EQ(norm_blocks(left), 2);
+  Context ctx(device);
+  const double want = norm_of(ctx, whole);
+  Tensor sums(device, DType::kF64, {7}), norm(device, DType::kF64, {1});
+  square_sums(ctx, {.sums = sums.view().slice(0, 2, 5), .grads = right});
+  square_sums(ctx, {.sums = sums.view().slice(0, 0, 2), .grads = left});
+  norm_of_sums(ctx, {.norm = norm, .sums = sums});
+  EXPECT_EQ(*on_host(norm).ptr<double>(), want);
+  EXPECT_GT(want, 0.0);
+}
+
 TEST_P(Norm, ShowsWhatIsNotFinite) {
   const Device device = GetParam();
-  NESTLING_SKIP_WITHOUT(device, GlobalNorm);
+  NESTLING_SKIP_WITHOUT(device, SquareSums, NormOfSums);
   Context ctx(device);
   const auto of = [&](Mat<double> m) {
     Guarded g(device, m);

@@ -243,6 +243,29 @@ TEST_P(CommOn, SplitOrdersByRankAndReducesApart) {
   comm.barrier();
 }
 
+// One piece travels in several runs, the others end in the first; the scratch is of a run of every rank.
+TEST_P(CommOn, ReductionsOfLongPiecesAreScatteredInRuns) {
+  Comm& comm = world(GetParam());
+  Context ctx(GetParam());
+  const int n = comm.size();
+  constexpr int64_t kChunk = int64_t{64} << 20;  // the largest of any communicator
+  const int64_t few = 1000, many = kChunk / int64_t{sizeof(double)} / n + few;
+  Operand<double> x(GetParam(), 1, (n - 1) * few + many, 0);
+  x.fill(comm.rank());
+  const View flat = x.view().reshape({x.view().size()});
+  std::vector<ConstView> pieces;
+  for (int r = 0; r < n; ++r) pieces.emplace_back(flat.slice(0, r * few, r < n - 1 ? few : many));
+  const int64_t begin = comm.rank() * few, count = pieces[static_cast<size_t>(comm.rank())].size();
+  comm.reduce_scatter(ctx, flat.slice(0, begin, count), pieces, Reduce::kSum);
+  x.fetch();
+  int64_t wrong = 0;
+  for (int64_t i = begin; i < begin + count; ++i)
+    wrong += x.holds(i, reduced<double>(n, i, Reduce::kSum)) ? 0 : 1;
+  EXPECT_EQ(wrong, 0);
+  EXPECT_LE(ctx.scratch().peak_bytes(), kChunk + n * int64_t{256});
+  EXPECT_EQ(ctx.scratch().used_bytes(), 0);
+}
+
 // Counters and sums of a step stay in host memory whatever it computes on.
 TEST_P(CommOn, HostMemoryTravelsUnderAnyContext) {
   Comm& comm = world(GetParam());

@@ -51,6 +51,26 @@ TEST(Weights, OfResidualProjectionsBeginSmaller) {
   EXPECT_EQ(projections, 5);  // of the experts, and of those that all tokens share, too
 }
 
+TEST(Weights, GradientsAreTakenWhenAskedFor) {
+  Weights weights(testing::tiny_config(1000), Device::kCpu,
+                  {.gradients = true, .gradients_later = true});
+  EXPECT_EQ(weights.allocated().gradients, 0);
+  EXPECT_FALSE(weights.grad(0));
+  const int64_t size = weights.flat_size();
+  EXPECT_EQ(weights.flat_masters().size(), size);
+  weights.take_gradients();
+  EXPECT_EQ(weights.flat_gradients().size(), size);
+  EXPECT_EQ(weights.flat_size(), size);
+  for (int64_t i = 0; i < weights.count(); ++i)  // where masters and gradients say they lie
+    EXPECT_EQ(weights.master(i).ptr<float>() - weights.flat_masters().ptr<float>(),
+              weights.offset(i));
+  EXPECT_EQ(weights.grad(1).ptr<float>() - weights.flat_gradients().ptr<float>(),
+            weights.offset(1));
+  EXPECT_THROW(weights.take_gradients(), Error);
+  Weights without(testing::tiny_config(1000), Device::kCpu, {});
+  EXPECT_THROW(without.take_gradients(), Error);
+}
+
 TEST(Weights, OfATensorAsManyDrawsAsAreAskedForRepeat) {
   constexpr int64_t kDistinct = 101;
   Weights few(testing::tiny_config(1000), Device::kCpu, {});

@@ -16,10 +16,12 @@ class Difference : public ::testing::Test {
     fill_zero(a_.view());
     fill_zero(b_.view());
     CheckpointStore store(dir_.path(), 2);
-    store.save({.counters = at_, .layout = {}, .inputs = {}, .config = "name: x\n"}, state());
+    const auto alone = make_self_comm();
+    store.save({.counters = at_, .layout = {}, .inputs = {}, .config = "name: x\n"}, state(),
+               *alone);
     checkpoint_ = store.list().back();
   }
-  std::vector<NamedState> state() { return {{"first", a_}, {"second", b_}}; }
+  TrainingState state() { return {{.tensors = {{"first", a_}}}, {.tensors = {{"second", b_}}}}; }
   StateDifference found() { return difference_from_checkpoint(state(), at_, checkpoint_); }
 
   testing::TempDir dir_;
@@ -52,16 +54,16 @@ TEST_F(Difference, CountersAreState) {
 
 TEST_F(Difference, AnotherStateOrADamagedCheckpointIsAnError) {
   const auto compare = [&](const std::vector<NamedState>& s) {
-    difference_from_checkpoint(s, at_, checkpoint_);
+    difference_from_checkpoint({{.tensors = s}}, at_, checkpoint_);
   };
   testing::expect_error([&] { compare({{"first", a_}}); }, {"holds 2 tensors, the state has 1"});
   testing::expect_error(
       [&] {
         compare({{"other", a_}, {"second", b_}});
       },
-      {"tensor 0 is first of 60 bytes, the state has other"});
+      {"has no tensor other, the state has 60 bytes of it"});
   std::filesystem::resize_file(checkpoint_ / "rank-0.state", 10);
-  testing::expect_error([&] { compare(state()); }, {"rank-0.state"});
+  testing::expect_error([&] { found(); }, {"rank-0.state"});
 }
 
 }  // namespace

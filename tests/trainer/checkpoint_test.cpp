@@ -39,10 +39,12 @@ class SmallState {
       b_.ptr<double>()[i] = 1.0 / static_cast<double>(step + i);
     for (int64_t i = 0; i < c_.size(); ++i) c_.ptr<uint8_t>()[i] = static_cast<uint8_t>(step + i);
   }
-  std::vector<NamedState> state() { return {{"a.master", a_}, {"b.moment", b_}, {"c.bytes", c_}}; }
+  TrainingState state() {
+    return {{.tensors = {{"a.master", a_}, {"b.moment", b_}}}, {.tensors = {{"c.bytes", c_}}}};
+  }
   std::string bytes() {
     std::string all;
-    for (const NamedState& t : state())
+    for (const NamedState& t : std::initializer_list<NamedState>{{"", a_}, {"", b_}, {"", c_}})
       all.append(reinterpret_cast<const char*>(t.view.data()), static_cast<size_t>(t.view.bytes()));
     return all;
   }
@@ -71,7 +73,8 @@ CheckpointMeta meta_of(int64_t step) {
 void save_step(CheckpointStore& store, int64_t step) {
   SmallState state;
   state.set(step);
-  store.save(meta_of(step), state.state());
+  const auto alone = make_self_comm();
+  store.save(meta_of(step), state.state(), *alone);
 }
 
 struct Loaded {
@@ -154,14 +157,16 @@ TEST(Checkpoint, AnotherModelIsRefused) {
   SmallState state;
   auto fewer = state.state();
   fewer.pop_back();
-  expect_error([&] { store.load(fewer, said); }, {"c.bytes [3,2,1] u8, this run needs nothing"});
+  expect_error([&] { store.load(fewer, said); }, {"c.bytes is [3,2,1] u8, this run needs none"});
   auto renamed = state.state();
-  renamed[1].name = "other";
-  expect_error([&] { store.load(renamed, said); }, {"b.moment [5] f64", "needs other [5] f64"});
+  renamed[0].tensors[1].name = "other";
+  expect_error([&] { store.load(renamed, said); },
+               {"tensor other is absent, this run needs [5] f64"});
   Tensor wide(Device::kCpu, DType::kF32, {9, 7});
   auto reshaped = state.state();
-  reshaped[0].view = wide;
-  expect_error([&] { store.load(reshaped, said); }, {"a.master [7,9] f32", "a.master [9,7] f32"});
+  reshaped[0].tensors[0].view = wide;
+  expect_error([&] { store.load(reshaped, said); },
+               {"a.master is [7,9] f32, this run needs [9,7] f32"});
 }
 
 class DamagedCheckpoint : public ::testing::Test {

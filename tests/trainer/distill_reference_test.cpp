@@ -11,6 +11,7 @@
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/training_batch.h"
+#include "tests/support/training_state.h"
 #include "trainer/distill_step.h"
 
 namespace nestling {
@@ -216,11 +217,10 @@ ReferenceStep reference_of(ReferenceRun& run) {
   return r;
 }
 
-std::map<std::string, View> by_name(const std::vector<NamedState>& state) {
-  std::map<std::string, View> views;
-  for (const NamedState& s : state)
-    views[s.name] = s.view ? s.view.reshape({s.view.size()}) : View();
-  return views;
+std::map<std::string, Tensor> by_name(const TrainingState& state) {
+  std::map<std::string, Tensor> tensors;
+  for (auto& [name, tensor] : testing::gathered(state)) tensors[name] = std::move(tensor);
+  return tensors;
 }
 
 double square_sum(ConstView v) {
@@ -234,10 +234,10 @@ double square_sum(ConstView v) {
 struct FirstUpdate {
   double scale, lr, decay;
 };
-void expect_updated(const std::string& name, std::map<std::string, View>& now, ConstView before,
-                    ConstView gradient, const OptimizerConfig& o, const FirstUpdate& u,
-                    double norm) {
-  const View m = now.at(name + "#m"), w = now.at(name);
+void expect_updated(const std::string& name, const std::map<std::string, Tensor>& now,
+                    ConstView before, ConstView gradient, const OptimizerConfig& o,
+                    const FirstUpdate& u, double norm) {
+  const Tensor &m = now.at(name + "#m"), &w = now.at(name);
   double error = 0;
   for (int64_t i = 0; i < m.size(); ++i) {
     const double g = m.ptr<float>()[i] / (1 - o.beta1);  // the step's own, scaled
@@ -285,7 +285,7 @@ TEST_P(StepReference, LossesGradientsAndUpdatesAreTheFormulas) {
   const double norm = std::sqrt(square);
   EXPECT_NEAR(got.grad_norm, norm, 1e-4 * norm);
 
-  auto student = by_name(run.step.state());
+  const auto student = by_name(run.step.state());
   const double scale = sliced ? 0.1 : 1.0;
   for (int64_t i = 0; i < want.student.count(); ++i) {
     const ParameterSpec& spec = want.student.specs()[static_cast<size_t>(i)];
@@ -295,7 +295,7 @@ TEST_P(StepReference, LossesGradientsAndUpdatesAreTheFormulas) {
                    config.optimizer, {scale, kLr, spec.dims.size() > 1 && spec.decay ? 0.1 : 0.0},
                    norm);
   }
-  auto router = by_name(run.router.state());
+  const auto router = by_name({{.tensors = run.router.state()}});
   double router_square = 0;
   for (const auto& p : want.router.router.parameters())
     router_square += square_sum(p.grad.reshape({p.grad.size()}));

@@ -6,11 +6,13 @@
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/training_batch.h"
+#include "tests/support/training_state.h"
 #include "trainer/distill_step.h"
 
 namespace nestling {
 namespace {
 
+using testing::bytes_of;
 using testing::kSequences;
 using testing::kVocab;
 using testing::sequences;
@@ -78,21 +80,12 @@ struct SmallRun {
     router.settle(at.tokens);
     return result;
   }
-  std::vector<NamedState> state() {
-    std::vector<NamedState> all = step.state();
-    for (const NamedState& s : router.state()) all.push_back(s);
+  TrainingState state() {
+    TrainingState all = step.state();
+    all.push_back({.tensors = router.state()});
     return all;
   }
 };
-
-std::vector<std::byte> bytes_of(const std::vector<NamedState>& state) {
-  std::vector<std::byte> all;
-  for (const NamedState& s : state) {
-    const std::byte* begin = s.view.data();
-    all.insert(all.end(), begin, begin + s.view.bytes());
-  }
-  return all;
-}
 
 TEST(Distill, TheWholeSizeStartsAsItsTeacher) {
   RunConfig c = settings(1, 0);
@@ -154,6 +147,13 @@ TEST(Distill, RanksAgreeWithOne) {
   EXPECT_TRUE(together.router.frozen());
 }
 
+void hand_on(const StatePart& from, const StatePart& to) {
+  ASSERT_EQ(from.tensors.size(), to.tensors.size());
+  if (from.gather) from.gather();
+  for (size_t i = 0; i < from.tensors.size(); ++i) copy(to.tensors[i].view, from.tensors[i].view);
+  if (to.spread) to.spread();
+}
+
 class DistillResume : public ::testing::TestWithParam<int> {};
 
 TEST_P(DistillResume, GoesOnBitForBit) {
@@ -163,7 +163,7 @@ TEST_P(DistillResume, GoesOnBitForBit) {
   for (int i = 0; i < GetParam(); ++i) first.advance();
   const auto from = first.state(), to = second.state();
   ASSERT_EQ(from.size(), to.size());
-  for (size_t i = 0; i < from.size(); ++i) copy(to[i].view, from[i].view);
+  for (size_t p = 0; p < from.size(); ++p) hand_on(from[p], to[p]);
   second.at = first.at;
   second.router.restored();
   for (int i = GetParam(); i < 9; ++i) second.advance();

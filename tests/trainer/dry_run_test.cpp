@@ -188,8 +188,8 @@ TEST(DryRun, CountsTheProductsOfTheCostModel) {
             2.0 * kGlobal * (products - static_cast<double>(head)));
 }
 
-// Of four ranks each holds a quarter of the batch, and sends its gradients in a ring: 2 (4 - 1) / 4 of
-// their bytes.
+// Of four ranks each holds a quarter of the batch and about a quarter of the moments; it sends the gradients that
+// others step, and the weights it steps to three.
 TEST(DryRun, SharesTheBatchAndCountsCollectives) {
   const TempDir dir;
   RunConfig config = elastic_config(dir, "none");
@@ -200,10 +200,23 @@ TEST(DryRun, SharesTheBatchAndCountsCollectives) {
   EXPECT_EQ(one_of_four.micro_batches, 1);
   EXPECT_EQ(alone.work.at("all_reduce").bytes, 0);
   EXPECT_EQ(alone.work.at("all_reduce").calls, one_of_four.work.at("all_reduce").calls);
-  const auto gradients = std::find_if(one_of_four.pools.begin(), one_of_four.pools.end(),
-                                      [](const MemoryPool& p) { return p.name == "gradients"; });
-  ASSERT_NE(gradients, one_of_four.pools.end());
-  EXPECT_GE(one_of_four.work.at("all_reduce").bytes, 1.5 * static_cast<double>(gradients->bytes));
+  const auto bytes = [](const DryStep& step, const char* name) {
+    const auto found = std::find_if(step.pools.begin(), step.pools.end(),
+                                    [&](const MemoryPool& p) { return p.name == name; });
+    return found == step.pools.end() ? 0.0 : static_cast<double>(found->bytes);
+  };
+  const double gradients = bytes(alone, "gradients"), shard = bytes(one_of_four, "moments") / 2;
+  ASSERT_GT(gradients, 0);
+  EXPECT_EQ(bytes(one_of_four, "gradients"), gradients);
+  EXPECT_EQ(bytes(alone, "moments"), 2 * gradients);
+  EXPECT_GT(shard, 0.1 * gradients);
+  EXPECT_LT(shard, 0.4 * gradients);
+  EXPECT_EQ(one_of_four.work.at("reduce_scatter").bytes, gradients - shard);
+  const double sums =
+      one_of_four.work.at("all_gather").bytes - 3 * shard;  // of blocks, for the norm
+  EXPECT_GT(sums, 0);
+  EXPECT_LT(sums, 3 * 8.0 * 200);
+  EXPECT_EQ(alone.work.at("reduce_scatter").bytes, 0);
   testing::expect_error([&] { dry_run(config, 3); }, {"3 ranks cannot share equally"});
 }
 

@@ -14,6 +14,7 @@
 #include "tests/support/quantized_elastic.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/training_state.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/run/elastic_run.h"
 
@@ -85,9 +86,9 @@ struct StagedRun {
   }
 };
 
-std::map<std::string, std::string> bytes_of(const std::vector<NamedState>& state) {
+std::map<std::string, std::string> bytes_by_name(const TrainingState& state) {
   std::map<std::string, std::string> all;
-  for (const NamedState& s : state) all[s.name] = dense_bytes(s.view.reshape({s.view.size()}));
+  for (const auto& [name, tensor] : testing::gathered(state)) all[name] = dense_bytes(tensor);
   return all;
 }
 
@@ -202,7 +203,7 @@ TEST_P(QadStage, ResumesBitForBit) {
   EXPECT_EQ(read_manifest(saved.back()).meta.inputs.at("before.h5"), before);
   EXPECT_EQ(fs::last_write_time(folder("cut") / "before.h5"), written);
   EXPECT_EQ(elastic_digest(folder("cut") / "before.h5"), before);
-  const auto a = bytes_of(whole.run.qad()->state()), b = bytes_of(cut.run.qad()->state());
+  const auto a = bytes_by_name(whole.run.qad()->state()), b = bytes_by_name(cut.run.qad()->state());
   ASSERT_EQ(a.size(), b.size());
   for (const auto& [name, bytes] : a) EXPECT_EQ(bytes, b.at(name)) << name;
   EXPECT_EQ(elastic_digest(folder("whole") / "elastic.h5"),

@@ -29,7 +29,7 @@ struct DistillationParts {
   const ElasticSpace& space;
   RouterTraining& router;
   DistillStep& step;
-  std::function<std::vector<NamedState>()> state;  // what checkpoints hold
+  std::function<TrainingState()> state;  // what checkpoints hold
 };
 
 class Distillation {

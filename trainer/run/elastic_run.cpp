@@ -140,11 +140,10 @@ int32_t meaning_of(const ElasticSpace& space, const Order& order) {
 
 }  // namespace
 
-std::vector<NamedState> ElasticRun::state() {
-  std::vector<NamedState> all = step_->state();
-  all.push_back({"elastic/meaning", meaning_.view()});
-  const std::vector<NamedState> router = router_->state();
-  all.insert(all.end(), router.begin(), router.end());
+TrainingState ElasticRun::state() {
+  TrainingState all = step_->state();
+  StatePart& beside = all.emplace_back(StatePart{.tensors = router_->state()});
+  beside.tensors.push_back({"elastic/meaning", meaning_.view()});
   return all;
 }
 

@@ -49,7 +49,7 @@ class ElasticRun {
   void evaluate();              // and the report; training is over, and gives its memory back
 
   // Of distillation, from its beginning until quantize().
-  std::vector<NamedState> state();
+  TrainingState state();
   const TrainingCounters& at() const { return run_.at; }
   Qad* qad() { return qad_ ? &*qad_ : nullptr; }  // once quantize() has begun
   const RouterTraining& router() const { return *router_; }

@@ -51,7 +51,7 @@ class Qad {
   void train(int64_t last_step = std::numeric_limits<int64_t>::max());
   void write(const ElasticModel& record);  // elastic.h5
 
-  std::vector<NamedState> state() { return step_->state(); }
+  TrainingState state() { return step_->state(); }
   const TrainingCounters& at() const { return run_.at; }
 
  private:

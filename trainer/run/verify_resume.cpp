@@ -145,8 +145,8 @@ class Proof {
   }
 
   // Against what the run in one go saved after as many steps.
-  bool check(const std::vector<NamedState>& state, const TrainingCounters& at,
-             const fs::path& saved_by, const std::string& name, const std::string& resumed) {
+  bool check(const TrainingState& state, const TrainingCounters& at, const fs::path& saved_by,
+             const std::string& name, const std::string& resumed) {
     const StateDifference found =
         difference_from_checkpoint(state, at, checkpoint_of(saved_by, at.step));
     std::vector<double> sums{static_cast<double>(found.bits > 0), static_cast<double>(found.bits)};
