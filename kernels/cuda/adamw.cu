@@ -2,8 +2,9 @@
 // up the tensor its chunk belongs to in a table sent along with the launch. The norm stays on the device until
 // somebody asks.
 //
-// Packs         tensors whose rows allow it are taken four elements at a time; those without gaps are one row,
-//               whose elements are found without a division.
+// Packs         chunks of tensors whose rows allow it are taken four elements at a time; tensors without gaps are one
+//               row, whose elements are found without a division. There it is the chunk's length that decides, not the
+//               tensor's: a chunk has the same sum wherever the tensor is cut.
 #include <cmath>
 #include <vector>
 
@@ -41,6 +42,7 @@ struct Entry {
   __device__ int64_t at(int64_t i, int64_t pitch) const {
     return cols == 0 ? i : i / cols * pitch + i % cols;
   }
+  __device__ bool takes_packs(int64_t elements) const { return packs && elements % 4 == 0; }
 };
 
 struct Step {
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Step s) {
   const Entry e = entry_of(s.entries, s.tensors, blockIdx.x);
   const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
   const int64_t end = min(e.size, begin + kChunk);
-  if (e.packs)
+  if (e.takes_packs(end - begin))
     update<4>(e, s, begin, end);
   else
     update<1>(e, s, begin, end);
@@ -117,8 +119,8 @@ __global__ void __launch_bounds__(kThreads)
   const Entry e = entry_of(entries, tensors, blockIdx.x);
   const int64_t begin = (blockIdx.x - e.first_chunk) * kChunk;
   const int64_t end = min(e.size, begin + kChunk);
-  const double sum =
-      block_sum<kThreads>(e.packs ? squares<4>(e, begin, end) : squares<1>(e, begin, end));
+  const double sum = block_sum<kThreads>(e.takes_packs(end - begin) ? squares<4>(e, begin, end)
+                                                                    : squares<1>(e, begin, end));
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
@@ -135,12 +137,11 @@ int64_t cols_of(ConstView grad, ConstView low) {
   if (grad.dense() && (!low || low.dense())) return 0;
   return grad.dim(grad.rank() - 1);
 }
-// Whether the tensor can be taken in packs of four.
+// Whether chunks of the tensor can be taken in packs of four, if they are of a multiple of four elements.
 bool packs_of(const Entry& e) {
-  const int64_t row = e.cols == 0 ? e.size : e.cols;
   const int64_t low_pitch = e.cols == 0 ? 0 : e.low_pitch;
   const int64_t grad_pitch = e.cols == 0 ? 0 : e.grad_pitch;
-  return row % 4 == 0 && packable(e.master, 0) && packable(e.m, 0) && packable(e.v, 0) &&
+  return e.cols % 4 == 0 && packable(e.master, 0) && packable(e.m, 0) && packable(e.v, 0) &&
          packable(e.grad, grad_pitch) && packable(e.low, low_pitch);
 }
 
