@@ -149,6 +149,28 @@ TEST(Checkpoint, PruneCountsOnlyWholeOnes) {
   EXPECT_EQ(store.list()[0].filename(), "step-000003");
 }
 
+// Two parts that lie in the same memory in turn, as what ranks hold a share of does.
+TEST(Checkpoint, PartsAreBroughtAndTakenInTurn) {
+  const TempDir dir;
+  CheckpointStore store(dir.path(), 2);
+  Tensor shared(Device::kCpu, DType::kF32, {2});
+  std::vector<float> m, v;
+  const auto part = [&](const std::string& name, std::vector<float>& kept) {
+    return StatePart{.tensors = {{name, shared}},
+                     .gather = [&] { std::copy(kept.begin(), kept.end(), shared.ptr<float>()); },
+                     .spread = [&] { kept.assign(shared.ptr<float>(), shared.ptr<float>() + 2); }};
+  };
+  const auto alone = make_self_comm();
+  m = {1, 2};
+  v = {3, 4};
+  store.save(meta_of(1), {part("m", m), part("v", v)}, *alone);
+  m = v = {};
+  std::vector<std::string> said;
+  ASSERT_TRUE(store.load({part("v", v), part("m", m)}, said));  // by name, in whatever order
+  EXPECT_EQ(m, (std::vector<float>{1, 2}));
+  EXPECT_EQ(v, (std::vector<float>{3, 4}));
+}
+
 TEST(Checkpoint, AnotherModelIsRefused) {
   const TempDir dir;
   CheckpointStore store(dir.path(), 2);
