@@ -96,7 +96,7 @@ chmod +x "$out/nestling"
 
 archive=build/bundle-$preset.tar.xz
 tar -C "build/bundle-$preset" --sort=name --owner=0 --group=0 -cf - nestling-bundle |
-  xz -T1 --x86 --lzma2=preset=6,dict=256MiB >"$archive"
+  xz -T1 --x86 --lzma2=preset=9e,dict=512MiB >"$archive"
 size=$(stat -c %s "$archive")
 echo "bundle: $out, $(du -sm "$out" | cut -f1) MiB; $archive, $((size / 100000))e5 bytes of $limit"
 [ "$size" -lt $limit ] || { echo "bundle: the archive is too large" >&2; exit 1; }
