@@ -17,11 +17,15 @@ Sequence::Sequence(const LoadedModel& model, const GenerateOptions& options,
 }
 
 void Sequence::take(int32_t token, const std::function<ConstView()>& logits) {
-  if (meter_) meter_->push(token);
-  if (options_.on_drawn) options_.on_drawn(index_, token, logits());
-  append(token);
-  out_.stopped = is_stop(token, options_);
-  if (!over()) close_if_spent();
+  try {
+    if (meter_) meter_->push(token);
+    if (options_.on_drawn) options_.on_drawn(index_, token, logits());
+    append(token);
+    out_.stopped = is_stop(token, options_);
+    if (!over()) close_if_spent();
+  } catch (const Error&) {
+    failed_ = std::current_exception();
+  }
 }
 
 const std::vector<int32_t>& Sequence::enter() {
@@ -48,6 +52,7 @@ Draw Sequence::next_draw() const {
 }
 
 Generated Sequence::finish() {
+  if (failed_) std::rethrow_exception(failed_);
   out_.tokens.assign(tokens_.begin() + static_cast<std::ptrdiff_t>(prompt_), tokens_.end());
   if (meter_) out_.thinking = meter_->tokens();
   return std::move(out_);

@@ -6,6 +6,7 @@
 //               index, not on what runs beside it.
 // Ownership     borrows model, options and what they call.
 #pragma once
+#include <exception>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -46,11 +47,13 @@ class Sequence {
   Sequence(const LoadedModel& model, const GenerateOptions& options,
            const std::vector<int32_t>& prompt, size_t index);
 
-  // Its next token, drawn from `logits`.
+  // Its next token, drawn from `logits`. An error (a token that is no text) ends this sequence alone: finish()
+  // throws it.
   void take(int32_t token, const std::function<ConstView()>& logits);
-  bool over() const { return out_.stopped || (room() <= 0 && !shows_prompt()); }
+  bool over() const { return failed_ || out_.stopped || (room() <= 0 && !shows_prompt()); }
   bool thinks() const { return meter_ && meter_->thinking(); }
   size_t index() const { return index_; }
+  int64_t length() const { return std::ssize(tokens_); }  // with the prompt
   const GenerateOptions& options() const { return options_; }
 
   // It has not been run, and its options ask for the logits of its prompt.
@@ -75,6 +78,7 @@ class Sequence {
   uint64_t switches_ = 0;
   uint64_t steps_ = 0;  // since it entered
   std::optional<ThinkingMeter> meter_;
+  std::exception_ptr failed_;
   Generated out_;
 };
 
