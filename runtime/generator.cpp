@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "runtime/batch.h"
+#include "runtime/running_batch.h"
 
 namespace nestling {
 
@@ -30,7 +30,7 @@ class KeepSelected {
 // Runs `rows` in the selected size, each until it is over or `leaves`.
 void run(Context& ctx, LoadedModel& model, const std::vector<Sequence*>& rows, int64_t capacity,
          const std::function<bool(const Sequence&)>& leaves) {
-  Batch batch(ctx, model, std::ssize(rows), capacity);
+  RunningBatch batch(ctx, model, std::ssize(rows), capacity);
   batch.join(rows);
   batch.leave(leaves);
   while (!batch.empty()) {

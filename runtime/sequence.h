@@ -18,9 +18,9 @@ namespace nestling {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 256;
-  SamplingRule rule;
+  SamplingRule rule = {};
   uint64_t seed = 0;
-  std::vector<int64_t> stop_tokens;  // ends a sequence; kept in its tokens
+  std::vector<int64_t> stop_tokens = {};  // ends a sequence; kept in its tokens
   ThinkingControl control = {};
   // Called with every new token of sequence i, as it comes, also with those that close thinking.
   std::function<void(size_t i, int32_t token)> on_token = nullptr;

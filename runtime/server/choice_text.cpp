@@ -77,7 +77,7 @@ void ChoiceText::finish() {
   if (!found_stop()) piece_.text += stop_.finish();
 }
 
-Piece ChoiceText::take() {
+AnswerPiece ChoiceText::take() {
   return std::exchange(piece_, {});
 }
 

@@ -23,7 +23,7 @@ struct ToldToken {
 enum class Finish : uint8_t { kStop, kLength };
 
 // What has come of an answer since the piece before.
-struct Piece {
+struct AnswerPiece {
   size_t choice = 0;
   std::string thinking, text;
   std::vector<ToldToken> tokens;
@@ -42,7 +42,7 @@ class ChoiceText {
   void push(int32_t token, bool ends);                  // one that ends the answer is no text of it
   void finish();                                        // what was held back is text
   bool found_stop() const { return stop_.found(); }
-  Piece take();  // what has come since the last call
+  AnswerPiece take();  // what has come since the last call
 
  private:
   std::string characters(int32_t token);
@@ -57,7 +57,7 @@ class ChoiceText {
   StopText stop_;
   std::vector<int64_t> prompt_offsets_;
   int64_t offset_ = 0;  // characters so far
-  Piece piece_;
+  AnswerPiece piece_;
 };
 
 }  // namespace nestling

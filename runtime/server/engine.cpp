@@ -4,7 +4,7 @@
 #include <random>
 
 #include "kernels/core/parallel.h"
-#include "runtime/batch.h"
+#include "runtime/running_batch.h"
 
 namespace nestling {
 
@@ -41,7 +41,7 @@ class ServedChoice {
 
   // What has come since the last call, to who waits for it.
   void tell() {
-    Piece piece = text_.take();
+    AnswerPiece piece = text_.take();
     if (piece.empty()) return;
     piece.choice = choice_;
     job_->put(std::move(piece));
@@ -51,7 +51,7 @@ class ServedChoice {
     try {
       const Generated made = sequence_.finish();
       text_.finish();
-      Piece piece = text_.take();
+      AnswerPiece piece = text_.take();
       piece.choice = choice_;
       piece.finish = made.stopped || text_.found_stop() ? Finish::kStop : Finish::kLength;
       job_->finish(std::move(piece), std::ssize(made.tokens), made.thinking);
@@ -126,7 +126,7 @@ class Engine::Floor {
  private:
   struct Lane {
     Widths widths;
-    Batch batch;
+    RunningBatch batch;
     std::vector<ServedChoice*> choices;
   };
 
@@ -138,7 +138,7 @@ class Engine::Floor {
     model_.select(size);
     lanes_.push_back(std::make_unique<Lane>(
         Lane{.widths = size.widths,
-             .batch = Batch(ctx_, model_, options_.parallel, options_.context),
+             .batch = RunningBatch(ctx_, model_, options_.parallel, options_.context),
              .choices = {}}));
     return *lanes_.back();
   }

@@ -1,6 +1,6 @@
 // engine.h - runs the requests of many clients together: one thread owns the model.
 //
-// Batches       sequences of one size are one batch (runtime/batch.h). Between two steps those that wait join, in one
+// Batches       sequences of one size are one batch (runtime/running_batch.h). Between two steps those that wait join, in one
 //               forward over their prompts, and those that are over leave. Sizes take turns, a step of each.
 //               A sequence whose other size takes over goes to that size's batch, before those that wait.
 // Order         requests begin in the order they came; at most `parallel` sequences run at once, in all sizes

@@ -2,12 +2,12 @@
 
 namespace nestling {
 
-std::optional<Piece> Job::next(std::chrono::milliseconds wait) {
+std::optional<AnswerPiece> Job::next(std::chrono::milliseconds wait) {
   std::unique_lock lock(mutex_);
   came_.wait_for(lock, wait, [&] { return error_ || !pieces_.empty() || open_ == 0; });
   if (error_) throw ServerError(*error_);
   if (pieces_.empty()) return {};
-  Piece piece = std::move(pieces_.front());
+  AnswerPiece piece = std::move(pieces_.front());
   pieces_.pop_front();
   return piece;
 }
@@ -34,13 +34,13 @@ bool Job::cancelled() const {
   return cancelled_ || error_;
 }
 
-void Job::put(Piece piece) {
+void Job::put(AnswerPiece piece) {
   const std::lock_guard lock(mutex_);
   pieces_.push_back(std::move(piece));
   came_.notify_one();
 }
 
-void Job::finish(Piece piece, int64_t tokens, int64_t thinking) {
+void Job::finish(AnswerPiece piece, int64_t tokens, int64_t thinking) {
   const std::lock_guard lock(mutex_);
   pieces_.push_back(std::move(piece));
   usage_.completion += tokens;

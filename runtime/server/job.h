@@ -23,21 +23,21 @@ class Job {
 
   // The next piece; nullopt after `wait` without one, and when all has come: ended() tells. Throws what fail() was
   // given.
-  std::optional<Piece> next(std::chrono::milliseconds wait);
+  std::optional<AnswerPiece> next(std::chrono::milliseconds wait);
   bool ended() const;
   JobUsage usage() const;
   void cancel();  // nobody waits for it any more
 
   bool cancelled() const;
-  void put(Piece piece);                                       // of a choice that goes on
-  void finish(Piece piece, int64_t tokens, int64_t thinking);  // its last one
-  void fail(ServerError error);                                // the first counts
+  void put(AnswerPiece piece);                                       // of a choice that goes on
+  void finish(AnswerPiece piece, int64_t tokens, int64_t thinking);  // its last one
+  void fail(ServerError error);                                      // the first counts
 
  private:
   const ServedRequest request_;
   mutable std::mutex mutex_;
   std::condition_variable came_;
-  std::deque<Piece> pieces_;
+  std::deque<AnswerPiece> pieces_;
   size_t open_;  // choices that go on
   JobUsage usage_;
   bool cancelled_ = false;

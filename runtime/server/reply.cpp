@@ -137,7 +137,7 @@ std::string Reply::event(const Json& choice) const {
   return sse(dump_json(json, -1));
 }
 
-std::string Reply::events(const Piece& piece) {
+std::string Reply::events(const AnswerPiece& piece) {
   if (request_.chat) return chat_events(piece);
   if (piece.empty()) return "";
   return event({{"index", piece.choice},
@@ -147,7 +147,7 @@ std::string Reply::events(const Piece& piece) {
 }
 
 // One event for each of: the role, thinking, text, what ends it.
-std::string Reply::chat_events(const Piece& piece) {
+std::string Reply::chat_events(const AnswerPiece& piece) {
   std::string out;
   Json told = logprobs(piece.tokens);
   const auto add = [&](const Json& delta, const std::optional<Finish>& finish = {}) {
@@ -179,7 +179,7 @@ std::string Reply::last_events(const JobUsage& usage) const {
   return out + sse("[DONE]");
 }
 
-void Reply::add(Piece piece) {
+void Reply::add(AnswerPiece piece) {
   Answer& answer = answers_[piece.choice];
   answer.thinking += piece.thinking;
   answer.text += piece.text;

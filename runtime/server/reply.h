@@ -18,10 +18,10 @@ class Reply {
         int64_t created);
 
   // Events of a piece; empty where it says nothing.
-  std::string events(const Piece& piece);
+  std::string events(const AnswerPiece& piece);
   std::string last_events(const JobUsage& usage) const;
 
-  void add(Piece piece);  // for whole()
+  void add(AnswerPiece piece);  // for whole()
   Json whole(const JobUsage& usage) const;
 
  private:
@@ -38,7 +38,7 @@ class Reply {
   Json chat_logprobs(const std::vector<ToldToken>& tokens) const;
   Json choice(size_t index, const Answer& answer) const;
   std::string event(const Json& choices) const;
-  std::string chat_events(const Piece& piece);
+  std::string chat_events(const AnswerPiece& piece);
 
   const Tokenizer& tokenizer_;
   const ServedRequest& request_;

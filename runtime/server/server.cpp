@@ -14,6 +14,7 @@ using HttpRequest = httplib::Request;
 using HttpResponse = httplib::Response;
 
 constexpr const char* kJson = "application/json";
+constexpr size_t kRequestsAConnection = 10000;
 constexpr auto kLook = std::chrono::milliseconds(100);  // how often a client is looked after
 
 void answer(HttpResponse& to, const Json& json) {
@@ -126,7 +127,7 @@ class Writing {
     if (!to.is_writable()) return false;
     const bool stream = job_->request().stream;
     try {
-      std::optional<Piece> piece = first_ ? std::exchange(first_, {}) : job_->next(kLook);
+      std::optional<AnswerPiece> piece = first_ ? std::exchange(first_, {}) : job_->next(kLook);
       if (piece && !stream) reply_.add(std::move(*piece));
       if (piece) return !stream || send(to, reply_.events(*piece));
       if (!job_->ended()) return true;
@@ -151,7 +152,7 @@ class Writing {
   std::shared_ptr<Job> job_;
   Reply reply_;
   std::atomic<int64_t>& count_;
-  std::optional<Piece> first_;
+  std::optional<AnswerPiece> first_;
 };
 
 }  // namespace
@@ -268,6 +269,7 @@ void Server::State::set_up() {
   }));
   http.set_payload_max_length(static_cast<size_t>(kMostBody));
   http.set_tcp_nodelay(true);
+  http.set_keep_alive_max_count(kRequestsAConnection);
   http.set_socket_options(reuse_address);
   // A thread for every request that may run or wait, and some to say that no more may.
   constexpr int64_t kMore = 8;

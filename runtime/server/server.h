@@ -25,7 +25,7 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 8080;       // 0: any that is free
   std::string key = {};  // of "Authorization: Bearer"; empty: none is asked for
-  EngineOptions engine;
+  EngineOptions engine = {};
   SamplingRule rule = {.temperature = 1.0f};  // where a request says nothing
 };
 

@@ -1,20 +1,20 @@
-#include "runtime/batch.h"
+#include "runtime/running_batch.h"
 
 namespace nestling {
 
-Batch::Batch(Context& ctx, LoadedModel& model, int64_t rows, int64_t capacity)
+RunningBatch::RunningBatch(Context& ctx, LoadedModel& model, int64_t rows, int64_t capacity)
     : decoder_(ctx, model, rows, capacity) {
   decoder_.clear();
 }
 
-void Batch::join(const std::vector<Sequence*>& some) {
+void RunningBatch::join(const std::vector<Sequence*>& some) {
   std::vector<Sequence*> plain, shown;
   for (Sequence* s : some) (s->shows_prompt() ? shown : plain).push_back(s);
   enter(plain, false);
   enter(shown, true);
 }
 
-void Batch::enter(const std::vector<Sequence*>& some, bool shown) {
+void RunningBatch::enter(const std::vector<Sequence*>& some, bool shown) {
   if (some.empty()) return;
   std::vector<std::vector<int32_t>> begun;
   for (Sequence* s : some) begun.push_back(s->enter());
@@ -25,7 +25,7 @@ void Batch::enter(const std::vector<Sequence*>& some, bool shown) {
   sequences_.insert(sequences_.end(), some.begin(), some.end());
 }
 
-void Batch::draw() {
+void RunningBatch::draw() {
   if (empty()) return;
   std::vector<Draw> draws;
   for (const Sequence* s : sequences_) draws.push_back(s->next_draw());
@@ -35,7 +35,7 @@ void Batch::draw() {
       sequences_[r]->take(drawn[r], [&] { return decoder_.logits(static_cast<int64_t>(r)); });
 }
 
-std::vector<Sequence*> Batch::leave(const std::function<bool(const Sequence&)>& leaves) {
+std::vector<Sequence*> RunningBatch::leave(const std::function<bool(const Sequence&)>& leaves) {
   std::vector<Sequence*> left;
   for (size_t r = sequences_.size(); r-- > 0;) {
     if (!sequences_[r]->over() && !leaves(*sequences_[r])) continue;
@@ -47,7 +47,7 @@ std::vector<Sequence*> Batch::leave(const std::function<bool(const Sequence&)>& 
   return left;
 }
 
-void Batch::step() {
+void RunningBatch::step() {
   if (empty()) return;
   std::vector<int32_t> next;
   for (Sequence* s : sequences_) next.push_back(s->next_to_run());

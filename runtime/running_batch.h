@@ -1,4 +1,4 @@
-// batch.h - sequences that one size runs together: they join and leave between steps.
+// running_batch.h - sequences that one size runs together: they join and leave between steps.
 //
 // Use           join, then draw, leave and step in turn. A sequence that leaves gives its row to the last one.
 // Size          the one selected when the batch is made.
@@ -11,10 +11,10 @@
 
 namespace nestling {
 
-class Batch {
+class RunningBatch {
  public:
   // At most `rows` sequences of `capacity` tokens.
-  Batch(Context& ctx, LoadedModel& model, int64_t rows, int64_t capacity);
+  RunningBatch(Context& ctx, LoadedModel& model, int64_t rows, int64_t capacity);
 
   bool empty() const { return sequences_.empty(); }
   int64_t free_rows() const { return decoder_.free_rows(); }

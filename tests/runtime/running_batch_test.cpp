@@ -1,5 +1,5 @@
 // Sequences that join and leave a batch between steps: each says what it says alone.
-#include "runtime/batch.h"
+#include "runtime/running_batch.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
@@ -53,7 +53,7 @@ bool stays(const Sequence&) {
 // Two rows and five sequences of one to nine tokens, greedy and drawn: those that wait join as soon as a row is free,
 // so every one but the first two goes where others have left their states. A prompt of one token is shorter than
 // the window of the convolutions.
-TEST(Batch, SequencesThatJoinSayWhatTheySayAlone) {
+TEST(RunningBatch, SequencesThatJoinSayWhatTheySayAlone) {
   TinyBatch tiny;
   std::vector<GenerateOptions> options(5);
   std::vector<Tokens> prompts;
@@ -69,7 +69,7 @@ TEST(Batch, SequencesThatJoinSayWhatTheySayAlone) {
     all.emplace_back(tiny.model, options[i], prompts[i], 0);
     wanted.push_back(generate(tiny.ctx, tiny.model, {prompts[i]}, options[i])[0].tokens);
   }
-  Batch batch(tiny.ctx, tiny.model, 2, kCapacity);
+  RunningBatch batch(tiny.ctx, tiny.model, 2, kCapacity);
   size_t begun = 0;
   int64_t steps = 0;
   while (begun < all.size() || !batch.empty()) {
@@ -86,18 +86,18 @@ TEST(Batch, SequencesThatJoinSayWhatTheySayAlone) {
   for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].finish().tokens, wanted[i]) << i;
 }
 
-TEST(Batch, MoreThanItHasRowsForAreRefused) {
+TEST(RunningBatch, MoreThanItHasRowsForAreRefused) {
   TinyBatch tiny;
   const GenerateOptions options;
   Sequence a(tiny.model, options, prompt_of(3, 1), 0), b(tiny.model, options, prompt_of(3, 2), 0);
-  Batch batch(tiny.ctx, tiny.model, 1, kCapacity);
+  RunningBatch batch(tiny.ctx, tiny.model, 1, kCapacity);
   batch.join({&a});
   testing::expect_error([&] { batch.join({&b}); }, {"1 sequences join 1", "1 rows"},
                         ErrorKind::kRuntime);
 }
 
 // What is told of prompts and of tokens drawn is what one forward over all of it says.
-TEST(Batch, LogitsOfPromptsAndTokensAreThoseOfAForward) {
+TEST(RunningBatch, LogitsOfPromptsAndTokensAreThoseOfAForward) {
   TinyBatch tiny;
   const Tokens prompt = prompt_of(7, 5);
   for (const int64_t more : {0, 6}) {
@@ -117,7 +117,7 @@ TEST(Batch, LogitsOfPromptsAndTokensAreThoseOfAForward) {
       told.insert(told.end(), logits.ptr<float>(), logits.ptr<float>() + kVocab);
     };
     Sequence sequence(tiny.model, options, prompt, 3);
-    Batch batch(tiny.ctx, tiny.model, 2, kCapacity);
+    RunningBatch batch(tiny.ctx, tiny.model, 2, kCapacity);
     EXPECT_FALSE(sequence.over());
     batch.join({&sequence});
     batch.leave(stays);
