@@ -1,5 +1,7 @@
 #include "runtime/server/job.h"
 
+#include <cstdio>
+
 namespace nestling {
 
 std::optional<AnswerPiece> Job::next(std::chrono::milliseconds wait) {
@@ -50,6 +52,7 @@ void Job::finish(AnswerPiece piece, int64_t tokens, int64_t thinking) {
 }
 
 void Job::fail(ServerError error) {
+  if (error.status() == 500) std::fprintf(stderr, "nestling: a request failed: %s\n", error.what());
   const std::lock_guard lock(mutex_);
   if (!error_) error_.emplace(std::move(error));
   came_.notify_one();

@@ -31,7 +31,7 @@ class Job {
   bool cancelled() const;
   void put(AnswerPiece piece);                                       // of a choice that goes on
   void finish(AnswerPiece piece, int64_t tokens, int64_t thinking);  // its last one
-  void fail(ServerError error);                                      // the first counts
+  void fail(ServerError error);  // the first counts; one of 500 is also said on stderr
 
  private:
   const ServedRequest request_;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kMostLogprobs = 20;  // as OpenAI's
 constexpr int64_t kMostChoices = 128;
+constexpr size_t kMostPrompts = 4096;
 
 enum class Taken : uint8_t { kRead, kIgnored, kOnly };
 enum class Of : uint8_t { kBoth, kChat, kCompletion };
@@ -327,6 +328,8 @@ ServedRequest RequestReader::completion(JsonRef body) const {
     prompt.fail("needs a text, token ids, or a list of them");
   const bool one = prompt.is_string() || (prompt.size() > 0 && prompt.at(size_t{0}).is_integer());
   if (one) add(prompt);
+  if (!one && prompt.size() > kMostPrompts)
+    refuse("prompt", str(prompt.size(), " prompts; at most ", kMostPrompts));
   for (size_t i = 0; !one && i < prompt.size(); ++i) add(prompt.at(i));
   if (r.prompts.empty()) refuse("prompt", "an empty list");
   r.echo = flag(body, "echo", false);

@@ -99,6 +99,8 @@ struct Server::State {
   const int64_t started = now();
   std::atomic<int64_t> answering{0};  // replies that are being written
   std::atomic<uint64_t> requests{0};
+  std::mutex mutex;
+  bool listening = false, ended = false;
 };
 
 namespace {
@@ -271,8 +273,9 @@ void Server::State::set_up() {
   http.set_tcp_nodelay(true);
   http.set_keep_alive_max_count(kRequestsAConnection);
   http.set_socket_options(reuse_address);
-  // A thread for every request that may run or wait, and some to say that no more may.
-  constexpr int64_t kMore = 8;
+  // A connection holds a thread as long as it stays: one for every request that may run or wait, and for others, that
+  // are told that no more may, or ask nothing for the moment.
+  constexpr int64_t kMore = 64;
   const auto threads = static_cast<size_t>(options.engine.parallel + options.engine.queue + kMore);
   http.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };
 }
@@ -306,7 +309,13 @@ const Engine& Server::engine() const {
 }
 
 void Server::listen() {
+  const auto set = [&](bool listening) {
+    const std::lock_guard lock(state_->mutex);
+    return state_->listening = listening && !state_->ended;
+  };
+  if (!set(true)) return;
   state_->http.listen_after_bind();
+  set(false);
 }
 
 void Server::end(std::chrono::milliseconds patience) {
@@ -318,6 +327,12 @@ void Server::end(std::chrono::milliseconds patience) {
   state_->engine.drain();
   wait([&] { return state_->engine.idle() && state_->answering == 0; });
   state_->engine.abort();
+  // stop() of a server that is about to listen would go unheard.
+  for (;; std::this_thread::sleep_for(std::chrono::milliseconds(1))) {
+    const std::lock_guard lock(state_->mutex);
+    state_->ended = true;
+    if (!state_->listening || state_->http.is_running()) break;
+  }
   state_->http.stop();
 }
 

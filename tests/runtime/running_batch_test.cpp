@@ -86,6 +86,30 @@ TEST(RunningBatch, SequencesThatJoinSayWhatTheySayAlone) {
   for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].finish().tokens, wanted[i]) << i;
 }
 
+// An error of what a sequence calls ends it alone.
+TEST(RunningBatch, ASequenceThatFailsLeavesTheOthersAsTheyAre) {
+  TinyBatch tiny;
+  GenerateOptions fails, goes_on;
+  fails.max_new_tokens = goes_on.max_new_tokens = 9;
+  int64_t told = 0;
+  fails.on_token = [&](size_t, int32_t token) {
+    NESTLING_CHECK_INPUT(++told < 3, "no text for token ", token);
+  };
+  const Tokens prompts[] = {prompt_of(4, 8), prompt_of(6, 9)};
+  const Tokens wanted = generate(tiny.ctx, tiny.model, {prompts[1]}, goes_on)[0].tokens;
+  Sequence a(tiny.model, fails, prompts[0], 0), b(tiny.model, goes_on, prompts[1], 0);
+  RunningBatch batch(tiny.ctx, tiny.model, 2, kCapacity);
+  batch.join({&a, &b});
+  while (!batch.empty()) {
+    batch.draw();
+    batch.leave(stays);
+    batch.step();
+  }
+  EXPECT_EQ(told, 3);
+  EXPECT_EQ(b.finish().tokens, wanted);
+  testing::expect_error([&] { a.finish(); }, {"no text for token"});
+}
+
 TEST(RunningBatch, MoreThanItHasRowsForAreRefused) {
   TinyBatch tiny;
   const GenerateOptions options;

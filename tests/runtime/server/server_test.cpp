@@ -198,6 +198,10 @@ TEST_F(ServerTest, EndingFinishesWhatRunsAndTakesNoMore) {
   EXPECT_EQ(status, 200);
 }
 
+TEST_F(ServerTest, OneThatIsToldToEndBeforeItListensEnds) {
+  for (int i = 0; i < 8; ++i) RunningServer brief(file());
+}
+
 TEST_F(ServerTest, AKeyIsAskedForButOfHealth) {
   RunningServer locked(file(), {.key = "secret"});
   const std::string body = R"({"prompt":"1","max_tokens":1})";
