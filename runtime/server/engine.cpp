@@ -95,7 +95,7 @@ class Engine::Floor {
       : ctx_(ctx), model_(model), options_(options) {}
 
   int64_t size() const { return std::ssize(live_); }
-  void begin(Begun begun) {
+  void begin(const Begun& begun) {
     try {
       live_.push_back(std::make_unique<ServedChoice>(model_, begun.first, begun.second));
       entering_.push_back(live_.back().get());
@@ -302,7 +302,7 @@ void Engine::work() {
   set_thread_count(threads_);
   Floor floor(ctx_, model_, options_);
   while (auto begun = take()) {
-    for (Begun& one : *begun) floor.begin(std::move(one));
+    for (const Begun& one : *begun) floor.begin(one);
     floor.step();
     const std::lock_guard lock(mutex_);
     running_ = floor.size();

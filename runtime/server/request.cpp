@@ -200,8 +200,8 @@ std::vector<std::string> request_fields() {
   return names;
 }
 
-RequestReader::RequestReader(const LoadedModel& model, RequestDefaults defaults)
-    : model_(model), defaults_(std::move(defaults)), default_model_(model.size()) {
+RequestReader::RequestReader(const LoadedModel& model, const RequestDefaults& defaults)
+    : model_(model), defaults_(defaults), default_model_(model.size()) {
   model.tokenizer();
   try {
     template_.emplace(model.tokenizer_files(), model.name());

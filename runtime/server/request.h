@@ -62,7 +62,7 @@ std::vector<std::string> request_fields();
 class RequestReader {
  public:
   // Borrows the model, which needs a tokenizer.
-  RequestReader(const LoadedModel& model, RequestDefaults defaults);
+  RequestReader(const LoadedModel& model, const RequestDefaults& defaults);
 
   ServedRequest chat(JsonRef body) const;
   ServedRequest completion(JsonRef body) const;
