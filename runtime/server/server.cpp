@@ -319,14 +319,16 @@ void Server::listen() {
 }
 
 void Server::end(std::chrono::milliseconds patience) {
-  const auto until = std::chrono::steady_clock::now() + patience;
-  const auto wait = [&](const std::function<bool()>& done) {
+  constexpr auto kToSaySo = std::chrono::milliseconds(1000);
+  const auto wait = [](std::chrono::milliseconds most, const std::function<bool()>& done) {
+    const auto until = std::chrono::steady_clock::now() + most;
     while (!done() && std::chrono::steady_clock::now() < until)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
   };
   state_->engine.drain();
-  wait([&] { return state_->engine.idle() && state_->answering == 0; });
+  wait(patience, [&] { return state_->engine.idle() && state_->answering == 0; });
   state_->engine.abort();
+  wait(kToSaySo, [&] { return state_->answering == 0; });  // clients are told
   // stop() of a server that is about to listen would go unheard.
   for (;; std::this_thread::sleep_for(std::chrono::milliseconds(1))) {
     const std::lock_guard lock(state_->mutex);

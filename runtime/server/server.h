@@ -10,7 +10,7 @@
 //               object: 400 (what was asked), 401 (key), 404 (path, model), 413, 415, 503 with Retry-After (queue
 //               full, ending), 500.
 // Clients       that go away: what they asked for is given up at the next step, or after its first token.
-// Threads       listen() blocks; everything else from any.
+// Threads       listen() blocks, and has returned before the server is gone; everything else from any.
 // Errors        kRuntime: an address that cannot be had (another program listens there).
 #pragma once
 #include <memory>
