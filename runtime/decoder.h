@@ -1,12 +1,12 @@
 // decoder.h - sequences being decoded: their caches, and the logits behind their last tokens.
 //
-// Use           prefill once, or step from the start; then sample and step in turn. prefill needs empty
-//               caches: tokens that come later are run one by one. Others may join, between steps, in the rows of
-//               those that were dropped.
+// Use           prefill once, or step from the start; then sample and step in turn. prefill needs
+//               empty caches: tokens that come later are run one by one. Others may join, between
+//               steps, in the rows of those that were dropped.
 // Size          the one selected when the decoder is made; another needs another decoder.
 // Ownership     borrows context and model.
-// Determinism   the same tokens in the same calls: same bits; prefill and step, and batches of other sizes,
-//               differ by rounding.
+// Determinism   the same tokens in the same calls: same bits; prefill and step, and batches of
+//               other sizes, differ by rounding.
 #pragma once
 #include <functional>
 #include <vector>
@@ -41,7 +41,8 @@ class Decoder {
                                   std::span<const uint64_t> streams, uint64_t position);
   // The same, where every sequence has a rule of its own. [B]
   std::span<const int32_t> sample(std::span<const Draw> draws);
-  // What sequence b's newest token was drawn from, [V] f32 in host memory; valid until the next call.
+  // What sequence b's newest token was drawn from, [V] f32 in host memory; valid until the next
+  // call.
   ConstView logits(int64_t b);
   // Sequence b is over: the last one takes its place, and the batch is one smaller.
   void drop(int64_t b);

@@ -1,8 +1,10 @@
-// logprobs.h - what a row of logits says of a token, and the tokens that it says are the most likely.
+// logprobs.h - what a row of logits says of a token, and the tokens that it says are the most
+// likely.
 //
 //   logprob = logit - log sum exp(logits)     without temperature; sums in f64
 //
-// Order         the most likely first; ties go to the lower id, as the arg max (kernels/ops/sample.h).
+// Order         the most likely first; ties go to the lower id, as the arg max
+//               (kernels/ops/sample.h).
 #pragma once
 #include <vector>
 

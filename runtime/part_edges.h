@@ -1,5 +1,5 @@
-// part_edges.h - thinking and answer without what templates put between them and the tags: the newline that ends the
-// thinking, the one that begins the answer. Pure.
+// part_edges.h - thinking and answer without what templates put between them and the tags: the
+// newline that ends the thinking, the one that begins the answer. Pure.
 #pragma once
 #include <string>
 #include <utility>

@@ -1,8 +1,10 @@
 // running_batch.h - sequences that one size runs together: they join and leave between steps.
 //
-// Use           join, then draw, leave and step in turn. A sequence that leaves gives its row to the last one.
+// Use           join, then draw, leave and step in turn. A sequence that leaves gives its row to
+//               the last one.
 // Size          the one selected when the batch is made.
-// Ownership     borrows context, model and sequences; a sequence stays where it is while it is here.
+// Ownership     borrows context, model and sequences; a sequence stays where it is while it is
+//               here.
 #pragma once
 #include <functional>
 #include <vector>
@@ -18,7 +20,8 @@ class RunningBatch {
 
   bool empty() const { return sequences_.empty(); }
   int64_t free_rows() const { return decoder_.free_rows(); }
-  // All they have so far, in one forward; in another those whose options ask for the logits of their prompts.
+  // All they have so far, in one forward; in another those whose options ask for the logits of
+  // their prompts.
   void join(const std::vector<Sequence*>& some);
   void draw();  // the next token of each
   // Those that are over, or that `leaves` holds of, leave.

@@ -1,9 +1,10 @@
-// sequence.h - a prompt and what has come after it: when it ends, what of it thinks, how its next token is drawn.
+// sequence.h - a prompt and what has come after it: when it ends, what of it thinks, how its next
+// token is drawn.
 //
-// Runs          the size that runs it may change (GenerateOptions::control): enter() gives all its tokens to the
-//               caches of another, next_to_run() then one token at a time.
-// Draws         the n-th since it entered, of a stream of its own: what is drawn depends on prompt, options and
-//               index, not on what runs beside it.
+// Runs          the size that runs it may change (GenerateOptions::control): enter() gives all its
+//               tokens to the caches of another, next_to_run() then one token at a time.
+// Draws         the n-th since it entered, of a stream of its own: what is drawn depends on prompt,
+//               options and index, not on what runs beside it.
 // Ownership     borrows model, options and what they call.
 #pragma once
 #include <exception>
@@ -24,10 +25,11 @@ struct GenerateOptions {
   ThinkingControl control = {};
   // Called with every new token of sequence i, as it comes, also with those that close thinking.
   std::function<void(size_t i, int32_t token)> on_token = nullptr;
-  // Called before on_token with the logits [V] that a token was drawn from; not with those that close thinking.
+  // Called before on_token with the logits [V] that a token was drawn from; not with those that
+  // close thinking.
   std::function<void(size_t i, int32_t token, ConstView logits)> on_drawn = nullptr;
-  // Called with those behind the tokens of prompt i, in order (OnPromptLogits), before its first new token. A
-  // prompt is then run also where nothing is to come after it.
+  // Called with those behind the tokens of prompt i, in order (OnPromptLogits), before its first
+  // new token. A prompt is then run also where nothing is to come after it.
   OnPromptLogits on_prompt = nullptr;
 };
 
@@ -47,8 +49,8 @@ class Sequence {
   Sequence(const LoadedModel& model, const GenerateOptions& options,
            const std::vector<int32_t>& prompt, size_t index);
 
-  // Its next token, drawn from `logits`. An error (a token that is no text) ends this sequence alone: finish()
-  // throws it.
+  // Its next token, drawn from `logits`. An error (a token that is no text) ends this sequence
+  // alone: finish() throws it.
   void take(int32_t token, const std::function<ConstView()>& logits);
   bool over() const { return failed_ || out_.stopped || (room() <= 0 && !shows_prompt()); }
   bool thinks() const { return meter_ && meter_->thinking(); }

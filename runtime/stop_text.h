@@ -1,5 +1,6 @@
-// stop_text.h - text as it is generated, up to the first of some texts that end it. What may be the beginning of one
-// is held back. Pure: what comes out does not depend on the pieces the text came in.
+// stop_text.h - text as it is generated, up to the first of some texts that end it. What may be the
+// beginning of one is held back. Pure: what comes out does not depend on the pieces the text came
+// in.
 #pragma once
 #include <string>
 #include <vector>

@@ -1,10 +1,11 @@
-// choice_text.h - the text of one answer as its tokens come: in whole characters, without what ends it, a chat's told
-// apart into thinking and answer (runtime/think_splitter.h, part_edges.h).
+// choice_text.h - the text of one answer as its tokens come: in whole characters, without what ends
+// it, a chat's told apart into thinking and answer (runtime/think_splitter.h, part_edges.h).
 //
-// Stop texts    are looked for in a completion, and in the answer of a chat: not in its thinking. One ends the
-//               answer where it begins.
-// Logprobs      of every token in order, also of those that end the answer; `offset` counts characters of the
-//               whole text before it. With echo those of the prompt come first; its first one has none.
+// Stops         are looked for in a completion, and in the answer of a chat: not in its thinking.
+//               One ends the answer where it begins.
+// Logprobs      of every token in order, also of those that end the answer; `offset` counts
+//               characters of the whole text before it. With echo those of the prompt come first;
+//               its first one has none.
 // Ownership     borrows tokenizer and request.
 #pragma once
 #include "runtime/logprobs.h"

@@ -1,15 +1,16 @@
 // engine.h - runs the requests of many clients together: one thread owns the model.
 //
-// Batches       sequences of one size are one batch (runtime/running_batch.h). Between two steps those that wait join, in one
-//               forward over their prompts, and those that are over leave. Sizes take turns, a step of each.
-//               A sequence whose other size takes over goes to that size's batch, before those that wait.
-// Order         requests begin in the order they came; at most `parallel` sequences run at once, in all sizes
-//               together, and at most `queue` requests wait.
-// Memory        caches of `parallel` rows of `context` tokens for every size that runs; those of a size that does not
-//               are given back when another one needs its own.
-// Draws         choice k of every prompt is stream k of the request's seed, or has a seed of its own where the
-//               request has none. What a request says depends on its prompt, rule and seed alone, up to the
-//               roundings of generator.h.
+// Batches       sequences of one size are one batch (runtime/running_batch.h). Between two steps
+//               those that wait join, in one forward over their prompts, and those that are over
+//               leave. Sizes take turns, a step of each. A sequence whose other size takes over
+//               goes to that size's batch, before those that wait.
+// Order         requests begin in the order they came; at most `parallel` sequences run at once, in
+//               all sizes together, and at most `queue` requests wait.
+// Memory        caches of `parallel` rows of `context` tokens for every size that runs; those of a
+//               size that does not are given back when another one needs its own.
+// Draws         choice k of every prompt is stream k of the request's seed, or has a seed of its
+//               own where the request has none. What a request says depends on its prompt, rule and
+//               seed alone, up to the roundings of generator.h.
 // Errors        what fails in a batch fails the requests in it (500), and the engine goes on.
 #pragma once
 #include <deque>
@@ -28,8 +29,8 @@ struct EngineOptions {
 
 class Engine {
  public:
-  // Borrows context and model, which are its thread's alone until it is gone: nobody else runs anything in them or
-  // selects a size.
+  // Borrows context and model, which are its thread's alone until it is gone: nobody else runs
+  // anything in them or selects a size.
   Engine(Context& ctx, LoadedModel& model, EngineOptions options);
   ~Engine();  // abort()
   Engine(const Engine&) = delete;

@@ -1,4 +1,5 @@
-// job.h - a request on its way through the engine: what has come of it, for the thread that answers.
+// job.h - a request on its way through the engine: what has come of it, for the thread that
+// answers.
 //
 // Threads       the engine puts, one other thread takes; cancel from any.
 // Bound         what has come and was not taken yet is at most the answer.
@@ -21,8 +22,8 @@ class Job {
   explicit Job(ServedRequest asked) : request_(std::move(asked)), open_(request_.choices()) {}
   const ServedRequest& request() const { return request_; }
 
-  // The next piece; nullopt after `wait` without one, and when all has come: ended() tells. Throws what fail() was
-  // given.
+  // The next piece; nullopt after `wait` without one, and when all has come: ended() tells. Throws
+  // what fail() was given.
   std::optional<AnswerPiece> next(std::chrono::milliseconds wait);
   bool ended() const;
   JobUsage usage() const;

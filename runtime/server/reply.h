@@ -1,8 +1,10 @@
 // reply.h - an answer as OpenAI's clients read it: one JSON object, or server-sent events.
 //
-// Thinking      of a chat: reasoning_content (llama.cpp, DeepSeek) and reasoning (vLLM), the same text.
-// Logprobs      numbers are printed once and equally wherever they stand. A token whose bytes are no UTF-8 is
-//               written bytes:\xe2\x98 in a completion, with U+FFFD beside its bytes in a chat.
+// Thinking      of a chat: reasoning_content (llama.cpp, DeepSeek) and reasoning (vLLM), the same
+//               text.
+// Logprobs      numbers are printed once and equally wherever they stand. A token whose bytes are
+//               no UTF-8 is written bytes:\xe2\x98 in a completion, with U+FFFD beside its bytes in
+//               a chat.
 // Errors        {"error":{"message","type","param","code"}}
 #pragma once
 #include "runtime/server/job.h"

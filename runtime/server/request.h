@@ -1,9 +1,10 @@
 // request.h - what a client asks for: the JSON of a request, checked whole before any of it is run.
 //
-// Fields        one list (request.cpp): read; of no influence on what is answered, and ignored; or known, and taken
-//               only with the value that changes nothing. Every other one is refused by name. null is as absent.
-// Models        a size by name or budget ("75%", "65%"); "THINK>ANSWER": one size thinks, another answers
-//               (runtime/thinking.h). Absent: the default one.
+// Fields        one list (request.cpp): read; of no influence on what is answered, and ignored; or
+//               known, and taken only with the value that changes nothing. Every other one is
+//               refused by name. null is as absent.
+// Models        a size by name or budget ("75%", "65%"); "THINK>ANSWER": one size thinks, another
+//               answers (runtime/thinking.h). Absent: the default one.
 // Errors        ServerError, or kInput of data/json.h, whose message names the field.
 // Threads       any number at once.
 #pragma once

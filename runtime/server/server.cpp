@@ -273,8 +273,8 @@ void Server::State::set_up() {
   http.set_tcp_nodelay(true);
   http.set_keep_alive_max_count(kRequestsAConnection);
   http.set_socket_options(reuse_address);
-  // A connection holds a thread as long as it stays: one for every request that may run or wait, and for others, that
-  // are told that no more may, or ask nothing for the moment.
+  // A connection holds a thread as long as it stays: one for every request that may run or wait,
+  // and for others, that are told that no more may, or ask nothing for the moment.
   constexpr int64_t kMore = 64;
   const auto threads = static_cast<size_t>(options.engine.parallel + options.engine.queue + kMore);
   http.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };

@@ -1,4 +1,5 @@
-// server.h - the model behind HTTP, as OpenAI's clients and lm-eval's local-completions speak to one.
+// server.h - the model behind HTTP, as OpenAI's clients and lm-eval's local-completions speak to
+// one.
 //
 //   GET  /health                     200
 //   GET  /v1/models, /v1/models/ID   the sizes and pairs of them
@@ -6,11 +7,13 @@
 //   POST /v1/completions             texts or token ids as they are
 //   POST /tokenize, /detokenize      GET /tokenizer_info
 //
-// Bodies        JSON, Content-Type application/json, at most kMostBody bytes. What is refused has OpenAI's error
-//               object: 400 (what was asked), 401 (key), 404 (path, model), 413, 415, 503 with Retry-After (queue
-//               full, ending), 500.
-// Clients       that go away: what they asked for is given up at the next step, or after its first token.
-// Threads       listen() blocks, and has returned before the server is gone; everything else from any.
+// Bodies        JSON, Content-Type application/json, at most kMostBody bytes. What is refused has
+//               OpenAI's error object: 400 (what was asked), 401 (key), 404 (path, model), 413,
+//               415, 503 with Retry-After (queue full, ending), 500.
+// Clients       that go away: what they asked for is given up at the next step, or after its first
+//               token.
+// Threads       listen() blocks, and has returned before the server is gone; everything else from
+//               any.
 // Errors        kRuntime: an address that cannot be had (another program listens there).
 #pragma once
 #include <memory>

@@ -50,9 +50,9 @@ bool stays(const Sequence&) {
   return false;
 }
 
-// Two rows and five sequences of one to nine tokens, greedy and drawn: those that wait join as soon as a row is free,
-// so every one but the first two goes where others have left their states. A prompt of one token is shorter than
-// the window of the convolutions.
+// Two rows and five sequences of one to nine tokens, greedy and drawn: those that wait join as soon
+// as a row is free, so every one but the first two goes where others have left their states. A
+// prompt of one token is shorter than the window of the convolutions.
 TEST(RunningBatch, SequencesThatJoinSayWhatTheySayAlone) {
   TinyBatch tiny;
   std::vector<GenerateOptions> options(5);

@@ -1,4 +1,5 @@
-// running_server.h - a server of the tiny elastic model at a port of its own, and a client that speaks JSON to it.
+// running_server.h - a server of the tiny elastic model at a port of its own, and a client that
+// speaks JSON to it.
 #pragma once
 #include <gtest/gtest.h>
 #include <httplib.h>

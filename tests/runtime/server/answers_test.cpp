@@ -161,7 +161,8 @@ TEST_F(Answers, EchoedLogprobsAreTheLogSoftmaxOfAForward) {
             sum += std::exp(static_cast<double>(row[v]));
             largest = std::max(largest, std::abs(static_cast<double>(row[v])));
           }
-          // Steps and a forward differ by 1e-5 of the largest logit (decode_test.cpp); twice in a difference.
+          // Steps and a forward differ by 1e-5 of the largest logit (decode_test.cpp); twice in a
+          // difference.
           const double bound = 2e-5 * largest;
           const double got = told["token_logprobs"][t];
           EXPECT_NEAR(got, row[all[t]] - std::log(sum), bound);
@@ -198,8 +199,8 @@ TEST_F(Answers, LogprobsOfAChatAreOfItsTokens) {
   EXPECT_EQ(text, answer["choices"][0]["message"]["reasoning_content"]);
 }
 
-// Streamed, an answer is the same, also where characters come in pieces (most tokens of a draw from all are bytes or
-// parts of words).
+// Streamed, an answer is the same, also where characters come in pieces (most tokens of a draw from
+// all are bytes or parts of words).
 TEST_F(Answers, StreamsAreTheWholeAnswerInPieces) {
   for (const float temperature : {0.0f, 1e6f}) {
     const Json asked = {{"messages", messages(kAsked[2])},

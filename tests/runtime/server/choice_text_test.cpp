@@ -1,4 +1,5 @@
-// The text of an answer from its tokens: whole characters, stops that begin in one token and end in another.
+// The text of an answer from its tokens: whole characters, stops that begin in one token and end in
+// another.
 #include "runtime/server/choice_text.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// The server beside its answers: what it takes and refuses, clients that go away, its queue, its key, its end.
+// The server beside its answers: what it takes and refuses, clients that go away, its queue, its
+// key, its end.
 #include "runtime/server/server.h"
 
 #include "tests/support/expect_error.h"
