@@ -17,6 +17,7 @@ g++                      build
 git                      the list of files for format, tidy and tests
 libboost-context-dev     tests/emulator: fibers
 libcli11-dev             tools: command line
+libcpp-httplib-dev       runtime/server: HTTP
 libdnnl-dev              kernels: matrix products on the CPU
 libgmock-dev             tests
 libgtest-dev             tests
@@ -30,6 +31,7 @@ nlohmann-json3-dev       data, tools: JSON
 openmpi-bin              mpirun
 patchelf                 launch/bundle.sh
 perl                     tests of data/corpus/
+pkg-config               build: how libcpp-httplib was built
 python3                  bench/twins.py, for launch/gpu-train.sh and its test
 xz-utils                 launch/bundle.sh
 '

@@ -2,19 +2,9 @@
 
 #include <algorithm>
 
+#include "runtime/part_edges.h"
+
 namespace nestling {
-
-namespace {
-
-// Without one newline at that end: templates put one between tag and text.
-std::string without_first_newline(const std::string& s) {
-  return s.starts_with('\n') ? s.substr(1) : s;
-}
-std::string without_last_newline(const std::string& s) {
-  return s.ends_with('\n') ? s.substr(0, s.size() - 1) : s;
-}
-
-}  // namespace
 
 ChatSession::ChatSession(Context& ctx, LoadedModel& model, ChatOptions options)
     : ctx_(ctx),
@@ -73,9 +63,10 @@ void ChatSession::run_pending() {
 
 void ChatSession::generate(ChatReply& reply, const OnText& on_text) {
   const std::vector<int64_t>& stops = model_.config().eos;
+  PartEdges edges;
   ThinkingMeter meter(model_.tokenizer(), options_.control, tokens_,
                       [&](bool thinking, const std::string& piece) {
-                        (thinking ? reply.thinking : reply.content) += piece;
+                        (thinking ? reply.thinking : reply.content) += edges.push(thinking, piece);
                         if (on_text) on_text(thinking, piece);
                       });
   const auto begin = static_cast<std::ptrdiff_t>(tokens_.size());
@@ -117,8 +108,6 @@ ChatReply ChatSession::answer(const std::string& user, const OnText& on_text) {
     throw;
   }
   generate(reply, on_text);
-  reply.thinking = without_last_newline(reply.thinking);
-  reply.content = without_first_newline(reply.content);
   messages_.push_back({.role = "assistant", .content = reply.content, .reasoning = reply.thinking});
   return reply;
 }

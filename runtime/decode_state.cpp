@@ -2,6 +2,25 @@
 
 namespace nestling {
 
+namespace {
+
+// Calls fn(view) for every tensor that a layer's cache has.
+template <class Fn>
+void for_each_view(LayerCache& cache, const Fn& fn) {
+  MambaCache& m = cache.mamba;
+  for (View* v :
+       {&m.conv_x, &m.conv_B, &m.conv_C, &m.state, &cache.attention.k, &cache.attention.v})
+    if (*v) fn(*v);
+}
+
+std::vector<LayerCache> rows_of(std::vector<LayerCache> caches, int64_t begin, int64_t count) {
+  for (LayerCache& cache : caches)
+    for_each_view(cache, [&](View& v) { v = v.slice(0, begin, count); });
+  return caches;
+}
+
+}  // namespace
+
 View DecodeState::take(DType dtype, std::initializer_list<int64_t> shape) {
   memory_.emplace_back(device_, dtype, shape);
   return memory_.back().view();
@@ -9,7 +28,7 @@ View DecodeState::take(DType dtype, std::initializer_list<int64_t> shape) {
 
 DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelParams<Weight>& w,
                          int64_t batch, int64_t capacity, DType activations)
-    : device_(device), capacity_(capacity), lengths_(static_cast<size_t>(batch), 0) {
+    : device_(device), rows_(batch), capacity_(capacity), lengths_(static_cast<size_t>(batch), 0) {
   NESTLING_CHECK(batch >= 1 && capacity >= 1, "decode state for ", batch, " sequences of ",
                  capacity, " tokens");
   const int64_t window = config.conv_kernel - 1;
@@ -28,8 +47,9 @@ DecodeState::DecodeState(Device device, const ModelConfig& config, const ModelPa
       cache.attention = {.k = take(activations, {batch, capacity, width}),
                          .v = take(activations, {batch, capacity, width})};
     }
-    caches_.push_back(cache);
+    whole_.push_back(cache);
   }
+  caches_ = whole_;
 }
 
 int64_t DecodeState::bytes() const {
@@ -39,12 +59,13 @@ int64_t DecodeState::bytes() const {
 }
 
 void DecodeState::set_lengths(const Segments& segments) {
-  NESTLING_CHECK(segments.count() == batch(), "prefill of ", segments.count(),
-                 " sequences into a state of ", batch());
-  for (int64_t b = 0; b < batch(); ++b) {
-    NESTLING_CHECK(segments.length(b) <= capacity_, "sequence ", b, " has ", segments.length(b),
-                   " tokens, the state holds ", capacity_);
-    lengths_[static_cast<size_t>(b)] = static_cast<int32_t>(segments.length(b));
+  const int64_t first = batch() - segments.count();
+  NESTLING_CHECK(first >= 0, "prefill of ", segments.count(), " sequences into a state of ",
+                 batch());
+  for (int64_t i = 0; i < segments.count(); ++i) {
+    NESTLING_CHECK(segments.length(i) <= capacity_, "sequence ", first + i, " has ",
+                   segments.length(i), " tokens, the state holds ", capacity_);
+    lengths_[static_cast<size_t>(first + i)] = static_cast<int32_t>(segments.length(i));
   }
 }
 
@@ -59,18 +80,27 @@ void DecodeState::advance() {
 void DecodeState::drop(Context& ctx, int64_t b) {
   const int64_t last = batch() - 1;
   NESTLING_CHECK(0 <= b && b <= last, "dropping sequence ", b, " of ", batch());
-  const auto shrink = [&](View& v) {
-    if (!v) return;
-    if (b < last) copy(ctx, v.slice(0, b, 1), v.slice(0, last, 1));
-    v = v.prefix(0, last);
-  };
-  for (LayerCache& cache : caches_) {
-    MambaCache& m = cache.mamba;
-    for (View* v : {&m.conv_x, &m.conv_B, &m.conv_C, &m.state}) shrink(*v);
-    for (View* v : {&cache.attention.k, &cache.attention.v}) shrink(*v);
-  }
+  for (LayerCache& cache : caches_)
+    for_each_view(cache, [&](View& v) {
+      if (b < last) copy(ctx, v.slice(0, b, 1), v.slice(0, last, 1));
+    });
   lengths_[static_cast<size_t>(b)] = lengths_.back();
   lengths_.pop_back();
+  caches_ = rows_of(whole_, 0, last);
+}
+
+void DecodeState::clear() {
+  lengths_.clear();
+  caches_ = rows_of(whole_, 0, 0);
+}
+
+std::vector<LayerCache> DecodeState::join(int64_t count) {
+  const int64_t first = batch();
+  NESTLING_CHECK(1 <= count && count <= free_rows(), count, " sequences join ", first,
+                 " in a state of ", rows_, " rows");
+  lengths_.resize(static_cast<size_t>(first + count), 0);
+  caches_ = rows_of(whole_, 0, batch());
+  return rows_of(whole_, first, count);
 }
 
 void DecodeState::reset() {

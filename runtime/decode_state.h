@@ -1,9 +1,11 @@
-// decode_state.h - what decoding carries from token to token for B sequences: convolution windows, SSM
-// states, keys and values.
+// decode_state.h - what decoding carries from token to token for B sequences: convolution windows,
+// SSM states, keys and values.
 //
 // Types         keys and values as the forward that fills them has its activations; the rest f32.
 // Shapes        read off the weight views, so a smaller size has smaller caches.
-// Memory        one allocation a tensor; keys and values for `capacity` tokens a sequence.
+// Memory        one allocation a tensor; keys and values for `capacity` tokens a sequence. What a
+//               sequence that is over leaves is a free row, for one that joins: nothing is
+//               allocated.
 // Threads       one at a time.
 #pragma once
 #include <vector>
@@ -24,20 +26,28 @@ class DecodeState {
   int64_t capacity() const { return capacity_; }
   int64_t bytes() const;
 
-  // The tokens of `segments` have just gone through a forward that filled the caches.
+  // The tokens of `segments` have just gone through a forward that filled the caches: those of the
+  // last segments.count() sequences.
   void set_lengths(const Segments& segments);
   // One more token each; throws when a sequence is at capacity.
   void advance();
   // Sequence b is over: the last one takes its place, and the batch is one smaller.
   void drop(Context& ctx, int64_t b);
+  // All are over.
+  void clear();
+  // `count` more sequences of length 0, behind those there: their caches, which a forward is to
+  // fill; what they hold until then is of sequences before. Throws where fewer rows are free.
+  std::vector<LayerCache> join(int64_t count);
+  int64_t free_rows() const { return rows_ - batch(); }
   void reset();  // zero state, length 0
 
  private:
   View take(DType dtype, std::initializer_list<int64_t> shape);
   Device device_;
-  int64_t capacity_;
+  int64_t rows_, capacity_;
   std::vector<Tensor> memory_;
-  std::vector<LayerCache> caches_;
+  std::vector<LayerCache> whole_;   // of all rows
+  std::vector<LayerCache> caches_;  // of the sequences there
   std::vector<int32_t> lengths_;
 };
 

@@ -8,34 +8,11 @@
 // Determinism   a sequence's tokens depend on prompt, rule, seed and its stream alone up to rounding:
 //               products over another number of rows may round differently.
 #pragma once
-#include <functional>
 #include <vector>
 
-#include "kernels/ops/sample.h"
-#include "runtime/decode_state.h"
-#include "runtime/thinking.h"
+#include "runtime/sequence.h"
 
 namespace nestling {
-
-struct GenerateOptions {
-  int64_t max_new_tokens = 256;
-  SamplingRule rule;
-  uint64_t seed = 0;
-  std::vector<int64_t> stop_tokens;  // ends a sequence; kept in its tokens
-  ThinkingControl control = {};
-  // Called with every new token of sequence i, as it comes, also with those that close thinking.
-  std::function<void(size_t i, int32_t token)> on_token = nullptr;
-};
-
-// Whether the token ends a sequence.
-bool is_stop(int32_t token, const GenerateOptions& options);
-
-struct Generated {
-  std::vector<int32_t> tokens;  // without the prompt
-  bool stopped = false;         // by a stop token; else by the limit
-  int64_t thinking = 0;         // tokens generated within thinking; 0 without a control
-  int64_t again = 0;            // tokens, of the prompt too, run anew where another size took over
-};
 
 std::vector<Generated> generate(Context& ctx, LoadedModel& model,
                                 const std::vector<std::vector<int32_t>>& prompts,

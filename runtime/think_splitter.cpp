@@ -1,19 +1,8 @@
 #include "runtime/think_splitter.h"
 
-#include <algorithm>
+#include "runtime/stop_text.h"
 
 namespace nestling {
-
-namespace {
-
-// How much of the end of `text` begins `tag`.
-size_t begun(const std::string& text, const std::string& tag) {
-  for (size_t n = std::min(text.size(), tag.size() - 1); n > 0; --n)
-    if (text.ends_with(tag.substr(0, n))) return n;
-  return 0;
-}
-
-}  // namespace
 
 void ThinkSplitter::push(const std::string& text) {
   held_ += text;

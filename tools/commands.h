@@ -21,16 +21,17 @@ void add_pretrain_command(CLI::App& app, int& exit_code);
 void add_quantize_command(CLI::App& app, int& exit_code);
 void add_report_command(CLI::App& app, int& exit_code);
 void add_run_commands(CLI::App& app, int& exit_code);
+void add_serve_command(CLI::App& app, int& exit_code);
 void add_slice_command(CLI::App& app, int& exit_code);
 void add_tokenizer_command(CLI::App& app, int& exit_code);
 void add_verify_command(CLI::App& app, int& exit_code);
 void add_verify_resume_command(CLI::App& app, int& exit_code);
 
 inline constexpr void (*kCommands[])(CLI::App&, int&) = {
-    add_bench_command,   add_chat_command,          add_eval_command,     add_generate_command,
-    add_inspect_command, add_logits_command,        add_pretrain_command, add_quantize_command,
-    add_report_command,  add_run_commands,          add_slice_command,    add_tokenizer_command,
-    add_verify_command,  add_verify_resume_command,
+    add_bench_command,     add_chat_command,   add_eval_command,          add_generate_command,
+    add_inspect_command,   add_logits_command, add_pretrain_command,      add_quantize_command,
+    add_report_command,    add_run_commands,   add_serve_command,         add_slice_command,
+    add_tokenizer_command, add_verify_command, add_verify_resume_command,
 };
 
 }  // namespace nestling

@@ -16,7 +16,7 @@ void ModelOptions::add_to(CLI::App& command) {
   command.add_option(
       "--size", size,
       "Size of an elastic model: its name, or a budget as 65% or 1.8e6 (default: the "
-      "largest; eval: or all)");
+      "largest; eval: or all; serve: every size)");
   command.add_option("--compute", compute, "Precision of the products: fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
@@ -59,7 +59,7 @@ CLI::Validator number(const std::string& needs, bool (*holds)(float)) {
 
 }  // namespace
 
-void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
+void add_sampling_rule(CLI::App& command, SamplingRule& rule) {
   command.add_option("--temperature", rule.temperature, "0: the most likely token")
       ->check(number("0 or above", [](float x) { return x >= 0; }))
       ->capture_default_str();
@@ -69,6 +69,10 @@ void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
   command.add_option("--top-p", rule.top_p, "Nucleus")
       ->check(number("above 0 and at most 1", [](float x) { return x > 0 && x <= 1; }))
       ->capture_default_str();
+}
+
+void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed) {
+  add_sampling_rule(command, rule);
   command.add_option("--seed", seed, "Of the draws")->capture_default_str();
 }
 

@@ -36,7 +36,8 @@ std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& 
 // --think, --answer and --think-budget, beside ModelOptions: instead of its --size.
 void add_thinking(CLI::App& command, ThinkingControl& control);
 
-// How the next token is drawn.
+// How the next token is drawn; add_sampling: and from which seed.
+void add_sampling_rule(CLI::App& command, SamplingRule& rule);
 void add_sampling(CLI::App& command, SamplingRule& rule, uint64_t& seed);
 
 }  // namespace nestling

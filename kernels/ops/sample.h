@@ -19,6 +19,7 @@ struct SamplingRule {
   float temperature = 0.0f;
   int64_t top_k = 0;  // 0: all
   float top_p = 1.0f;
+  bool operator==(const SamplingRule&) const = default;
 };
 struct Sample {
   View tokens;       // [B] i32 overwritten
