@@ -10,6 +10,7 @@ cd "$work"
 fail() { echo "$*" >&2; cat said answer >&2 2>/dev/null || true; exit 1; }
 
 start() {  # OPTIONS...: sets server and port
+  : >said  # of the server before
   "$program" serve "$parent" --port 0 "$@" >said 2>&1 &
   server=$!
   for _ in $(seq 300); do
