@@ -45,7 +45,7 @@ TEST(Gguf, WritesWhatItsPythonPackageWrites) {
   keys.insert(keys.begin(), {"general.architecture", std::string("a")});
   write_gguf(dir.path() / "x.gguf", keys,
              {floats("m", {2, 3}, {1, 2, 3, 4, 5, 6}), floats("v", {1}, {1.5f})});
-  // From gguf 0.19 (Python): GGUFWriter(..., "a"), add_uint32("u", 7), add_float32("f", 0.5), add_bool("b", True),
+  // From gguf 0.19.0 (Python): GGUFWriter(..., "a"), add_uint32("u", 7), add_float32("f", 0.5), add_bool("b", True),
   // add_string("s", "x"), add_array("i", [1, -2]), add_array("t", ["p", "qr"]), add_tensor("m", 1 .. 6 as [2, 3]),
   // add_tensor("v", [1.5]).
   EXPECT_EQ(
