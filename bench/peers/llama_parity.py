@@ -1,27 +1,29 @@
 #!/usr/bin/env python3
-"""Compares what `nestling export` wrote with what llama.cpp makes of it: logits, token ids, the chat's turn, a greedy answer, speed.
+"""Compares what `nestling export` wrote with what llama.cpp makes of it: logits, token ids, the chat's turn, a greedy answer.
 
-    llama_parity.py build/release/nestling MODEL --sizes full,small --precisions fp32,bf16,q8_0 --text data/samples/english.txt [--lines 300] [--speed]
+    llama_parity.py build/release/nestling MODEL --sizes full,small --precisions fp32,bf16,q8_0 --text data/samples/english.txt [--lines 300]
 
 For every size and precision: `nestling export MODEL --size S --precision P`, opened by llama.cpp through its C API (llama-cpp-python, whose ctypes
 binding is used and nothing else). Windows of --window tokens of the text go through `nestling logits MODEL --size S --compute fp32` and through llama.cpp
 (caches in f32, no flash attention); a line says how far the logits are apart: the greatest difference, relative L2, KL (nats a token, of nestling's
 distribution to llama.cpp's), and how often the likeliest token is the same. fp32 must be within 1e-4 relatively, with the same likeliest token
-everywhere; other precisions round the weights, and llama.cpp the activations of their products too: their bounds are a KL of --most-kl.
---lines N: each of the first N lines of the text that are not empty, and what is hard on a tokenizer, must have the ids that nestling gives, and come back
+everywhere; other precisions round the weights, and llama.cpp the activations of their products too: their bound is a KL of --most-kl.
+--codes: MODEL is quantized. nestling rounds activations to its format, llama.cpp to others or not at all: the bound is on the KL between llama.cpp's own
+fp32, which must be the first precision, and the others; that to nestling is said beside it.
+--lines N: each of the first N lines of the text (of --lines-of FILE, also .jsonl) that are not empty, and what is hard on a tokenizer, must have the ids that nestling gives, and come back
 as the same text; the chat template in the file, rendered by jinja2, must have the ids of nestling's turn; the greedy answer to a prompt must be the same text.
---speed: tokens per second of llama.cpp (one token at a time, --threads) beside the figures.
+--tokenizer-file FILE (repeatable): instead of all that, the token ids of these lines with the model's tokenizer.json replaced by FILE; lines that differ
+are printed and are a miss unless they are no NFC and the file asks for that, which llama.cpp does not do.
 --keep DIR leaves the files there. --json FILE. Exit 0: all hold, 1: a miss, 2: bad usage.
 LLAMA_CPP_LIB_PATH=DIR takes libllama from DIR instead of the package's own build.
 """
 import argparse
 import ctypes
 import json
-import math
 import subprocess
 import sys
 import tempfile
-import time
+import unicodedata
 from pathlib import Path
 
 import jinja2
@@ -110,23 +112,13 @@ class Peer:
         """Greedy, until an end of text as llama.cpp knows them."""
         self.restart()
         logits, pieces, at = self.decode(ids, 0, False), b"", len(ids)
-        begin = time.perf_counter()
-        for count in range(most):
+        for _ in range(most):
             token = int(logits[0].argmax())
             if L.llama_vocab_is_eog(self.vocab, token):
                 break
             pieces += self.piece(token)
             logits, at = self.decode([token], at, False), at + 1
-        return pieces.decode(errors="replace"), count / (time.perf_counter() - begin)
-
-    def speed(self, count):
-        """Tokens per second, one at a time, whatever they are."""
-        self.restart()
-        self.decode([5], 0, False)
-        begin = time.perf_counter()
-        for i in range(count):
-            self.decode([5 + i % 7], 1 + i, False)
-        return count / (time.perf_counter() - begin)
+        return pieces.decode(errors="replace")
 
 
 def log_softmax(x):
@@ -157,13 +149,12 @@ class Ours:
         return self.forward("--prompt=" + text, *more)["token_ids"].tolist() if text else []
 
 
-def compare_logits(ours, peer, windows):
-    made = [ours.forward("--token-ids", ",".join(map(str, w)))["logits"] for w in windows]
-    theirs = []
+def logits_of(peer, windows):
+    made = []
     for w in windows:
         peer.restart()
-        theirs.append(peer.decode(w, 0, True))
-    return distance(numpy.concatenate(made), numpy.concatenate(theirs))
+        made.append(peer.decode(w, 0, True))
+    return numpy.concatenate(made)
 
 
 def compare_text(ours, peer, lines):
@@ -185,7 +176,7 @@ def compare_chat(options, ours, peer):
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     turn = environment.from_string(peer.template()).render(messages=[{"role": "user", "content": PROMPT}], add_generation_prompt=True, enable_thinking=True, tools=None)
     ids = peer.tokens(turn)
-    text, _ = peer.answer(ids, options.answer)
+    text = peer.answer(ids, options.answer)
     said = run(options.program, "generate", options.model, *ours.size, "--temperature", "0", "--prompt", PROMPT, "--max-new-tokens", str(options.answer))
     return {"turn": ids == ours.ids(PROMPT), "answer": text.strip() == said.strip(), "said": text.strip(), "ours": said.strip()}
 
@@ -196,13 +187,15 @@ def arguments():
     parser.add_argument("model")
     parser.add_argument("--sizes", default="", help="by name, separated by commas; none: a directory")
     parser.add_argument("--precisions", default="fp32")
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", default="data/samples/english.txt")
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--lines", type=int, default=0)
+    parser.add_argument("--lines-of")
+    parser.add_argument("--codes", action="store_true")
+    parser.add_argument("--tokenizer-file", action="append", default=[])
     parser.add_argument("--answer", type=int, default=200, help="tokens at most of the greedy answer")
     parser.add_argument("--most-kl", type=float, default=0.02)
-    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep")
     parser.add_argument("--json")
@@ -210,23 +203,31 @@ def arguments():
     return parser.parse_args()
 
 
-def one(options, ours, windows, size, precision, folder):
+def said(d):
+    return f"greatest difference {d['greatest']:.3g}, relative {d['relative']:.3g}, KL {d['kl']:.3g} nats a token, likeliest token the same in {100 * d['same']:.2f}%"
+
+
+def one(options, ours, windows, made, exact, precision, folder):
+    """-> what was found of one precision, its peer, its logits. `made`: nestling's, `exact`: llama.cpp's of fp32."""
+    size = ours.size[1] if ours.size else None
     file = folder / f"{size or 'model'}-{precision}.gguf"
     none = ["--tokenizer", "none"] if options.no_tokenizer else []
     print(run(options.program, "export", options.model, *ours.size, "--precision", precision, *none, "--out", str(file)).strip())
     peer = Peer(file, options.threads, 2 * max(options.window, options.answer + 64))
-    found = {"size": size, "precision": precision, "bytes": file.stat().st_size, **compare_logits(ours, peer, windows)}
-    if precision == "fp32":
+    theirs = logits_of(peer, windows)
+    found = {"size": size, "precision": precision, "bytes": file.stat().st_size, "tokens": len(made), **distance(made, theirs)}
+    if exact is not None:
+        found["to_exact"] = distance(exact, theirs)
+    if options.codes:
+        found["holds"] = exact is None or found["to_exact"]["kl"] <= options.most_kl
+    elif precision == "fp32":
         found["holds"] = found["relative"] <= BOUND_F32 and found["same"] == 1
     else:
         found["holds"] = found["kl"] <= options.most_kl
-    print(f"{size or '-'} {precision}: greatest difference {found['greatest']:.3g}, relative {found['relative']:.3g}, KL {found['kl']:.3g} nats a token, "
-          f"likeliest token the same in {100 * found['same']:.2f}% of {sum(map(len, windows))}: {'holds' if found['holds'] else 'MISS'}")
-    if options.speed:
-        rates = sorted(peer.speed(256) for _ in range(5))
-        found["tokens_per_second"] = rates[2]
-        print(f"{size or '-'} {precision}: {rates[2]:.0f} tokens/s one at a time, {options.threads} threads ({rates[0]:.0f} to {rates[-1]:.0f} in five runs)")
-    return found, peer
+    print(f"{size or Path(options.model).name} {precision}: {said(found)} of {len(made)}: {'holds' if found['holds'] else 'MISS'}")
+    if exact is not None:
+        print(f"  to llama.cpp's fp32: {said(found['to_exact'])}", flush=True)
+    return found, peer, theirs
 
 
 def text_checks(options, ours, peer, lines, found):
@@ -243,6 +244,58 @@ def text_checks(options, ours, peer, lines, found):
     found["holds"] &= not other and chat["turn"] in (True, None) and chat["answer"] in (True, None)
 
 
+def lines_of(options):
+    path = Path(options.lines_of or options.text)
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        text = "\n".join(json.loads(line)["text"] for line in text.splitlines())
+    return [line for line in text.split("\n") if line.strip()][:options.lines] + list(HARD_LINES)
+
+
+def one_tokenizer(options, file, scratch):
+    """A model with another tokenizer.json. -> what was found"""
+    folder = scratch / "other"
+    folder.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(Path(options.model).resolve() / name)
+    (folder / "tokenizer.json").write_bytes(Path(file).read_bytes())
+    nfc = "NFC" in json.dumps(json.loads(Path(file).read_text())["normalizer"])
+    other = argparse.Namespace(**{**vars(options), "model": str(folder)})
+    print(run(options.program, "export", str(folder), "--out", str(scratch / "other.gguf")).strip())
+    peer = Peer(scratch / "other.gguf", options.threads, 64)
+    lines = lines_of(options)
+    differ, lost = compare_text(Ours(other, "", scratch), peer, lines)
+    peer.close()
+    expected = [d for d in differ if nfc and unicodedata.normalize("NFC", d[0]) != d[0]]
+    print(f"{Path(file).name}: {len(lines)} lines: {len(differ)} with other ids, {len(expected)} of them for NFC; {len(lost)} do not come back", flush=True)
+    for line in differ:
+        if line not in expected:
+            print("  other ids:", *map(repr, line))
+    return {"tokenizer": Path(file).name, "lines": len(lines), "other_ids": len(differ), "for_nfc": len(expected), "lost": len(lost), "holds": len(differ) == len(expected)}
+
+
+def one_size(options, size, scratch, folder):
+    """All precisions of a size; with the first of them the text. -> what was found of each"""
+    ours, results, exact = Ours(options, size, scratch), [], None
+    text, count = Path(options.text).read_text(), options.window * options.windows
+    if options.no_tokenizer:
+        ids = numpy.random.default_rng(7).integers(0, ours.forward("--token-ids", "1")["logits"].shape[1], count).tolist()
+    else:
+        ids = ours.ids(text[:8 * count], "--raw")
+    windows = [ids[i:i + options.window] for i in range(0, min(count, len(ids)), options.window)]
+    made = numpy.concatenate([ours.forward("--token-ids", ",".join(map(str, w)))["logits"] for w in windows])
+    for i, precision in enumerate(options.precisions.split(",")):
+        found, peer, theirs = one(options, ours, windows, made, exact, precision, folder)
+        if i == 0 and precision == "fp32":
+            exact = theirs
+        if options.lines and i == 0:
+            text_checks(options, ours, peer, lines_of(options), found)
+        peer.close()
+        results.append(found)
+    return results
+
+
 def main():
     options = arguments()
     silent = L.llama_log_callback(lambda level, text, data: print(text.decode(errors="replace"), end="", file=sys.stderr) if level == 4 else None)  # errors
@@ -251,26 +304,13 @@ def main():
     with tempfile.TemporaryDirectory() as made:
         folder = Path(options.keep or made)
         folder.mkdir(parents=True, exist_ok=True)
-        for size in options.sizes.split(","):
-            ours = Ours(options, size, Path(made))
-            text = Path(options.text).read_text()
-            if options.no_tokenizer:
-                vocab = ours.forward("--token-ids", "1")["logits"].shape[1]
-                ids = numpy.random.default_rng(7).integers(0, vocab, options.window * options.windows).tolist()
-            else:
-                ids = ours.ids(text[:8 * options.window * options.windows], "--raw")
-            windows = [ids[i:i + options.window] for i in range(0, options.window * options.windows, options.window)]
-            windows = [w for w in windows if w]
-            for i, precision in enumerate(options.precisions.split(",")):
-                found, peer = one(options, ours, windows, size, precision, folder)
-                if options.lines and i == 0:
-                    lines = [line for line in text.split("\n") if line.strip()][:options.lines] + list(HARD_LINES)
-                    text_checks(options, ours, peer, lines, found)
-                peer.close()
-                results.append(found)
+        for file in options.tokenizer_file:
+            results.append(one_tokenizer(options, file, Path(made)))
+        for size in [] if options.tokenizer_file else options.sizes.split(","):
+            results += one_size(options, size, Path(made), folder)
     if options.json:
-        Path(options.json).write_text(json.dumps({"llama_cpp": L.__version__, "results": results}, indent=1) + "\n")
-    return 0 if all(r["holds"] for r in results) and not any(math.isnan(r["kl"]) for r in results) else 1
+        Path(options.json).write_text(json.dumps({"llama_cpp": L.__version__, "model": options.model, "results": results}, indent=1) + "\n")
+    return 0 if all(r["holds"] for r in results) else 1
 
 
 if __name__ == "__main__":
