@@ -80,7 +80,7 @@ YAML
   for format in nvfp4 fp8; do
     say "$program" quantize "$elastic" --format $format --data reasoning:all:1-4:0-100 --out "$work/$1-$format.h5"
   done
-  parity "$1-nvfp4" "$work/$1-nvfp4.h5" --sizes full,half --precisions fp32,bf16,nvfp4 --codes --lines 20
+  parity "$1-nvfp4" "$work/$1-nvfp4.h5" --sizes full,half --precisions fp32,bf16,nvfp4 --codes
   parity "$1-fp8" "$work/$1-fp8.h5" --sizes full,half --precisions fp32,bf16 --codes
 }
 model dense M-M*-M- '{hidden: [100%, 50%], ffn: [100%, 50%]}'
@@ -105,7 +105,7 @@ files=()
 for name in tests/golden/tokenizer/{gpt2,starcoder,qwen2,llama3,tekken}.json "$work"/{dbrx,qwen35,gpt-4o}.json; do
   files+=(--tokenizer-file "$name")
 done
-parity tokenizers data/parents/tiny-reasoner "${files[@]}" --lines 320 --lines-of data/samples/english-train.jsonl
+parity tokenizers data/parents/tiny-reasoner "${files[@]}" --lines 40
 
 python3 - "$out" <<'TABLE' | tee "$out/table.md"
 import glob, json, os, sys

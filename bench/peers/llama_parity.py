@@ -10,8 +10,9 @@ distribution to llama.cpp's), and how often the likeliest token is the same. fp3
 everywhere; other precisions round the weights, and llama.cpp the activations of their products too: their bound is a KL of --most-kl.
 --codes: MODEL is quantized. nestling rounds activations to its format, llama.cpp to others or not at all: the bound is on the KL between llama.cpp's own
 fp32, which must be the first precision, and the others; that to nestling is said beside it.
---lines N: each of the first N lines of the text (of --lines-of FILE, also .jsonl) that are not empty, and what is hard on a tokenizer, must have the ids that nestling gives, and come back
-as the same text; the chat template in the file, rendered by jinja2, must have the ids of nestling's turn; the greedy answer to a prompt must be the same text.
+--lines N: each of the first N lines of the text (of --lines-of FILE, also .jsonl) that are not empty, and what is hard on a tokenizer, must have the ids that nestling gives (of the
+first size: all have one tokenizer), and come back as the same text. Of every size the chat template in the file, rendered by jinja2, must have the ids of
+nestling's turn, and the greedy answer to it must be the same text.
 --tokenizer-file FILE (repeatable): instead of all that, the token ids of these lines with the model's tokenizer.json replaced by FILE; lines that differ
 are printed and are a miss unless they are no NFC and the file asks for that, which llama.cpp does not do.
 --keep DIR leaves the files there. --json FILE. Exit 0: all hold, 1: a miss, 2: bad usage.
@@ -51,6 +52,7 @@ class Peer:
     def __init__(self, path, threads, context):
         params = L.llama_model_default_params()
         params.n_gpu_layers = 0
+        params.use_extra_bufts = False  # weights as they lie in the file, not repacked for this CPU
         self.model = L.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             sys.exit(f"{path}: llama.cpp does not open it")
@@ -230,18 +232,24 @@ def one(options, ours, windows, made, exact, precision, folder):
     return found, peer, theirs
 
 
-def text_checks(options, ours, peer, lines, found):
+def check_lines(ours, peer, lines, found):
     other, lost = compare_text(ours, peer, lines)
-    chat = compare_chat(options, ours, peer)
-    found.update(lines=len(lines), other_ids=len(other), lost=len(lost), **chat)
-    print(f"{len(lines)} lines: {len(other)} with other ids, {len(lost)} that do not come back; turn of a chat {chat['turn']}, greedy answer {chat['answer']}")
+    found.update(lines=len(lines), other_ids=len(other), lost=len(lost))
+    print(f"  {len(lines)} lines: {len(other)} with other ids, {len(lost)} that do not come back", flush=True)
     for line in other[:5]:
         print("  other ids:", *map(repr, line))
     for line in lost[:5]:
         print("  does not come back:", *map(repr, line))
+    found["holds"] &= not other
+
+
+def check_chat(options, ours, peer, found):
+    chat = compare_chat(options, ours, peer)
+    found.update(chat)
+    print(f"  the turn of a chat has the same ids: {chat['turn']}; the greedy answer is the same text: {chat['answer']}", flush=True)
     if chat["answer"] is False:
         print("  llama.cpp:", repr(chat["said"]), "\n  nestling:", repr(chat["ours"]))
-    found["holds"] &= not other and chat["turn"] in (True, None) and chat["answer"] in (True, None)
+    found["holds"] &= chat["turn"] in (True, None) and (options.codes or chat["answer"] in (True, None))
 
 
 def lines_of(options):
@@ -275,8 +283,8 @@ def one_tokenizer(options, file, scratch):
     return {"tokenizer": Path(file).name, "lines": len(lines), "other_ids": len(differ), "for_nfc": len(expected), "lost": len(lost), "holds": len(differ) == len(expected)}
 
 
-def one_size(options, size, scratch, folder):
-    """All precisions of a size; with the first of them the text. -> what was found of each"""
+def one_size(options, size, lines, scratch, folder):
+    """All precisions of a size; with the first of them the lines and a chat. -> what was found of each"""
     ours, results, exact = Ours(options, size, scratch), [], None
     text, count = Path(options.text).read_text(), options.window * options.windows
     if options.no_tokenizer:
@@ -289,8 +297,10 @@ def one_size(options, size, scratch, folder):
         found, peer, theirs = one(options, ours, windows, made, exact, precision, folder)
         if i == 0 and precision == "fp32":
             exact = theirs
-        if options.lines and i == 0:
-            text_checks(options, ours, peer, lines_of(options), found)
+        if lines and i == 0:
+            check_lines(ours, peer, lines, found)
+        if i == 0 and not options.no_tokenizer:
+            check_chat(options, ours, peer, found)
         peer.close()
         results.append(found)
     return results
@@ -306,8 +316,8 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
         for file in options.tokenizer_file:
             results.append(one_tokenizer(options, file, Path(made)))
-        for size in [] if options.tokenizer_file else options.sizes.split(","):
-            results += one_size(options, size, Path(made), folder)
+        for i, size in enumerate([] if options.tokenizer_file else options.sizes.split(",")):
+            results += one_size(options, size, lines_of(options) if options.lines and i == 0 else [], Path(made), folder)
     if options.json:
         Path(options.json).write_text(json.dumps({"llama_cpp": L.__version__, "model": options.model, "results": results}, indent=1) + "\n")
     return 0 if all(r["holds"] for r in results) else 1
