@@ -26,7 +26,7 @@ parity() { # NAME ARGUMENTS...
   say "$python" bench/peers/llama_parity.py "$program" "$@" --json "$out/$name.json"
 }
 
-parity elastic "$from" --sizes "${SIZES:-full,medium,small}" --precisions fp32,fp16,bf16,q8_0 --lines 320 \
+parity elastic "$from" --sizes "${SIZES:-full,medium,small}" --precisions fp32,fp16,bf16,q8_0 --lines 240 \
   --lines-of data/samples/english-train.jsonl
 for golden in dense_bf16 dense_g1 dense_g8 dense_tied dense_wide moe_nano moe_groups_sharded moe_top1; do
   parity "$golden" "tests/golden/$golden" --no-tokenizer --window 64
@@ -48,8 +48,8 @@ data:
 seq_len: 256
 micro_batch: 4
 global_batch_tokens: 2048
-tokens: 262144
-optimizer: {lr: 3.0e-3, warmup_tokens: 16384}
+tokens: 131072
+optimizer: {lr: 3.0e-3, warmup_tokens: 8192}
 precision: {compute: fp32}
 log: {every_steps: 32, tensorboard: false}
 output: $work/runs
@@ -105,7 +105,7 @@ files=()
 for name in tests/golden/tokenizer/{gpt2,starcoder,qwen2,llama3,tekken}.json "$work"/{dbrx,qwen35,gpt-4o}.json; do
   files+=(--tokenizer-file "$name")
 done
-parity tokenizers data/parents/tiny-reasoner "${files[@]}" --lines 40
+parity tokenizers data/parents/tiny-reasoner "${files[@]}" --lines 24
 
 python3 - "$out" <<'TABLE' | tee "$out/table.md"
 import glob, json, os, sys

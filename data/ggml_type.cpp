@@ -46,7 +46,7 @@ GgmlBlock ggml_block(GgmlType type) {
     case GgmlType::kF16:
     case GgmlType::kBF16:
       return {1, 2};
-    case GgmlType::kQ8_0:
+    case GgmlType::kQ8:
       return {kQ8Block, sizeof(Q8Block)};
     case GgmlType::kNvfp4:
       return {kNvfp4Blocks * kNvfp4Block, kNvfp4Blocks * (1 + kNvfp4Block / 2)};
@@ -62,7 +62,7 @@ const char* ggml_type_name(GgmlType type) {
       return "F16";
     case GgmlType::kBF16:
       return "BF16";
-    case GgmlType::kQ8_0:
+    case GgmlType::kQ8:
       return "Q8_0";
     case GgmlType::kNvfp4:
       return "NVFP4";
@@ -78,7 +78,7 @@ void encode_ggml_row(GgmlType type, std::span<const float> row, std::vector<std:
       return narrow_from_float(StoredType::kF16, row, out);
     case GgmlType::kBF16:
       return narrow_from_float(StoredType::kBF16, row, out);
-    case GgmlType::kQ8_0:
+    case GgmlType::kQ8:
       break;
     case GgmlType::kNvfp4:
       throw Error("numbers are not made NVFP4 here; codes are repacked");

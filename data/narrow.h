@@ -1,4 +1,5 @@
-// narrow.h - float32 as stored numbers: F32, BF16 or F16, rounded to nearest even. The way back is widen.h.
+// narrow.h - float32 as stored numbers: F32, BF16 or F16, rounded to nearest even. The way back is
+// widen.h.
 #pragma once
 #include <cstddef>
 #include <span>

@@ -1,5 +1,6 @@
-// published_rows.h - weights in memory as the tensors of the published layout: their names, and rows in published order. The
-// one place that goes from slot-major to published rows, for whatever file they are written to.
+// published_rows.h - weights in memory as the tensors of the published layout: their names, and
+// rows in published order. The one place that goes from slot-major to published rows, for whatever
+// file they are written to.
 //
 // Threads       const, on weights that nobody writes.
 #pragma once
@@ -24,8 +25,9 @@ struct NamedPublished {
 // As the list goes; the experts of one parameter one after another.
 std::vector<NamedPublished> published_tensors(const Weights& weights);
 
-// Rows of published tensors as f32: of masters, or of what codes stand for (kernels/ops/dequantize.h), which is made of these
-// parameters for as long as this lives. `weights` on the CPU must outlive it.
+// Rows of published tensors as f32: of masters, or of what codes stand for
+// (kernels/ops/dequantize.h), which is made of these parameters for as long as this lives.
+// `weights` on the CPU must outlive it.
 class PublishedRows {
  public:
   PublishedRows(const Weights& weights, const std::vector<int64_t>& parts);
@@ -39,7 +41,8 @@ class PublishedRows {
   std::vector<const float*> matrices_;
 };
 
-// An array of bytes that a published tensor is kept as: `unit` bytes stand for `elements` of a row and move together.
+// An array of bytes that a published tensor is kept as: `unit` bytes stand for `elements` of a row
+// and move together.
 struct CodeArray {
   int64_t unit, elements;
   bool blocks = false;  // the scales of blocks, not codes

@@ -21,7 +21,7 @@ struct GgufPrecision {
 };
 constexpr GgufPrecision kPrecisions[] = {{"fp32", GgmlType::kF32, 0},
                                          {"fp16", GgmlType::kF16, 1},
-                                         {"q8_0", GgmlType::kQ8_0, 7},
+                                         {"q8_0", GgmlType::kQ8, 7},
                                          {"bf16", GgmlType::kBF16, 32},
                                          {"nvfp4", GgmlType::kNvfp4, 39}};
 
@@ -77,8 +77,8 @@ std::string rounded(double count) {
   return text;
 }
 
-// As llama.cpp's converter labels sizes: "9.1M"; of experts "32x1.5M", their number and what one comes to with all that is
-// not an expert.
+// As llama.cpp's converter labels sizes: "9.1M"; of experts "32x1.5M", their number and what one
+// comes to with all that is not an expert.
 std::string size_label(const ModelConfig& config, const ParameterCost& cost) {
   if (!config.has(LayerKind::kMoe)) return rounded(static_cast<double>(cost.total));
   int64_t layers = 0;

@@ -15,7 +15,8 @@ using Files = std::map<std::string, std::string>;
 // Types of tokens, as GGUF numbers them.
 constexpr int32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
 
-// A pre-tokenizer by its stages, outermost first: regular expressions, and ByteLevel where that brings GPT-2's own.
+// A pre-tokenizer by its stages, outermost first: regular expressions, and ByteLevel where that
+// brings GPT-2's own.
 constexpr const char* kByteLevel = "ByteLevel";
 struct GgufPre {
   std::vector<std::string> stages;
@@ -88,9 +89,12 @@ struct VocabToken {
 };
 std::vector<VocabToken> vocabulary(const TokenizerSpec& spec, int64_t size) {
   std::vector<VocabToken> tokens(static_cast<size_t>(size));
-  for (const auto& [text, id] : spec.vocab) tokens[static_cast<size_t>(id)] = {text, kNormal};
-  for (const AddedToken& t : spec.added)
-    tokens[static_cast<size_t>(t.id)] = {t.content, t.special ? kControl : kUserDefined};
+  const auto put = [&](int32_t id, const std::string& text, int32_t type) {
+    NESTLING_CHECK(id < size, "token ", id, " of a vocabulary of ", size);
+    tokens[static_cast<size_t>(id)] = {text, type};
+  };
+  for (const auto& [text, id] : spec.vocab) put(id, text, kNormal);
+  for (const AddedToken& t : spec.added) put(t.id, t.content, t.special ? kControl : kUserDefined);
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i].type == kUnused) tokens[i].text = str("[PAD", i, "]");
   return tokens;

@@ -1,5 +1,5 @@
-// GGUF files: the bytes that its own Python writer gives, read back by a reader that shares nothing; blocks of numbers and
-// codes; what cannot be written leaves nothing.
+// GGUF files: the bytes that its own Python writer gives, read back by a reader that shares
+// nothing; blocks of numbers and codes; what cannot be written leaves nothing.
 #include <bit>
 #include <gtest/gtest.h>
 
@@ -45,9 +45,9 @@ TEST(Gguf, WritesWhatItsPythonPackageWrites) {
   keys.insert(keys.begin(), {"general.architecture", std::string("a")});
   write_gguf(dir.path() / "x.gguf", keys,
              {floats("m", {2, 3}, {1, 2, 3, 4, 5, 6}), floats("v", {1}, {1.5f})});
-  // From gguf 0.19.0 (Python): GGUFWriter(..., "a"), add_uint32("u", 7), add_float32("f", 0.5), add_bool("b", True),
-  // add_string("s", "x"), add_array("i", [1, -2]), add_array("t", ["p", "qr"]), add_tensor("m", 1 .. 6 as [2, 3]),
-  // add_tensor("v", [1.5]).
+  // From gguf 0.19.0 (Python): GGUFWriter(..., "a"), add_uint32("u", 7), add_float32("f", 0.5),
+  // add_bool("b", True), add_string("s", "x"), add_array("i", [1, -2]), add_array("t", ["p",
+  // "qr"]), add_tensor("m", 1 .. 6 as [2, 3]), add_tensor("v", [1.5]).
   EXPECT_EQ(
       read_bytes(dir.path() / "x.gguf"),
       from_hex(
@@ -103,7 +103,7 @@ TEST(Gguf, NumbersOfQ8AreWithinHalfAStepOfTheirBlock) {
   for (size_t i = 64; i < 96; ++i) row[i] = 0;
   row[5] = -12.7f;  // the largest of its block: its step is 0.1
   std::vector<std::byte> bytes;
-  encode_ggml_row(GgmlType::kQ8_0, row, bytes);
+  encode_ggml_row(GgmlType::kQ8, row, bytes);
   ASSERT_EQ(bytes.size(), 3u * 34);
   const ReadGgufTensor t{.name = {},
                          .type = 8,
@@ -118,7 +118,7 @@ TEST(Gguf, NumbersOfQ8AreWithinHalfAStepOfTheirBlock) {
     // Half a step, and what rounding the step to f16 moves 127 of them.
     EXPECT_LE(std::fabs(got[i] - row[i]), largest / 127 * (0.5 + 127 * 0x1p-11)) << i;
   }
-  expect_error([&] { encode_ggml_row(GgmlType::kQ8_0, std::span(row).first(40), bytes); },
+  expect_error([&] { encode_ggml_row(GgmlType::kQ8, std::span(row).first(40), bytes); },
                {"a row of 40 elements", "blocks of 32"}, ErrorKind::kRuntime);
   expect_error([&] { encode_ggml_row(GgmlType::kNvfp4, row, bytes); }, {"codes are repacked"},
                ErrorKind::kRuntime);
@@ -161,7 +161,7 @@ TEST(Gguf, WhatCannotBeWrittenIsRefusedAndLeavesNothing) {
   refused({}, {floats("t", {1, 1, 1, 1, 1}, {1})}, {"tensor t: 5 dimensions"});
   refused({}, {floats("t", {2, 0}, {})}, {"tensor t: dimension 1 is 0"});
   GgufTensor part = floats("t", {2, 40}, {});
-  part.type = GgmlType::kQ8_0;
+  part.type = GgmlType::kQ8;
   refused({}, {part}, {"tensor t: rows of 40 are no whole blocks of 32, which Q8_0 needs"});
   refused({}, {floats("t", {3}, {1, 2})}, {"x.gguf: t gave 4 bytes too few"});
   refused({}, {floats("t", {1}, {1, 2})}, {"x.gguf: t gave more bytes than its shape has"});

@@ -1,5 +1,6 @@
-// GGUF files of sizes: every tensor is that of the slice under llama.cpp's name, codes of NVFP4 stand for the same numbers,
-// keys say what config.json and tokenizer.json do, and what llama.cpp cannot run or hold is refused.
+// GGUF files of sizes: every tensor is that of the slice under llama.cpp's name, codes of NVFP4
+// stand for the same numbers, keys say what config.json and tokenizer.json do, and what llama.cpp
+// cannot run or hold is refused.
 #include "runtime/export_gguf.h"
 
 #include <bit>
@@ -316,7 +317,7 @@ TEST_F(ExportDirectory, OtherTypesHoldTheSameNumbersRounded) {
   write(c);
   const ReadGguf exact = made({.type = GgmlType::kF32, .tokenizer = false}).file;
   const std::pair<GgmlType, double> types[] = {
-      {GgmlType::kBF16, 0x1p-8}, {GgmlType::kF16, 0x1p-11}, {GgmlType::kQ8_0, 0.5 / 127 + 0x1p-11}};
+      {GgmlType::kBF16, 0x1p-8}, {GgmlType::kF16, 0x1p-11}, {GgmlType::kQ8, 0.5 / 127 + 0x1p-11}};
   for (const auto& [type, bound] : types) {
     const ReadGguf got = made({.type = type, .tokenizer = false}).file;
     for (const ReadGgufTensor& t : exact.tensors) {
@@ -325,7 +326,7 @@ TEST_F(ExportDirectory, OtherTypesHoldTheSameNumbersRounded) {
       const bool rounded = got.at(t.name).type != 0;
       for (size_t i = 0; i < want.size(); ++i) {
         double largest = std::fabs(want[i]);
-        if (type == GgmlType::kQ8_0 && rounded)
+        if (type == GgmlType::kQ8 && rounded)
           for (size_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j)
             largest = std::max(largest, std::fabs(want[j]));
         const double most = rounded ? bound * largest + 0x1p-25 : 0;
@@ -365,7 +366,7 @@ TEST_F(ExportDirectory, WhatLlamaCppDoesNotRunIsRefused) {
 TEST_F(ExportDirectory, RowsThatAreNoWholeBlocksAreNamed) {
   write(config("ME*"));  // experts are 16 wide
   expect_error(
-      [&] { made({.type = GgmlType::kQ8_0, .tokenizer = false}); },
+      [&] { made({.type = GgmlType::kQ8, .tokenizer = false}); },
       {"tensor blk.1.ffn_down_exps.weight has rows of 16; GGUF's Q8_0 needs multiples of 32",
        "--precision bf16"});
 }

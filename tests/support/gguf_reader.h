@@ -1,4 +1,5 @@
-// gguf_reader.h - GGUF files read plainly from what the format says, for tests of what writes them. Shares nothing with it.
+// gguf_reader.h - GGUF files read plainly from what the format says, for tests of what writes them.
+// Shares nothing with it.
 #pragma once
 #include <cmath>
 #include <cstdint>
