@@ -1,6 +1,5 @@
 #include "model/gguf.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "model/published_rows.h"

@@ -21,11 +21,14 @@ LLAMA_CPP_LIB_PATH=DIR takes libllama from DIR instead of the package's own buil
 import argparse
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import unicodedata
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a process a line of text: none may spin
 
 import jinja2
 import llama_cpp as L
@@ -34,6 +37,7 @@ from safetensors.numpy import load_file
 
 F32 = 0  # ggml's number of the type
 BOUND_F32 = 1e-4
+LONGEST_LINE = 240  # characters; longer lines are cut
 HARD_LINES = ("Zażółć gęślą jaźń — 東京 🙂", "  if (x[i] >= 3.14e-5) { return; }   ", "<think> </s>|im_start|> 1234567 don't", "'RE 'tis WE'LL\tdon’t", "a\u00a0b\u3000c",
               "\r\n\r\n x \n\n\n  y", "<|im_start|>user\nhi<|im_end|>", "١٢٣ ½ Ⅷ 12,345.678", "e\u0301 café naïve ﬁ", "x" * 300, "🙂‍🙂️👨‍👩‍👧 กขฃ ꙮ", "\x01\x7f end")
 PROMPT = "What is 358+467?"
@@ -257,7 +261,8 @@ def lines_of(options):
     text = path.read_text()
     if path.suffix == ".jsonl":
         text = "\n".join(json.loads(line)["text"] for line in text.splitlines())
-    return [line for line in text.split("\n") if line.strip()][:options.lines] + list(HARD_LINES)
+    pieces = [line[i:i + LONGEST_LINE] for line in text.split("\n") for i in range(0, len(line), LONGEST_LINE)]
+    return [piece for piece in pieces if piece.strip()][:options.lines] + list(HARD_LINES)
 
 
 def one_tokenizer(options, file, scratch):
