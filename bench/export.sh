@@ -20,6 +20,10 @@ say() { # COMMAND...: it and what it prints, into output.txt too
   echo "\$ $*" >>"$out/output.txt"
   "$@" 2>&1 | tee -a "$out/output.txt" || missed=1
 }
+ready() { # COMMAND...: as say, of what only makes ready: the first fault ends all
+  echo "\$ $*" >>"$out/output.txt"
+  "$@" 2>&1 | tee -a "$out/output.txt"
+}
 parity() { # NAME ARGUMENTS...
   local name=$1
   shift
@@ -63,8 +67,8 @@ data:
 elastic:
   multiple_of: 64
   choices: $3
-  sizes: [{name: full, target: full}, {name: half, target: {active_params: 70%}}]
-router: {lr: 1.0e-2, dead_zone: 0.1, freeze: {agree_steps: 4, at_tokens: 16384}}
+  sizes: [{name: full, target: full}, {name: half, target: {active_params: 50%}}]
+router: {lr: 1.0e-2, dead_zone: 0.3, freeze: {agree_steps: 4, at_tokens: 16384}}
 curriculum: [{name: short, seq_len: 256, tokens: 65536, global_batch_tokens: 512}]
 optimizer: {lr: 1.0e-3, warmup_tokens: 4096}
 evaluation: {problems: 0}
@@ -72,13 +76,13 @@ precision: {compute: fp32}
 log: {every_steps: 32, tensorboard: false}
 output: $work/runs
 YAML
-  say "$program" pretrain "$work/$1-parent.yaml"
-  say "$program" run "$work/$1.yaml"
+  ready "$program" pretrain "$work/$1-parent.yaml"
+  ready "$program" run "$work/$1.yaml"
   local elastic=$work/runs/$1/elastic.h5
-  say "$program" inspect "$elastic"
+  ready "$program" inspect "$elastic"
   parity "$1" "$elastic" --sizes full,half --precisions fp32,bf16,q8_0
   for format in nvfp4 fp8; do
-    say "$program" quantize "$elastic" --format $format --data reasoning:all:1-4:0-100 --out "$work/$1-$format.h5"
+    ready "$program" quantize "$elastic" --format $format --data reasoning:all:1-4:0-100 --out "$work/$1-$format.h5"
   done
   parity "$1-nvfp4" "$work/$1-nvfp4.h5" --sizes full,half --precisions fp32,bf16,nvfp4 --codes
   parity "$1-fp8" "$work/$1-fp8.h5" --sizes full,half --precisions fp32,bf16 --codes

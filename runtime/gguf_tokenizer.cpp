@@ -160,7 +160,7 @@ void add_ends(GgufTokenizer& out, const SpecialIds& special, const ModelConfig& 
   NESTLING_CHECK_INPUT(!ends.empty(), where,
                        ": no eos_token_id in config.json and no eos_token in "
                        "tokenizer_config.json; llama.cpp would stop at token 11");
-  std::ranges::stable_partition(ends, [&](int64_t id) { return id == named; });
+  std::stable_partition(ends.begin(), ends.end(), [&](int64_t id) { return id == named; });
   constexpr const char* kEnds[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                    "tokenizer.ggml.eom_token_id"};
   for (size_t i = 0; i < ends.size() && i < std::size(kEnds); ++i) add_id(out, kEnds[i], ends[i]);

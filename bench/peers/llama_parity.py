@@ -46,7 +46,7 @@ PROMPT = "What is 358+467?"
 def run(program, *words):
     done = subprocess.run([program, *words], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.strip()[:2000]}")
+        sys.exit(f"{' '.join(words)[:200]}: exit {done.returncode}: {done.stderr.strip()[:2000]}")
     return done.stdout
 
 
