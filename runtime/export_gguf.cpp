@@ -153,6 +153,10 @@ GgufExport export_gguf(const fs::path& path, const std::string& size, const fs::
   GgufExport done;
   done.type = choose_type(model.weights().quantization(), options, where, done.notes);
   check_gguf_config(model.config(), where);
+  if (!model.trained())
+    done.notes.push_back("size " + model.size() +
+                         ": the router's widths for this budget, between two sizes that were "
+                         "trained; not trained by itself");
   std::vector<GgufKey> keys = general_keys(model, origin_of(path), done.type);
   append(keys, gguf_model_keys(model.config()));
   GgufTokenizer tokenizer = options.tokenizer

@@ -32,6 +32,7 @@ cmp small.gguf again.gguf
 [ "$(stat -c %s small.gguf)" -gt 4000000 ] || fail "a file of $(stat -c %s small.gguf) bytes"
 says "$parent in Q8_0: small.gguf" export "$parent" --precision q8_0 --out small.gguf
 cmp -s small.gguf again.gguf && fail "the file that was there is not replaced"
+says 'note: size 65%: the router' export e.h5 --size 65% --out between.gguf
 says '' export e.h5 --size 50% --tokenizer none --out none.gguf
 [ "$(stat -c %s none.gguf)" -lt "$(stat -c %s again.gguf)" ] || fail "--tokenizer none writes one"
 
