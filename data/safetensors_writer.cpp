@@ -101,16 +101,8 @@ void write_safetensors(const std::filesystem::path& file, std::vector<TensorToSt
   const uint64_t length = header.size();
   out.write(std::as_bytes(std::span(&length, 1)));
   out.write(header);
-  for (const TensorToStore& t : tensors) {
-    const int64_t end = out.size() + stored_bytes(t);
-    t.produce([&](std::span<const std::byte> piece) {
-      NESTLING_CHECK(out.size() + static_cast<int64_t>(piece.size()) <= end, file.string(), ": ",
-                     t.name, " gave more bytes than its shape has");
-      out.write(piece);
-    });
-    NESTLING_CHECK(out.size() == end, file.string(), ": ", t.name, " gave ", end - out.size(),
-                   " bytes too few");
-  }
+  for (const TensorToStore& t : tensors)
+    write_produced(out, t.produce, stored_bytes(t), str(file.string(), ": ", t.name));
   out.commit();
 }
 

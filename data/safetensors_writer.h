@@ -10,24 +10,21 @@
 //               file.
 #pragma once
 #include <filesystem>
-#include <functional>
 #include <map>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "data/produced_bytes.h"
 #include "data/stored_type.h"
 #include "kernels/core/view.h"
 
 namespace nestling {
 
-using ByteSink = std::function<void(std::span<const std::byte>)>;
-
 struct TensorToStore {
   std::string name;
   StoredType type = StoredType::kF32;
   std::vector<int64_t> shape;  // empty: a scalar
-  std::function<void(const ByteSink&)> produce;
+  ByteProducer produce;
 };
 
 // A CPU view (which must outlive the writing), row by row: gaps are left out.

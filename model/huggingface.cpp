@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <immintrin.h>
 #include <nlohmann/json.hpp>
 
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
+#include "data/narrow.h"
 #include "data/safetensors_writer.h"
 #include "data/widen.h"
 #include "model/huggingface_codes.h"
 #include "model/interleave.h"
+#include "model/published_rows.h"
 #include "model/published_tensors.h"
 
 namespace nestling {
@@ -40,66 +41,31 @@ void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterS
   }
 }
 
-void narrow(StoredType type, const std::vector<float>& row, std::vector<std::byte>& out) {
-  const auto put = [&](auto convert) {
-    using Item = decltype(convert(0.0f));
-    out.resize(row.size() * sizeof(Item));
-    for (size_t i = 0; i < row.size(); ++i) {
-      const Item item = convert(row[i]);
-      std::memcpy(out.data() + i * sizeof(Item), &item, sizeof(Item));
-    }
-  };
-  switch (type) {
-    case StoredType::kF32:
-      return put([](float x) { return x; });
-    case StoredType::kBF16:
-      return put([](float x) { return bf16(x).bits; });
-    case StoredType::kF16:
-      return put([](float x) { return static_cast<uint16_t>(_cvtss_sh(x, 0)); });
-    default:
-      throw Error(str("export as ", stored_name(type), ": needs BF16, F16 or F32"));
-  }
-}
-
-// Published row `row` of the tensor, in published column order.
-void gather_row(const Weights& weights, const Published& p, int64_t row, std::vector<float>& out) {
-  for (int64_t index : p.parts) {
-    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(index)];
-    const PublishedMatrix m = published_matrix(spec);
-    const int64_t inside = row - spec.row_begin;
-    if (inside < 0 || inside >= m.rows) continue;
-    const float* matrix = weights.master(index).ptr<float>() + p.expert * m.rows * m.cols;
-    const float* from = matrix + memory_index(spec.rows, m.rows, inside) * m.cols;
-    for (int64_t c = 0; c < m.cols; ++c)
-      out[static_cast<size_t>(published_index(spec.cols, m.cols, c))] = from[c];
-    return;
-  }
-  throw Error(str("row ", row, " of a published tensor belongs to no parameter"));
-}
-
 StoredType type_of(const ExportOptions& options, const std::string& name,
                    const ParameterSpec& spec) {
   const auto at = options.types.find(name);
   return at != options.types.end() ? at->second : published_type(spec, options.type);
 }
 
-TensorToStore to_store(const Weights& weights, const std::string& name, const Published& p,
-                       StoredType type) {
-  const ParameterSpec& spec = weights.specs()[static_cast<size_t>(p.parts.front())];
-  TensorToStore t{.name = name, .type = type, .shape = spec.published_shape, .produce = {}};
-  t.produce = [&weights, p, type, shape = spec.published_shape](const ByteSink& sink) {
-    const int64_t rows = shape[0];
-    int64_t cols = 1;
-    for (size_t d = 1; d < shape.size(); ++d) cols *= shape[d];
-    std::vector<float> row(static_cast<size_t>(cols));
-    std::vector<std::byte> bytes;
-    for (int64_t r = 0; r < rows; ++r) {
-      gather_row(weights, p, r, row);
-      narrow(type, row, bytes);
-      sink(bytes);
-    }
-  };
-  return t;
+TensorToStore to_store(const Weights& weights, const NamedPublished& tensor, StoredType type) {
+  const Published& p = tensor.from;
+  const std::vector<int64_t>& shape =
+      weights.specs()[static_cast<size_t>(p.parts.front())].published_shape;
+  return {.name = tensor.name,
+          .type = type,
+          .shape = shape,
+          .produce = [&weights, p, type, shape](const ByteSink& sink) {
+            const PublishedRows rows(weights, p.parts);
+            int64_t cols = 1;
+            for (size_t d = 1; d < shape.size(); ++d) cols *= shape[d];
+            std::vector<float> row(static_cast<size_t>(cols));
+            std::vector<std::byte> bytes;
+            for (int64_t r = 0; r < shape[0]; ++r) {
+              rows.read(p.expert, r, row);
+              narrow_from_float(type, row, bytes);
+              sink(bytes);
+            }
+          }};
 }
 
 void refuse_codes(const std::optional<Quantization>& q, const std::filesystem::path& directory) {
@@ -176,24 +142,15 @@ void export_weights(const std::filesystem::path& directory, const ModelConfig& c
                     const Weights& weights, const ExportOptions& options) {
   if (weights.device() != Device::kCpu)
     return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
-  std::vector<std::pair<std::string, Published>> order;  // as the list goes
-  std::map<std::string, size_t> place;
-  for (int64_t i = 0; i < weights.count(); ++i) {
-    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    for (int64_t e = 0; e < published_matrix(spec).count; ++e) {
-      const std::string name = spec.published_of(e);
-      const auto [at, fresh] = place.emplace(name, order.size());
-      if (fresh) order.push_back({name, {.parts = {}, .expert = e}});
-      order[at->second].second.parts.push_back(i);
-    }
-  }
   std::vector<TensorToStore> tensors;
-  for (const auto& [name, p] : order) {
-    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(p.parts.front())];
-    if (weights.codes(p.parts.front()))
-      store_codes(weights, name, p, tensors);
+  for (const NamedPublished& tensor : published_tensors(weights)) {
+    const int64_t first = tensor.from.parts.front();
+    if (weights.codes(first))
+      store_codes(weights, tensor, tensors);
     else
-      tensors.push_back(to_store(weights, name, p, type_of(options, name, spec)));
+      tensors.push_back(
+          to_store(weights, tensor,
+                   type_of(options, tensor.name, weights.specs()[static_cast<size_t>(first)])));
   }
   write_safetensors_dir(directory, std::move(tensors), options.max_shard_bytes);
   Json json = model_config_json(config, options.type);

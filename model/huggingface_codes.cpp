@@ -18,51 +18,18 @@ std::string module_of(const std::string& name) {
   return name.substr(0, name.size() - kWeight.size());
 }
 
-// An array of bytes that a published tensor is kept as: `unit` bytes stand for `elements` of a row and move together.
-struct CodeArray {
-  int64_t unit, elements;
-};
-constexpr CodeArray kFp8Codes{.unit = 1, .elements = 1};
-constexpr CodeArray kNvfp4Codes{.unit = kNvfp4Block / 2, .elements = kNvfp4Block};
-constexpr CodeArray kBlockScales{.unit = 1, .elements = kNvfp4Block};
-
-int64_t row_bytes(const CodeArray& a, int64_t cols) {
-  return cols / a.elements * a.unit;
-}
-
-// Row `row` of the tensor in published order, from where `memory` is all that parameter `index` has of the array.
-void gather_codes(const Weights& weights, const Published& p, const CodeArray& a, bool blocks,
-                  int64_t row, std::vector<std::byte>& out) {
-  for (const int64_t index : p.parts) {
-    const ParameterSpec& spec = weights.specs()[static_cast<size_t>(index)];
-    const PublishedMatrix m = published_matrix(spec);
-    const int64_t inside = row - spec.row_begin;
-    if (inside < 0 || inside >= m.rows) continue;
-    const ConstView memory = blocks ? weights.block_scales(index) : weights.codes(index);
-    const int64_t units = m.cols / a.elements;
-    const std::byte* from =
-        memory.data() +
-        (p.expert * m.rows + memory_index(spec.rows, m.rows, inside)) * row_bytes(a, m.cols);
-    for (int64_t u = 0; u < units; ++u)
-      std::memcpy(out.data() + published_index(spec.cols, units, u) * a.unit, from + u * a.unit,
-                  static_cast<size_t>(a.unit));
-    return;
-  }
-  throw Error(str("row ", row, " of a published tensor belongs to no parameter"));
-}
-
 TensorToStore codes_to_store(const Weights& weights, const std::string& name, const Published& p,
-                             const CodeArray& a, bool blocks) {
+                             const CodeArray& a) {
   const ParameterSpec& spec = weights.specs()[static_cast<size_t>(p.parts.front())];
-  const int64_t rows = spec.published_shape[0], cols = spec.published_shape[1];
+  const int64_t rows = spec.published_shape[0], bytes_of_row = a.row_bytes(spec.published_shape[1]);
   const bool packed = a.unit > 1;
   return {.name = name,
           .type = packed ? StoredType::kU8 : StoredType::kF8E4M3,
-          .shape = {rows, row_bytes(a, cols)},
-          .produce = [&weights, p, a, blocks, rows, cols](const ByteSink& sink) {
-            std::vector<std::byte> bytes(static_cast<size_t>(row_bytes(a, cols)));
+          .shape = {rows, bytes_of_row},
+          .produce = [&weights, p, a, rows, bytes_of_row](const ByteSink& sink) {
+            std::vector<std::byte> bytes(static_cast<size_t>(bytes_of_row));
             for (int64_t r = 0; r < rows; ++r) {
-              gather_codes(weights, p, a, blocks, r, bytes);
+              gather_codes(weights, p, a, r, bytes);
               sink(bytes);
             }
           }};
@@ -133,7 +100,7 @@ void scatter_codes(const StoredTensor& tensor, int64_t first_row, const Paramete
                    const CodeArray& a, std::byte* out) {
   const PublishedMatrix m = published_matrix(spec);
   const int64_t units = m.cols / a.elements;
-  const int64_t bytes = row_bytes(a, m.cols);
+  const int64_t bytes = a.row_bytes(m.cols);
   for (int64_t r = 0; r < m.rows; ++r) {
     const std::byte* from =
         tensor.bytes.data() + (first_row + published_index(spec.rows, m.rows, r)) * bytes;
@@ -197,7 +164,7 @@ void import_codes(PublishedTensors& tensors, Weights& weights, int64_t i) {
                         bool has_nan, bool blocks) {
     const StoredTensor& tensor = *tensors.find(name);
     if (has_nan) check_codes(tensor.bytes, blocks, tensor.describe());
-    scatter_codes(tensor, spec.row_begin, spec, a, to.data() + e * m.rows * row_bytes(a, m.cols));
+    scatter_codes(tensor, spec.row_begin, spec, a, to.data() + e * m.rows * a.row_bytes(m.cols));
   };
   for (int64_t e = 0; e < m.count; ++e) {
     const std::string name = spec.published_of(e);
@@ -207,18 +174,19 @@ void import_codes(PublishedTensors& tensors, Weights& weights, int64_t i) {
   }
 }
 
-void store_codes(const Weights& weights, const std::string& name, const Published& p,
+void store_codes(const Weights& weights, const NamedPublished& tensor,
                  std::vector<TensorToStore>& tensors) {
+  const Published& p = tensor.from;
   const Quantization& q = *weights.quantization();
   const TensorScales& scales = *q.parameters[static_cast<size_t>(p.parts.front())];
-  const std::string module = module_of(name);
+  const std::string module = module_of(tensor.name);
   const float weight = scales.weight[static_cast<size_t>(p.expert)];
   if (q.format == WeightFormat::kFp8) {
-    tensors.push_back(codes_to_store(weights, name, p, kFp8Codes, false));
+    tensors.push_back(codes_to_store(weights, tensor.name, p, kFp8Codes));
     tensors.push_back(scalar_to_store(module + ".weight_scale", weight));
   } else {
-    tensors.push_back(codes_to_store(weights, name, p, kNvfp4Codes, false));
-    tensors.push_back(codes_to_store(weights, module + ".weight_scale", p, kBlockScales, true));
+    tensors.push_back(codes_to_store(weights, tensor.name, p, kNvfp4Codes));
+    tensors.push_back(codes_to_store(weights, module + ".weight_scale", p, kBlockScales));
     tensors.push_back(scalar_to_store(module + ".weight_scale_2", weight));
   }
   tensors.push_back(scalar_to_store(module + ".input_scale", scales.input));

@@ -9,16 +9,10 @@
 #pragma once
 #include "data/json.h"
 #include "data/safetensors_writer.h"
+#include "model/published_rows.h"
 #include "model/published_tensors.h"
-#include "model/weights.h"
 
 namespace nestling {
-
-// One published tensor and the parameters that are its rows.
-struct Published {
-  std::vector<int64_t> parts;  // indices into the list, by rising row
-  int64_t expert = 0;
-};
 
 // The scales of what is stored as codes, each tensor of the shape that config asks for; none: nothing is. Throws kInput:
 // other types, formats mixed, scales that are missing or of no use.
@@ -27,7 +21,7 @@ std::optional<Quantization> read_quantization(PublishedTensors& tensors, const M
 void import_codes(PublishedTensors& tensors, Weights& weights, int64_t i);
 
 // Appends the tensors of a published quantized weight. `weights` must outlive the writing.
-void store_codes(const Weights& weights, const std::string& name, const Published& p,
+void store_codes(const Weights& weights, const NamedPublished& tensor,
                  std::vector<TensorToStore>& tensors);
 // quantization_config into `config`, and hf_quant_config.json into the directory.
 void add_quantization_config(const std::filesystem::path& directory, const Weights& weights,

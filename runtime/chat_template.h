@@ -7,6 +7,7 @@
 // Errors        kInput: no template, or one that asks for what is not known, by line and construct.
 #pragma once
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,16 @@ struct ChatMessage {
   std::string content;
   std::string reasoning = {};  // of an assistant; empty: none
 };
+
+// The template as it was written, and its place for messages; none: there is none.
+struct ChatTemplateText {
+  std::string text, where;
+};
+std::optional<ChatTemplateText> chat_template_text(const std::map<std::string, std::string>& files,
+                                                   const std::string& where);
+// bos_token, eos_token, unk_token and pad_token of tokenizer_config.json, those that it has.
+std::map<std::string, std::string> special_tokens(const std::map<std::string, std::string>& files,
+                                                  const std::string& where);
 
 class ChatTemplate {
  public:

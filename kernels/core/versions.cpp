@@ -28,8 +28,12 @@ std::map<std::string, std::string> library_versions() {
           {"compiler", __VERSION__}};
 }
 
+std::string program_version() {
+  return NESTLING_VERSION;
+}
+
 std::string version_text() {
-  std::string text = "nestling " NESTLING_VERSION "\ncuda " NESTLING_BUILT_WITH_CUDA;
+  std::string text = "nestling " + program_version() + "\ncuda " NESTLING_BUILT_WITH_CUDA;
   for (const auto& [name, version] : library_versions()) text += str("\n", name, " ", version);
   return text;
 }

@@ -40,6 +40,7 @@ defaults 'max-new-tokens temperature top-k top-p compute device' generate
 defaults 'problems batch seq-len max-tokens compute device' eval
 defaults 'vocab max-bytes' train-tokenizer
 defaults precision slice
+defaults tokenizer export
 
 # A text that is cut is said to be; one that is not, is not.
 parent=$source_dir/data/parents/tiny-reasoner

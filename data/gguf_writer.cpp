@@ -1,0 +1,119 @@
+#include "data/gguf_writer.h"
+
+#include <set>
+
+#include "kernels/core/check.h"
+
+namespace nestling {
+
+namespace {
+
+constexpr int64_t kAlignment = 32;
+constexpr size_t kMostDimensions = 4;
+constexpr size_t kLongestTensorName = 63;
+constexpr size_t kLongestKey = 65535;
+
+// Types of values, as the format numbers them.
+constexpr uint32_t kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kString = 8, kArray = 9;
+
+int64_t padding(int64_t at) {
+  return (kAlignment - at % kAlignment) % kAlignment;
+}
+
+template <class T>
+void append(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+void append(std::string& out, const std::string& text) {
+  append(out, uint64_t{text.size()});
+  out += text;
+}
+template <class T>
+void append_array(std::string& out, uint32_t type, const std::vector<T>& items) {
+  append(out, kArray);
+  append(out, type);
+  append(out, uint64_t{items.size()});
+  for (const T& item : items) append(out, item);
+}
+
+struct AppendValue {
+  std::string& out;
+  void operator()(uint32_t x) const { append(out, kUint32), append(out, x); }
+  void operator()(float x) const { append(out, kFloat32), append(out, x); }
+  void operator()(bool x) const { append(out, kBool), append(out, uint8_t{x}); }
+  void operator()(const std::string& x) const { append(out, kString), append(out, x); }
+  void operator()(const std::vector<int32_t>& x) const { append_array(out, kInt32, x); }
+  void operator()(const std::vector<std::string>& x) const { append_array(out, kString, x); }
+};
+
+void check_names(const std::vector<GgufKey>& keys, const std::vector<GgufTensor>& tensors) {
+  std::set<std::string_view> seen;
+  for (const GgufKey& k : keys) {
+    NESTLING_CHECK(!k.name.empty() && k.name.size() <= kLongestKey, "a key of ", k.name.size(),
+                   " bytes");
+    NESTLING_CHECK(seen.insert(k.name).second, "key ", k.name, " is given twice");
+  }
+  seen.clear();
+  for (const GgufTensor& t : tensors) {
+    NESTLING_CHECK(!t.name.empty() && t.name.size() <= kLongestTensorName, "tensor ", t.name,
+                   ": a name of ", t.name.size(), " bytes, at most ", kLongestTensorName);
+    NESTLING_CHECK(seen.insert(t.name).second, "tensor ", t.name, " is given twice");
+  }
+}
+
+std::string header_bytes(const std::vector<GgufKey>& keys, const std::vector<GgufTensor>& tensors) {
+  std::string out = "GGUF";
+  append(out, uint32_t{3});
+  append(out, uint64_t{tensors.size()});
+  append(out, uint64_t{keys.size()});
+  for (const GgufKey& k : keys) {
+    append(out, k.name);
+    std::visit(AppendValue{out}, k.value);
+  }
+  int64_t at = 0;
+  for (const GgufTensor& t : tensors) {
+    append(out, t.name);
+    append(out, static_cast<uint32_t>(t.shape.size()));
+    for (auto d = t.shape.rbegin(); d != t.shape.rend(); ++d)
+      append(out, static_cast<uint64_t>(*d));
+    append(out, static_cast<uint32_t>(t.type));
+    append(out, static_cast<uint64_t>(at));
+    const int64_t bytes = gguf_tensor_bytes(t);
+    at += bytes + padding(bytes);
+  }
+  return out;
+}
+
+}  // namespace
+
+int64_t gguf_tensor_bytes(const GgufTensor& t) {
+  NESTLING_CHECK(!t.shape.empty() && t.shape.size() <= kMostDimensions, "tensor ", t.name, ": ",
+                 t.shape.size(), " dimensions, 1 to ", kMostDimensions, " are possible");
+  const GgmlBlock block = ggml_block(t.type);
+  NESTLING_CHECK(t.shape.back() % block.elements == 0, "tensor ", t.name, ": rows of ",
+                 t.shape.back(), " are no whole blocks of ", block.elements, ", which ",
+                 ggml_type_name(t.type), " needs");
+  int64_t bytes = block.bytes;
+  for (size_t d = 0; d < t.shape.size(); ++d) {
+    const int64_t n = d + 1 < t.shape.size() ? t.shape[d] : t.shape[d] / block.elements;
+    NESTLING_CHECK(n > 0 && !__builtin_mul_overflow(bytes, n, &bytes), "tensor ", t.name,
+                   ": dimension ", d, " is ", t.shape[d]);
+  }
+  return bytes;
+}
+
+void write_gguf(const std::filesystem::path& file, const std::vector<GgufKey>& keys,
+                const std::vector<GgufTensor>& tensors) {
+  check_names(keys, tensors);
+  std::string header = header_bytes(keys, tensors);
+  header.append(static_cast<size_t>(padding(std::ssize(header))), '\0');
+  AtomicFile out(file);
+  out.write(header);
+  for (const GgufTensor& t : tensors) {
+    write_produced(out, t.produce, gguf_tensor_bytes(t), str(file.string(), ": ", t.name));
+    out.write(std::string(static_cast<size_t>(padding(out.size())), '\0'));
+  }
+  out.commit();
+}
+
+}  // namespace nestling
