@@ -29,7 +29,7 @@ class RunningServer {
   }
   httplib::Client client() const {
     httplib::Client c("127.0.0.1", server_.port());
-    c.set_read_timeout(30);
+    c.set_read_timeout(120);
     return c;
   }
   Server& server() { return server_; }
