@@ -6,6 +6,7 @@
 
 #include "kernels/core/rng.h"
 #include "runtime/generator.h"
+#include "tests/support/device.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
@@ -21,8 +22,9 @@ using Tokens = std::vector<int32_t>;
 struct TinyBatch {
   testing::TempDir dir;
   LoadedModel model;
-  Context ctx{Device::kCpu};
-  TinyBatch() : model(write(dir), DType::kF32) {}
+  Context ctx;
+  explicit TinyBatch(Device device = Device::kCpu)
+      : model(write(dir), DType::kF32, "", device), ctx(device) {}
 
   // Of large matrices: what it says depends on all it has read.
   static std::filesystem::path write(const testing::TempDir& dir) {
@@ -50,11 +52,20 @@ bool stays(const Sequence&) {
   return false;
 }
 
+class RunningBatchOn : public ::testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == Device::kCuda) NESTLING_SKIP_WITHOUT_CUDA();
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, RunningBatchOn, ::testing::Values(Device::kCpu, Device::kCuda),
+                         [](const auto& test) { return std::string(device_name(test.param)); });
+
 // Two rows and five sequences of one to nine tokens, greedy and drawn: those that wait join as soon
 // as a row is free, so every one but the first two goes where others have left their states. A
 // prompt of one token is shorter than the window of the convolutions.
-TEST(RunningBatch, SequencesThatJoinSayWhatTheySayAlone) {
-  TinyBatch tiny;
+TEST_P(RunningBatchOn, SequencesThatJoinSayWhatTheySayAlone) {
+  TinyBatch tiny(GetParam());
   std::vector<GenerateOptions> options(5);
   std::vector<Tokens> prompts;
   std::vector<Sequence> all;
@@ -121,8 +132,8 @@ TEST(RunningBatch, MoreThanItHasRowsForAreRefused) {
 }
 
 // What is told of prompts and of tokens drawn is what one forward over all of it says.
-TEST(RunningBatch, LogitsOfPromptsAndTokensAreThoseOfAForward) {
-  TinyBatch tiny;
+TEST_P(RunningBatchOn, LogitsOfPromptsAndTokensAreThoseOfAForward) {
+  TinyBatch tiny(GetParam()), reference;
   const Tokens prompt = prompt_of(7, 5);
   for (const int64_t more : {0, 6}) {
     GenerateOptions options;
@@ -154,7 +165,7 @@ TEST(RunningBatch, LogitsOfPromptsAndTokensAreThoseOfAForward) {
     const Tokens made = sequence.finish().tokens;
     ASSERT_EQ(std::ssize(made), more);
     if (more > 0) whole.insert(whole.end(), made.begin(), made.end() - 1);
-    const Tensor want = testing::whole_logits(tiny.model, whole);
+    const Tensor want = testing::whole_logits(reference.model, whole);
     ASSERT_EQ(std::ssize(told), want.size());
     double largest = 0;
     for (int64_t k = 0; k < want.size(); ++k)
