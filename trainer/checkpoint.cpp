@@ -11,8 +11,8 @@
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
 #include "kernels/core/check.h"
-#include "kernels/core/host_view.h"
 #include "trainer/checkpoint_manifest.h"
+#include "trainer/host_bytes.h"
 
 namespace nestling {
 namespace {
@@ -54,11 +54,6 @@ void remove_leftovers(const fs::path& directory) {
   for (const fs::path& path : found) fs::remove_all(path);
 }
 
-// Empty for a tensor that the host can read where it is.
-Tensor copy_of_device(ConstView v) {
-  return v.device() == Device::kCpu ? Tensor() : on_host(v.reshape({v.size()}));
-}
-
 // How a manifest describes a tensor, but for its checksum.
 ManifestTensor described(const NamedState& t) {
   NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
@@ -79,11 +74,9 @@ class StateFile {
   void add(const NamedState& t) {
     ManifestTensor stored = described(t);
     NESTLING_CHECK(names_.insert(t.name).second, t.name, " is twice in the state");
-    const Tensor copied = copy_of_device(t.view);
-    const ConstView host = copied ? copied.view() : ConstView(t.view);
-    const std::span<const std::byte> bytes(host.data(), static_cast<size_t>(host.bytes()));
-    stored.crc32c = crc32c_hex(crc32c(bytes));
-    out_.write(bytes);
+    const HostBytes bytes(t.view);
+    stored.crc32c = crc32c_hex(crc32c(bytes.get()));
+    out_.write(bytes.get());
     list_.push_back(std::move(stored));
   }
   std::vector<ManifestTensor> commit() {

@@ -9,6 +9,7 @@
 #include "data/mapped_file.h"
 #include "kernels/core/check.h"
 #include "trainer/checkpoint_manifest.h"
+#include "trainer/host_bytes.h"
 
 namespace nestling {
 
@@ -58,7 +59,8 @@ StateDifference difference_from_checkpoint(const TrainingState& state, const Tra
   for (const StatePart& part : state) {
     if (part.gather) part.gather();
     for (const NamedState& t : part.tensors) {
-      const Bytes here(t.view.data(), static_cast<size_t>(t.view.bytes()));
+      const HostBytes held(t.view);
+      const Bytes here = held.get();
       const auto saved = there.find(t.name);
       NESTLING_CHECK_INPUT(saved != there.end() && saved->second.size() == here.size(),
                            checkpoint.string(), ": has ",

@@ -1,8 +1,8 @@
 #!/bin/sh
 # device_run_test.sh PROGRAM SOURCE_DIR [RANKS] - the program on a CUDA device, or its ranks on one each.
 # Pretraining: a run that is told to stop ends in the very bytes of one left alone, and a checkpoint made there
-# goes on on the CPU. An elastic run, from importance to its evaluation: the CPU's losses and choices, and a file
-# that verifies. Exit 77: no device, or too few.
+# goes on on the CPU. An elastic run, from importance to its evaluation: the CPU's losses and choices, a file
+# that verifies, and the proof of verify-resume. Exit 77: no device, or too few.
 set -eu
 program=$1
 source_dir=$(cd "$2" && pwd)
@@ -122,6 +122,7 @@ done
 cmp "$work/choices_cuda" "$work/choices_cpu"
 same_losses elastic_cuda elastic_cpu
 "$alone" verify "$work/elastic_cuda/elastic/elastic.h5"
+"$program" verify-resume "$work/elastic.yaml" --set "output=$work/proof" --set device=cuda
 # The same in bf16, activations too, from importance to evaluation: losses to 1e-3 (3e-5 were seen), where a step changes
 # them by 2e-3 to 2e-2.
 if [ "$ranks" = 1 ]; then
