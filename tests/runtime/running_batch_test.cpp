@@ -26,17 +26,8 @@ struct TinyBatch {
   explicit TinyBatch(Device device = Device::kCpu)
       : model(write(dir), DType::kF32, "", device), ctx(device) {}
 
-  // Of large matrices: what it says depends on all it has read.
   static std::filesystem::path write(const testing::TempDir& dir) {
-    const ModelConfig config = testing::tiny_config(kVocab);
-    Weights weights(config, Device::kCpu, {});
-    weights.initialize(33);
-    for (int64_t i = 0; i < weights.count(); ++i) {
-      if (!weights.specs()[static_cast<size_t>(i)].decay) continue;
-      const View w = weights.master(i);
-      for (int64_t k = 0; k < w.size(); ++k) w.ptr<float>()[k] *= 10;
-    }
-    export_weights(dir.path(), config, weights, {.types = {}, .type = StoredType::kF32});
+    testing::write_steep_model(dir.path(), kVocab, 33);
     return dir.path();
   }
 };

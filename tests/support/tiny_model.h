@@ -39,4 +39,17 @@ inline void write_tiny_model(const std::filesystem::path& dir, int64_t vocab, ui
   export_weights(dir, config, weights, {.types = {}, .type = StoredType::kF32});
 }
 
+// The same with matrices ten times as large as at the start of training: what it says depends on all it has read.
+inline void write_steep_model(const std::filesystem::path& dir, int64_t vocab, uint64_t seed) {
+  const ModelConfig config = tiny_config(vocab);
+  Weights weights(config, Device::kCpu, {});
+  weights.initialize(seed);
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    if (!weights.specs()[static_cast<size_t>(i)].decay) continue;
+    const View w = weights.master(i);
+    for (int64_t k = 0; k < w.size(); ++k) w.ptr<float>()[k] *= 10;
+  }
+  export_weights(dir, config, weights, {.types = {}, .type = StoredType::kF32});
+}
+
 }  // namespace nestling::testing
