@@ -12,6 +12,7 @@
 #include "data/widen.h"
 #include "model/huggingface_codes.h"
 #include "model/interleave.h"
+#include "model/order.h"
 #include "model/published_rows.h"
 #include "model/published_tensors.h"
 
@@ -106,14 +107,16 @@ ModelConfig read_parent_config(const std::filesystem::path& directory) {
 }
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
-                              Weights& weights) {
-  if (weights.device() != Device::kCpu) {
+                              Weights& weights, const Order* order) {
+  const bool on_host = weights.device() == Device::kCpu;
+  if (weights.quantization() && !on_host) {
     Weights host(config, Device::kCpu, {.quantization = weights.quantization()});
     PublishedTypes types = import_weights(directory, config, host);
     Context ctx(weights.device());
     weights.take_masters(ctx, host);
     return types;
   }
+  if (order != nullptr) check_order(config, *order);
   PublishedTensors tensors(directory, config);
   const auto quantized = read_quantization(tensors, config);
   if (!weights.quantization()) refuse_codes(quantized, directory);
@@ -125,16 +128,23 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
     }
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
     const PublishedMatrix m = published_matrix(spec);
-    auto* out = weights.master(i).ptr<float>();
+    const bool in_place = on_host && !weights.shared(i);
+    Tensor made;
+    if (!in_place) made = Tensor(Device::kCpu, DType::kF32, {spec.size()});
+    const View values = in_place ? weights.master(i) : made.view();
+    auto* out = values.ptr<float>();
     tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
       check_numbers(tensor);
       read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
       types[spec.published_of(expert)] = tensor.type;
     });
+    if (order != nullptr) permute(spec, *order, values);
+    if (!in_place) weights.take(i, values);
   }
   tensors.check_all_used();
-  Context ctx(Device::kCpu);
+  Context ctx(weights.device());
   weights.refresh_low(ctx);
+  ctx.synchronize();
   return types;
 }
 

@@ -6,8 +6,8 @@
 //               wrong shape or type, or not finite is an Error of kind kInput naming file and tensor.
 // Export        the hub's spelling and layout. A tensor is stored in the type it was read in, so
 //               import and export give the same bytes; a fresh model is stored as the caller asks.
-// Memory        rows are converted one by one: nothing larger than a row is held beside the
-//               weights.
+// Memory        rows are converted one by one: nothing larger than a row is held beside weights that are whole and on
+//               the CPU. Into others one parameter after another is made on the host.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -15,6 +15,7 @@
 
 #include "data/json.h"
 #include "data/stored_type.h"
+#include "model/units.h"
 #include "model/weights.h"
 
 namespace nestling {
@@ -44,9 +45,9 @@ using PublishedTypes = std::map<std::string, StoredType>;
 std::optional<Quantization> read_quantization(const std::filesystem::path& directory,
                                               const ModelConfig& config);
 
-// Fills the masters (CPU) and refreshes the low copies. Returns the types found.
+// Fills the masters, with `order` their units in that order, and refreshes the low copies. Returns the types found.
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
-                              Weights& weights);
+                              Weights& weights, const Order* order = nullptr);
 
 // "crc32c:..." of the directory's *.safetensors, one after another by name; of its config.json.
 std::string digest_of_weights(const std::filesystem::path& directory);

@@ -7,6 +7,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
+#include "model/shared_layers.h"
 
 namespace nestling {
 
@@ -148,6 +149,7 @@ ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView t
   for (size_t l = 0; l < w.layers.size(); ++l) {
     run.layer = l;
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
+    if (w.shared != nullptr && is_kept(w.layers[l])) w.shared->bring(run.ctx, l);
     if (!is_kept(w.layers[l])) {
       if (run.save) acts.layers.emplace_back();
       if (run.recompute) acts.outputs.emplace_back();
@@ -175,16 +177,23 @@ void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelPara
     run.layer = l;
     if (!is_kept(w.layers[l])) continue;
     const Arena::Mark mark(run.arena);
+    if (w.shared != nullptr) {
+      w.shared->bring(run.ctx, l);
+      w.shared->clear_gradients(run.ctx, l);
+      run.fresh = false;
+    }
     backward_layer(run, w.layers[l], g.layers[l],
                    run.recompute ? forward_again(run, w.layers[l], acts.layers[l], acts.outputs[l])
                                  : acts.layers[l],
                    dnormed);
+    if (w.shared != nullptr) w.shared->add_gradients(run.ctx, l);
   }
   embed_backward(run, w.embeddings, g.embeddings, tokens, dnormed);
 }
 
 void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
                 const std::vector<LayerCache>& caches, View normed) {
+  NESTLING_CHECK(w.shared == nullptr, "a step of weights that ranks share");
   Context& ctx = run.ctx;
   const Arena::Mark mark(ctx.scratch());
   const int64_t batch = tokens.dim(0);

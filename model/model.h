@@ -7,6 +7,8 @@
 // Recompute     with run.recompute, forward keeps of every layer its input [T, D] and backward runs the
 //               layer's forward again before the layer's backward: memory of one layer's activations
 //               in place of all, at the price of a second forward, and no bit differs.
+// Shared        weights whose layers ranks share (w.shared, model/shared_layers.h) are brought before a layer runs, and
+//               its gradients summed over the ranks behind it: forward and backward are collectives then.
 // Determinism   same inputs, widths, threads and device: same bits.
 #pragma once
 #include "model/layers/attention.h"

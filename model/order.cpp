@@ -161,22 +161,6 @@ float* gather(const std::vector<Mapped>& dims, size_t d, int64_t expert, const f
   return to;
 }
 
-void permute(const ParameterSpec& spec, const Order& order, View tensor) {
-  const int64_t n = spec.size();
-  Tensor from(Device::kCpu, DType::kF32, {n}), to(Device::kCpu, DType::kF32, {n});
-  copy(from.view(), tensor.reshape({n}));
-  const std::vector<Mapped> dims = mapped_dims(spec, order);
-  const Mapped& outer = dims.front();
-  parallel_for(outer.extent, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t source = outer.map != nullptr ? (*outer.map)[static_cast<size_t>(i)] : i;
-      gather(dims, 1, i, from.ptr<float>() + source * outer.stride,
-             to.ptr<float>() + i * outer.stride);
-    }
-  });
-  copy(tensor.reshape({n}), to.view());
-}
-
 }  // namespace
 
 int64_t unit_count(const ModelConfig& c, Axis axis) {
@@ -229,6 +213,22 @@ void check_order(const ModelConfig& c, const Order& order, const std::string& wh
   each_list(c, order, where, [&](Axis axis, int64_t layer, const List& list) {
     check_list(c, order, where, axis, layer, list);
   });
+}
+
+void permute(const ParameterSpec& spec, const Order& order, View tensor) {
+  const int64_t n = spec.size();
+  Tensor from(Device::kCpu, DType::kF32, {n}), to(Device::kCpu, DType::kF32, {n});
+  copy(from.view(), tensor.reshape({n}));
+  const std::vector<Mapped> dims = mapped_dims(spec, order);
+  const Mapped& outer = dims.front();
+  parallel_for(outer.extent, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t source = outer.map != nullptr ? (*outer.map)[static_cast<size_t>(i)] : i;
+      gather(dims, 1, i, from.ptr<float>() + source * outer.stride,
+             to.ptr<float>() + i * outer.stride);
+    }
+  });
+  copy(tensor.reshape({n}), to.view());
 }
 
 void apply_order(const ModelConfig& config, const Order& order, Weights& weights) {

@@ -24,6 +24,8 @@ Order order_from_scores(const ModelConfig& config, const Scores& scores,
 Order inverse(const ModelConfig& config, const Order& order);
 void check_order(const ModelConfig& config, const Order& order, const std::string& where = "order");
 
+// One tensor of the list, f32 and dense, put in that order; checked by nobody.
+void permute(const ParameterSpec& spec, const Order& order, View tensor);
 // Permutes every tensor of the list in place, on whatever device; refreshes the low copies.
 // Gradients stay as they are. Memory: two copies of the largest tensor, on the host.
 void apply_order(const ModelConfig& config, const Order& order, Weights& weights);

@@ -2,10 +2,18 @@
 
 namespace nestling {
 
+namespace {
+constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+}
+
 int64_t ParameterSpec::size() const {
   int64_t n = 1;
   for (const Dim& d : dims) n *= d.extent;
   return n;
+}
+
+int64_t ParameterSpec::padded_size() const {
+  return (size() + kAlignElements - 1) / kAlignElements * kAlignElements;
 }
 
 std::string ParameterSpec::published_of(int64_t expert) const {

@@ -56,6 +56,8 @@ enum class Init : uint8_t {
   kDtBias,  // inverse softplus of exp U(log 0.001, log 0.1)
 };
 
+class SharedLayers;
+
 struct ParameterSpec {
   std::string name;       // unique here
   std::string published;  // tensor of the Hugging Face directory; {e} stands for the expert
@@ -75,6 +77,7 @@ struct ParameterSpec {
   Interleave cols;  // of the second
 
   int64_t size() const;
+  int64_t padded_size() const;  // elements that it takes in flat memory
   bool stacked() const { return published.find("{e}") != std::string::npos; }
   std::string published_of(int64_t expert) const;  // with {e} replaced
 };
@@ -135,6 +138,8 @@ struct ModelParams {
   std::vector<LayerParams<T>> layers;
   T final_norm{};  // [D]
   T head{};        // [V, D]; tied: the embeddings
+  SharedLayers* shared =
+      nullptr;  // what brings a layer's matrices where these views look (Weights::params)
 };
 
 // The specs, in list order.

@@ -13,8 +13,7 @@ namespace nestling {
 
 namespace {
 
-constexpr int64_t kDrawnAtOnce = 4096;   // values, at least, a thread
-constexpr int64_t kAlignElements = 128;  // 256 bytes of bf16, 512 of f32
+constexpr int64_t kDrawnAtOnce = 4096;  // values, at least, a thread
 constexpr int64_t kAlignBytes = 256;
 
 // Numbers of 64 bits that one value takes.
@@ -58,10 +57,6 @@ double draw(const ParameterSpec& spec, const ModelConfig& config, Rng& rng) {
   throw Error("unknown initialisation");
 }
 
-int64_t padded(const ParameterSpec& spec) {
-  return (spec.size() + kAlignElements - 1) / kAlignElements * kAlignElements;
-}
-
 int64_t last_extent(const ParameterSpec& spec) {
   return spec.dims.back().extent;
 }
@@ -89,18 +84,24 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
     : config_(config), device_(device), options_(options), specs_(parameter_list(config)) {
   NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
                  "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");
+  NESTLING_CHECK(options.layers_shared_by == nullptr || !options.quantization,
+                 "quantized weights whose layers ranks share");
+  if (options.layers_shared_by != nullptr)
+    shared_ = std::make_unique<SharedLayers>(
+        specs_, device, SharedLayersOptions{.compute = options.compute, .teacher = options.teacher},
+        *options.layers_shared_by);
   int64_t total = 0, low_total = 0;
   offsets_.resize(specs_.size());
   low_offsets_.resize(specs_.size());
   for (const bool by_product : {true, false}) {
     beside_products_ = total;
     for (size_t i = 0; i < specs_.size(); ++i) {
-      if (specs_[i].gradient_by_product != by_product) continue;
+      if (specs_[i].gradient_by_product != by_product || shared(static_cast<int64_t>(i))) continue;
       const bool codes = scales(static_cast<int64_t>(i)).has_value();
       offsets_[i] = total;
       low_offsets_[i] = low_total;
-      if (!codes || options.gradients) total += padded(specs_[i]);
-      if (!codes) low_total += padded(specs_[i]);
+      if (!codes || options.gradients) total += specs_[i].padded_size();
+      if (!codes) low_total += specs_[i].padded_size();
     }
   }
   master_offsets_ = offsets_;
@@ -112,6 +113,15 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
     low_ = Tensor(device, DType::kBF16, {low_total},
                   {Pool::kWeights, options.teacher ? "teacher low copies" : "low copies"});
   if (options_.quantization) place_codes();
+}
+
+std::vector<PlacedParameter> Weights::flat_places() const {
+  std::vector<PlacedParameter> places;
+  for (int64_t i = 0; i < count(); ++i)
+    if (const ParameterSpec& spec = specs_[static_cast<size_t>(i)]; !shared(i))
+      places.push_back({i, offset(i), spec.size(), spec.trained});
+  std::ranges::sort(places, {}, &PlacedParameter::offset);
+  return places;
 }
 
 const std::optional<TensorScales>& Weights::scales(int64_t i) const {
@@ -202,34 +212,39 @@ Weight Weights::weight(int64_t i) {
     w.input_scale = scales(i)->input;
     return w;
   }
+  if (shared(i)) return shared_->value(i);
   const View copy = low(i);
   return copy ? copy : master(i);
 }
 
 View Weights::master(int64_t i) {
   const bool codes_alone = scales(i) && !options_.gradients;
-  if (codes_alone || (dropped_ && specs_[static_cast<size_t>(i)].product)) return {};
+  const bool dropped = dropped_ && specs_[static_cast<size_t>(i)].product;
+  if (codes_alone || dropped || shared(i)) return {};
   return at(master_, master_offsets_, i, DType::kF32);
 }
 
 View Weights::grad(int64_t i) {
+  if (shared(i)) return shared_->grad(i);
   if (!grads_ || !specs_[static_cast<size_t>(i)].trained) return {};
   return at(grads_, offsets_, i, DType::kF32);
 }
 
 View Weights::low(int64_t i) {
-  if (!low_ || scales(i) || !specs_[static_cast<size_t>(i)].product) return {};
+  if (!low_ || scales(i) || shared(i) || !specs_[static_cast<size_t>(i)].product) return {};
   return at(low_, low_offsets_, i, DType::kBF16);
 }
 
 ModelParams<Weight> Weights::params(View largest_inputs) {
   NESTLING_CHECK(!largest_inputs || largest_inputs.size() == count(), "ranges of ",
                  largest_inputs.describe(), " parameters for ", count());
-  return bind_parameters<Weight>(config_, [&](int64_t i) {
+  auto params = bind_parameters<Weight>(config_, [&](int64_t i) {
     Weight w = weight(i);
     if (largest_inputs) w.largest_input = largest_inputs.slice(0, i, 1);
     return w;
   });
+  params.shared = shared_.get();
+  return params;
 }
 
 ModelParams<View> Weights::grads() {
@@ -247,6 +262,13 @@ void Weights::initialize(uint64_t seed, int64_t distinct) {
       for (int64_t k = begin; k < end; ++k)
         host.ptr<float>()[k] = static_cast<float>(draw(spec, config_, rng));
     });
+    if (shared(i)) {
+      Tensor whole(Device::kCpu, DType::kF32, {spec.size()});
+      copy(whole.view().prefix(0, host.size()), host.view());
+      repeat(whole, host.size());
+      shared_->take(i, whole);
+      continue;
+    }
     const View all = master(i).reshape({spec.size()});
     copy(all.prefix(0, host.size()), host.view());
     repeat(all, host.size());
@@ -255,7 +277,17 @@ void Weights::initialize(uint64_t seed, int64_t distinct) {
   refresh_low(ctx);
 }
 
+void Weights::take(int64_t i, ConstView values) {
+  if (shared(i)) return shared_->take(i, values);
+  copy(master(i).reshape({values.size()}), values.reshape({values.size()}));
+}
+
 void Weights::refresh_low(Context& ctx) {
+  if (shared_) shared_->refresh_low(ctx);
+  refresh_whole(ctx);
+}
+
+void Weights::refresh_whole(Context& ctx) {
   for (int64_t i = 0; i < count(); ++i)
     if (const View copy = low(i)) cast(ctx, copy, master(i));
   refresh_codes(ctx);
@@ -276,11 +308,12 @@ void Weights::drop_masters() {
   NESTLING_CHECK(low_ && !options_.gradients,
                  "masters are dropped of weights with low copies and no gradients");
   if (dropped_) return;
+  if (shared_) shared_->drop_masters();
   std::vector<int64_t> kept_offsets;
   int64_t total = 0;
   for (const ParameterSpec& spec : specs_) {
     kept_offsets.push_back(total);
-    if (!spec.product) total += padded(spec);
+    if (!spec.product) total += spec.padded_size();
   }
   Tensor kept(device_, DType::kF32, {total},
               {Pool::kWeights, options_.teacher ? "teacher weights" : "masters"});
@@ -294,12 +327,16 @@ void Weights::drop_masters() {
 
 void Weights::take_masters(Context& ctx, const Weights& from) {
   NESTLING_CHECK(!dropped_ && !from.dropped_, "the masters are dropped");
+  NESTLING_CHECK(static_cast<bool>(shared_) == static_cast<bool>(from.shared_),
+                 "masters of weights that ranks share, and of weights that they do not");
+  if (shared_) shared_->take_masters(ctx, *from.shared_);
   copy(master_.view(), from.master_.view());
   if (codes_ && !trains_codes()) copy(codes_.view(), from.codes_.view());
   refresh_low(ctx);
 }
 
 Weights Weights::on(Device device, DType compute) const {
+  NESTLING_CHECK(!shared_, "a copy of weights that ranks share");
   Weights there(
       config_, device,
       {.compute = compute, .quantization = trains_codes() ? std::nullopt : options_.quantization});
@@ -315,21 +352,28 @@ Weights Weights::extents() const {
 void Weights::take_gradients() {
   NESTLING_CHECK(options_.gradients && !grads_, "gradients of weights that have none, or twice");
   grads_ = Tensor(device_, DType::kF32, {flat_size_}, {Pool::kOptimizer, "gradients"});
+  if (shared_) shared_->take_gradients();
 }
 
 void Weights::zero_gradients() {
-  if (grads_) fill_zero(grads_.view());
+  if (!grads_) return;
+  fill_zero(grads_.view());
+  if (shared_) shared_->zero_gradients();
 }
 
 void Weights::zero_gradients_beside_products() {
-  if (grads_) fill_zero(grads_.view().slice(0, beside_products_, grads_.size() - beside_products_));
+  if (!grads_) return;
+  fill_zero(grads_.view().slice(0, beside_products_, grads_.size() - beside_products_));
+  if (shared_) shared_->zero_gradients();
 }
 
 Weights::Bytes Weights::allocated() const {
-  return {.masters = master_.allocated_bytes(),
-          .gradients = grads_.allocated_bytes(),
-          .low = low_.allocated_bytes(),
-          .codes = codes_.allocated_bytes()};
+  const SharedLayers::Bytes layers = shared_ ? shared_->allocated() : SharedLayers::Bytes{};
+  return {.masters = master_.allocated_bytes() + layers.masters,
+          .gradients = grads_.allocated_bytes() + layers.gradients,
+          .low = low_.allocated_bytes() + layers.low,
+          .codes = codes_.allocated_bytes(),
+          .in_hand = layers.in_hand};
 }
 
 int64_t Weights::parameter_count() const {

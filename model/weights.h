@@ -11,6 +11,9 @@
 //               master and gradient are f32 as others' are, and refresh_low() makes the codes of the masters.
 // Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
 //               gives that memory back. From then on master(i) of a product operand is absent.
+// Shared        with options.layers_shared_by the matrices of layers are held in shares by those ranks
+//               (model/shared_layers.h): views of them are of the layer in hand, master() and low() are absent, and only
+//               a model's forward and backward may look through them. All else is as ever.
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
@@ -22,6 +25,7 @@
 #include "kernels/core/tensor.h"
 #include "model/parameters.h"
 #include "model/quantization.h"
+#include "model/shared_layers.h"
 
 namespace nestling {
 
@@ -31,6 +35,7 @@ struct WeightsOptions {
   bool gradients_later = false;  // of those that have them: their memory by take_gradients()
   bool teacher = false;          // how the memory is named
   std::optional<Quantization> quantization = {};
+  Comm* layers_shared_by = nullptr;  // borrowed
 };
 
 class Weights {
@@ -38,22 +43,29 @@ class Weights {
   Weights(const ModelConfig& config, Device device, const WeightsOptions& options);
 
   Device device() const { return device_; }
+  const ModelConfig& config() const { return config_; }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   int64_t count() const { return static_cast<int64_t>(specs_.size()); }
-  View master(int64_t i);  // absent where dropped, or quantized and not trained
+  View master(int64_t i);  // absent where dropped, shared, or quantized and not trained
   ConstView master(int64_t i) const { return const_cast<Weights*>(this)->master(i); }
   View grad(int64_t i);  // absent for a buffer, or without gradients
-  View low(int64_t i);   // absent in f32, or where the parameter is no product operand
+  View low(int64_t i);  // absent in f32, where shared, or where the parameter is no product operand
   // Of a quantized parameter; else absent. What they hold is their owner's to write.
   View codes(int64_t i);  // f8_e4m3 of its shape; NVFP4: u8, half as many in the last dimension
   View block_scales(int64_t i);  // NVFP4: f8_e4m3, a sixteenth
   ConstView codes(int64_t i) const { return const_cast<Weights*>(this)->codes(i); }
   ConstView block_scales(int64_t i) const { return const_cast<Weights*>(this)->block_scales(i); }
   const std::optional<Quantization>& quantization() const { return options_.quantization; }
+  // Of what is whole on every rank.
   View flat_gradients() { return grads_.view(); }
   View flat_masters() { return master_.view(); }  // laid out so as long as none were dropped
   int64_t offset(int64_t i) const { return offsets_[static_cast<size_t>(i)]; }  // in both, elements
   int64_t flat_size() const { return flat_size_; }
+  std::vector<PlacedParameter> flat_places() const;  // in the order of their offsets
+  bool shared(int64_t i) const {
+    return shared_ && SharedLayers::holds(specs_[static_cast<size_t>(i)]);
+  }
+  SharedLayers* shared_layers() { return shared_.get(); }  // or nullptr
 
   // What the layers read: codes, else the low copy where there is one, else the master.
   Weight weight(int64_t i);
@@ -65,7 +77,10 @@ class Weights {
   // Fresh weights by each spec's Init; refreshes the low copies. Of a tensor, `distinct` values are drawn (on the
   // host), and repeat: benchmarks of billions of parameters need no more.
   void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
+  // f32 on the host, all of parameter i, to be its master; low copies are for refresh_low().
+  void take(int64_t i, ConstView values);
   void refresh_low(Context& ctx);    // and the codes of what is trained
+  void refresh_whole(Context& ctx);  // the same of what is whole on every rank
   void refresh_codes(Context& ctx);  // these alone
   void take_gradients();             // once, where options.gradients_later: zeros
   void zero_gradients();
@@ -79,6 +94,7 @@ class Weights {
   int64_t parameter_count() const;  // trained or not, buffers included
   struct Bytes {
     int64_t masters, gradients, low, codes;
+    int64_t in_hand;  // the window on the layer in hand
   };
   Bytes allocated() const;
 
@@ -100,6 +116,7 @@ class Weights {
   int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;
   Tensor master_, grads_, low_;
+  std::unique_ptr<SharedLayers> shared_;
   struct CodePlaces {
     int64_t codes = 0, block_scales = 0, expert_scales = 0;  // bytes into codes_
   };

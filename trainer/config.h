@@ -101,6 +101,7 @@ struct PretrainConfig {
   int64_t seq_len = 512;
   int64_t micro_batch = 8;          // sequences a rank computes at once
   std::string recompute = "none";   // none or layer
+  std::string shard = "optimizer";  // optimizer or layers
   int64_t global_batch_tokens = 0;  // of one optimizer step, over all ranks
   int64_t tokens = 0;               // of the whole run; the schedule's length
   OptimizerConfig optimizer;

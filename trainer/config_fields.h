@@ -18,6 +18,9 @@ namespace nestling {
 template <class T, class Struct>
 concept FieldsOf = std::same_as<std::remove_const_t<T>, Struct>;
 
+inline constexpr const char* kShardMeaning =
+    "what ranks hold in shares. optimizer: its moments; layers: all that belongs to the matrices of "
+    "layers, which come together a layer at a time: least memory, most to send";
 inline constexpr const char* kSourceMeaning =
     "a folder of Megatron-LM shards (.idx and .bin) or one shard's prefix; "
     "a .txt or .jsonl file or a folder of them; or reasoning:TASKS:LEVELS:BEGIN-END[:heldout]";
@@ -171,6 +174,7 @@ void visit_fields(V& v, C& c) {
   v.field("recompute", c.recompute,
           "activations that backward computes again: none, or layer: all but every layer's input",
           TextRule{.one_of = {"none", "layer"}});
+  v.field("shard", c.shard, kShardMeaning, TextRule{.one_of = {"optimizer", "layers"}});
   v.field("global_batch_tokens", c.global_batch_tokens,
           "tokens of one optimizer step, over all ranks; a multiple of seq_len",
           IntegerRule{.low = 1, .high = kMaxCount, .required = true});

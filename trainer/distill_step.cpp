@@ -36,6 +36,10 @@ Weights& started(Weights& student, const StudentStart& start, Weights& teacher,
 
 }  // namespace
 
+Comm* layers_shared_by(const RunConfig& config, Comm& comm) {
+  return config.parallel.shard == "layers" ? &comm : nullptr;
+}
+
 TeacherMasters teacher_masters(const RunConfig& config) {
   return teacher_precision(config) == DType::kBF16 ? TeacherMasters::kDropped
                                                    : TeacherMasters::kKept;
@@ -55,7 +59,8 @@ DistillStep::DistillStep(const ElasticSpace& space, const RunConfig& config, Wei
                {.compute = config.precision.compute_type(),
                 .gradients = true,
                 .gradients_later = true,
-                .quantization = start.quantization}),
+                .quantization = start.quantization,
+                .layers_shared_by = layers_shared_by(config, comm)}),
       optimizer_(started(student_, start, teacher, masters, ctx), config.optimizer, comm),
       masks_(space, ctx.device()),
       device_sums_(ctx.device(), 2 * router.sizes() + 1) {
@@ -185,6 +190,7 @@ std::vector<MemoryPool> DistillStep::memory() const {
           {"masters", student.masters, Pool::kWeights},
           {"low copies", student.low, Pool::kWeights},
           {"codes", student.codes, Pool::kWeights},
+          {"layer in hand", teacher.in_hand + student.in_hand, Pool::kWeights},
           {"gradients", student.gradients, Pool::kOptimizer},
           {"moments", optimizer_.moment_bytes(), Pool::kOptimizer},
           {"router", router_.allocated_bytes()},

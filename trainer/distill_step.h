@@ -68,6 +68,8 @@ struct DistillMoment {
   double lr = 0;       // of the student; the router has its own
 };
 
+// Of teacher and student (WeightsOptions): the ranks, where config.parallel.shard has them share layers.
+Comm* layers_shared_by(const RunConfig& config, Comm& comm);
 // What becomes of the teacher's masters once the student has them (Weights::drop_masters).
 enum class TeacherMasters : uint8_t { kKept, kDropped };
 // Dropped where the teacher runs on bf16: a third of the memory that it takes is left.

@@ -5,46 +5,105 @@
 
 namespace nestling {
 
+namespace {
+
+// The first block of every parameter, in the order of the flat memory of whole weights: what products make, then the
+// rest. However ranks share, a block has one place in the sum.
+std::vector<int64_t> places_of_blocks(const std::vector<ParameterSpec>& specs) {
+  std::vector<int64_t> first(specs.size() + 1, 0);
+  int64_t next = 0;
+  for (const bool by_product : {true, false})
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (specs[i].gradient_by_product != by_product) continue;
+      first[i] = next;
+      if (specs[i].trained) next += norm_blocks(specs[i].size());
+    }
+  first.back() = next;
+  return first;
+}
+
+View run_of(View whole, const ParameterRun& run) {
+  return whole ? whole.reshape({whole.size()}).slice(0, run.begin, run.count) : whole;
+}
+
+}  // namespace
+
 WeightsOptimizer::WeightsOptimizer(Weights& weights, const OptimizerConfig& config, Comm& comm)
     : weights_(weights),
       config_(config),
       comm_(comm),
-      shards_(optimizer_shards(weights, comm.size())) {
+      shares_(shares_of(weights.flat_places(), weights.flat_size(), comm.size())),
+      norm_blocks_(places_of_blocks(weights.specs())) {
   const Holder holder{Pool::kOptimizer, "moments"};
-  m_ = Tensor(weights_.device(), DType::kF32, {own().count}, holder);
-  v_ = Tensor(weights_.device(), DType::kF32, {own().count}, holder);
+  const auto moment = [&](int64_t size) {
+    return Tensor(weights_.device(), DType::kF32, {size}, holder);
+  };
+  m_ = moment(own().count);
+  v_ = moment(own().count);
+  if (SharedLayers* layers = weights_.shared_layers()) {
+    layers_m_ = moment(layers->size());
+    layers_v_ = moment(layers->size());
+  }
 }
 
 std::vector<View> WeightsOptimizer::pieces(View flat) const {
   std::vector<View> all;
-  for (const OptimizerShard& shard : shards_)
-    all.push_back(flat.slice(0, shard.begin, shard.count));
+  for (const Share& share : shares_) all.push_back(flat.slice(0, share.begin, share.count));
+  return all;
+}
+
+std::vector<WeightsOptimizer::Stepped> WeightsOptimizer::stepped() {
+  std::vector<Stepped> all;
+  if (SharedLayers* layers = weights_.shared_layers())
+    for (const SharedLayers::Run& run : layers->runs()) {
+      const auto part = [&](View shares) {
+        return shares ? shares.slice(0, run.at, run.of.count) : shares;
+      };
+      all.push_back({.of = run.of,
+                     .master = part(layers->masters()),
+                     .grad = part(layers->gradients()),
+                     .m = part(layers_m_),
+                     .v = part(layers_v_),
+                     .low = part(layers->low())});
+    }
+  const bool alone =
+      comm_.size() == 1;  // else low copies are made of masters that come from all ranks
+  for (const ParameterRun& run : own().runs) {
+    const int64_t at = weights_.offset(run.parameter) + run.begin - own().begin;
+    all.push_back({.of = run,
+                   .master = run_of(weights_.master(run.parameter), run),
+                   .grad = run_of(weights_.grad(run.parameter), run),
+                   .m = m_.view().slice(0, at, run.count),
+                   .v = v_.view().slice(0, at, run.count),
+                   .low = alone ? run_of(weights_.low(run.parameter), run) : View()});
+  }
   return all;
 }
 
 void WeightsOptimizer::reduce_gradients(Context& ctx, View norm) {
   const Span span(ctx, "gradient norm");
-  const auto mine = static_cast<size_t>(comm_.rank());
   const std::vector<View> gradients = pieces(weights_.flat_gradients());
-  comm_.reduce_scatter(ctx, gradients[mine],
+  comm_.reduce_scatter(ctx, gradients[static_cast<size_t>(comm_.rank())],
                        std::vector<ConstView>(gradients.begin(), gradients.end()), Reduce::kSum);
 
   const Arena::Mark mark(ctx.scratch());
-  int64_t blocks = 0;
-  for (const OptimizerShard& shard : shards_) blocks += shard.blocks;
-  const View sums = ctx.scratch().alloc(DType::kF64, {blocks});
-  std::vector<View> of_ranks;
-  for (int64_t at = 0; const OptimizerShard& shard : shards_) {
-    of_ranks.push_back(sums.slice(0, at, shard.blocks));
-    at += shard.blocks;
+  const View sums = ctx.scratch().alloc(DType::kF64, {norm_blocks_.back()});
+  fill_zero(ctx, sums);
+  const std::vector<Stepped> mine = stepped();
+  const auto block = [&](const ParameterRun& run) {
+    return norm_blocks_[static_cast<size_t>(run.parameter)] + run.begin / kNormBlock;
+  };
+  for (size_t i = 0; i < mine.size();) {
+    const int64_t first = block(mine[i].of);
+    int64_t end = first;
+    std::vector<ConstView> runs;  // whose blocks follow each other
+    for (; i < mine.size() && block(mine[i].of) == end; ++i) {
+      runs.emplace_back(mine[i].grad);
+      end += norm_blocks(mine[i].of.count);
+    }
+    square_sums(ctx, {.sums = sums.slice(0, first, end - first), .grads = runs});
   }
-  std::vector<ConstView> runs;
-  for (const ParameterRun& run : own().runs) {
-    const View g = weights_.grad(run.parameter);
-    runs.emplace_back(g.reshape({g.size()}).slice(0, run.begin, run.count));
-  }
-  square_sums(ctx, {.sums = of_ranks[mine], .grads = runs});
-  comm_.all_gather(ctx, of_ranks, of_ranks[mine]);
+  comm_.all_reduce(ctx, sums, Reduce::kSum);  // of one rank's value and zeros: that value
   norm_of_sums(ctx, {.norm = norm, .sums = sums});
 }
 
@@ -52,19 +111,14 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
   const Span span(ctx, "optimizer");
   const double scale =
       config_.clip > 0 && grad_norm > config_.clip ? config_.clip / grad_norm : 1.0;
-  const bool alone = comm_.size() == 1;
   std::vector<AdamWTensor> tensors;
-  for (const ParameterRun& run : own().runs) {
-    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(run.parameter)];
-    const int64_t at = weights_.offset(run.parameter) + run.begin - own().begin;
-    const auto part = [&](View v) {
-      return v ? v.reshape({spec.size()}).slice(0, run.begin, run.count) : v;
-    };
-    tensors.push_back({.master = part(weights_.master(run.parameter)),
-                       .m = m_.view().slice(0, at, run.count),
-                       .v = v_.view().slice(0, at, run.count),
-                       .grad = part(weights_.grad(run.parameter)),
-                       .low = alone ? part(weights_.low(run.parameter)) : View(),
+  for (const Stepped& run : stepped()) {
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(run.of.parameter)];
+    tensors.push_back({.master = run.master,
+                       .m = run.m,
+                       .v = run.v,
+                       .grad = run.grad,
+                       .low = run.low,
                        .lr = static_cast<float>(lr),
                        .decay = spec.decay ? static_cast<float>(config_.weight_decay) : 0.0f});
   }
@@ -74,39 +128,70 @@ void WeightsOptimizer::step(Context& ctx, double lr, int64_t update, double grad
                    .eps = static_cast<float>(config_.eps),
                    .step = update,
                    .grad_scale = static_cast<float>(scale)});
-  if (alone) return weights_.refresh_codes(ctx);
+  if (comm_.size() == 1) return weights_.refresh_codes(ctx);
   const std::vector<View> masters = pieces(weights_.flat_masters());
   comm_.all_gather(ctx, masters, masters[static_cast<size_t>(comm_.rank())]);
-  weights_.refresh_low(ctx);
+  weights_.refresh_whole(ctx);
 }
 
 int64_t WeightsOptimizer::moment_bytes() const {
-  return m_.allocated_bytes() + v_.allocated_bytes();
+  return m_.allocated_bytes() + v_.allocated_bytes() + layers_m_.allocated_bytes() +
+         layers_v_.allocated_bytes();
 }
 
-StatePart WeightsOptimizer::moments(Context& ctx, View shard, const char* suffix) {
+StatePart WeightsOptimizer::moments(Context& ctx, View share, const char* suffix) {
   StatePart part;
   for (int64_t i = 0; i < weights_.count(); ++i) {
+    if (weights_.shared(i)) continue;
     const View there = weights_.grad(i);  // absent for a buffer
     if (there)
       part.tensors.push_back(
           {weights_.specs()[static_cast<size_t>(i)].name + suffix, there.reshape({there.size()})});
   }
-  part.gather = [this, &ctx, shard] {
-    comm_.all_gather(ctx, pieces(weights_.flat_gradients()), shard);
+  part.gather = [this, &ctx, share] {
+    comm_.all_gather(ctx, pieces(weights_.flat_gradients()), share);
     ctx.synchronize();
   };
-  part.spread = [this, shard] {
-    copy(shard, weights_.flat_gradients().slice(0, own().begin, own().count));
+  part.spread = [this, share] {
+    copy(share, weights_.flat_gradients().slice(0, own().begin, own().count));
   };
   return part;
+}
+
+// A part a layer of what is laid out as the shares of its matrices.
+void WeightsOptimizer::add_layers(Context& ctx, View shares, const char* suffix,
+                                  TrainingState& state) {
+  SharedLayers* layers = weights_.shared_layers();
+  if (layers == nullptr) return;
+  for (int64_t l = 0; l < layers->layers(); ++l) {
+    StatePart part;
+    for (const PlacedParameter& p : layers->places(l)) {
+      const View there = layers->grad(p.parameter);
+      const bool master = *suffix == '\0';
+      part.tensors.push_back({weights_.specs()[static_cast<size_t>(p.parameter)].name + suffix,
+                              master ? there : there.reshape({there.size()})});
+    }
+    part.gather = [layers, &ctx, shares, l] {
+      layers->gather(ctx, shares, l);
+      ctx.synchronize();
+    };
+    part.spread = [layers, shares, l] { layers->spread(shares, l); };
+    state.push_back(std::move(part));
+  }
 }
 
 TrainingState WeightsOptimizer::state(Context& ctx) {
   StatePart masters;
   for (int64_t i = 0; i < weights_.count(); ++i)
-    masters.tensors.push_back({weights_.specs()[static_cast<size_t>(i)].name, weights_.master(i)});
-  return {std::move(masters), moments(ctx, m_, "#m"), moments(ctx, v_, "#v")};
+    if (!weights_.shared(i))
+      masters.tensors.push_back(
+          {weights_.specs()[static_cast<size_t>(i)].name, weights_.master(i)});
+  TrainingState state{std::move(masters), moments(ctx, m_, "#m"), moments(ctx, v_, "#v")};
+  if (SharedLayers* layers = weights_.shared_layers())
+    add_layers(ctx, layers->masters(), "", state);
+  add_layers(ctx, layers_m_, "#m", state);
+  add_layers(ctx, layers_v_, "#v", state);
+  return state;
 }
 
 }  // namespace nestling

@@ -9,6 +9,7 @@
 #include "trainer/schedule.h"
 #include "trainer/train_step.h"
 #include "trainer/training_run.h"
+#include "trainer/whole_masters.h"
 
 namespace nestling {
 
@@ -34,7 +35,7 @@ class Pretraining {
   void one_step();
   void log_step(const StepResult& result, double seconds);
   void validate();
-  void export_model();
+  void export_model(const Weights& weights);
 
   const PretrainConfig& config_;
   Comm& comm_;
@@ -134,12 +135,14 @@ void Pretraining::validate() {
   for (size_t k = 0; k < validation_.size(); ++k) {
     const int64_t sequences = config_.data.validation_tokens / config_.seq_len;
     LossSum sum;
-    run_.each_held_out(validation_[k], sequences, config_.micro_batch, [&](const Batch& batch) {
+    const auto score = [&](const Batch& batch, bool counts) {
       const LossSum part = step_.evaluate(batch);
+      if (!counts) return;
       sum.nll += part.nll;
       sum.targets += part.targets;
       sum.correct += part.correct;
-    });
+    };
+    run_.each_held_out(validation_[k], sequences, config_.micro_batch, score);
     std::vector<double> all = {sum.nll, sum.targets, sum.correct};
     comm_.all_reduce(ctx_, host_view(all), Reduce::kSum);
     const std::string tag = "valid/" + log_name(config_.data.validation[k]);
@@ -149,11 +152,11 @@ void Pretraining::validate() {
   if (!record.scalars.empty()) run_.log().write(record);
 }
 
-void Pretraining::export_model() {
+void Pretraining::export_model(const Weights& weights) {
   const fs::path out = run_.dir() / "model";
   fs::remove_all(out);
   fs::create_directories(out);
-  export_weights(out, model_, step_.weights(), {});
+  export_weights(out, model_, weights, {});
   for (const char* name : kTokenizerFiles) {
     const fs::path from = fs::path(config_.tokenizer) / name;
     if (fs::exists(from)) fs::copy_file(from, out / name);
@@ -175,7 +178,8 @@ void Pretraining::run() {
     run_.save_if_due(step_.state());
   }
   if (!run_.saved()) run_.save(step_.state());
-  comm_.at_root([&] { export_model(); });
+  at_root_with_masters(ctx_, comm_, step_.weights(),
+                       [&](const Weights& whole) { export_model(whole); });
 }
 
 }  // namespace

@@ -87,7 +87,8 @@ struct TeacherConfig {
 struct ParallelConfig {  // data parallel is what is left
   int64_t tensor = 1, expert = 1, context = 1;
   int64_t micro_batch = 1;
-  std::string recompute = "none";  // none or layer
+  std::string recompute = "none";   // none or layer
+  std::string shard = "optimizer";  // optimizer or layers
 };
 
 struct EvaluationConfig {

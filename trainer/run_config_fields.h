@@ -155,6 +155,7 @@ void visit_fields(V& v, C& c) {
   v.field("recompute", c.recompute,
           "activations that backward computes again: none, or layer: all but every layer's input",
           TextRule{.one_of = {"none", "layer"}});
+  v.field("shard", c.shard, kShardMeaning, TextRule{.one_of = {"optimizer", "layers"}});
 }
 
 template <class V, FieldsOf<DistillConfig> C>

@@ -23,7 +23,9 @@ TrainStep::TrainStep(const ModelConfig& model, const PretrainConfig& config, Con
       comm_(comm),
       arena_(ctx.device(), {Pool::kActivations, "activations"}),
       weights_(model, ctx.device(),
-               {.compute = config.precision.compute_type(), .gradients = true}),
+               {.compute = config.precision.compute_type(),
+                .gradients = true,
+                .layers_shared_by = config.shard == "layers" ? &comm : nullptr}),
       optimizer_(weights_, config.optimizer, comm),
       load_(model, ctx.device()),
       sums_(ctx.device(), kSums) {
@@ -65,6 +67,7 @@ std::vector<MemoryPool> TrainStep::memory() const {
   const Weights::Bytes bytes = weights_.allocated();
   return {{"masters", bytes.masters, Pool::kWeights},
           {"low copies", bytes.low, Pool::kWeights},
+          {"layer in hand", bytes.in_hand, Pool::kWeights},
           {"gradients", bytes.gradients, Pool::kOptimizer},
           {"moments", optimizer_.moment_bytes(), Pool::kOptimizer},
           {"activations", arena_.peak_bytes(), Pool::kActivations},

@@ -117,10 +117,17 @@ Batches TrainingRun::held_out(const TextConfig& text, int64_t tokens, int64_t se
 }
 
 void TrainingRun::each_held_out(Batches& text, int64_t sequences, int64_t micro_batch,
-                                const std::function<void(const Batch&)>& score) const {
+                                const std::function<void(const Batch&, bool)>& score) const {
+  const int64_t first = sequences * comm_.rank() / comm_.size();
   const int64_t end = sequences * (comm_.rank() + 1) / comm_.size();
-  for (int64_t begin = sequences * comm_.rank() / comm_.size(); begin < end; begin += micro_batch)
-    score(text.load(begin, std::min(micro_batch, end - begin)));
+  const int64_t most = (sequences + comm_.size() - 1) / comm_.size();  // of any rank
+  for (int64_t done = 0; done < most; done += micro_batch) {
+    const int64_t count = std::min(micro_batch, end - first - done);
+    if (count > 0)
+      score(text.load(first + done, count), true);
+    else
+      score(text.load(0, 1), false);
+  }
 }
 
 std::vector<Batch> TrainingRun::load(Batches& source, int64_t position, int64_t sequences,

@@ -71,9 +71,10 @@ class TrainingRun {
   // A text by itself, of which the first `tokens` are to be scored; kInput where it has fewer.
   Batches held_out(const TextConfig& text, int64_t tokens, int64_t seq_len);
   // Calls `score` with this rank's part of the first `sequences`, at most `micro_batch` at a time. All ranks
-  // together have each once, whatever their number; of fewer sequences than ranks some have none.
+  // together have each once that `counts`, whatever their number. All make the same number of calls, as a forward may be
+  // a collective: a rank with less to score than others does a sequence again, which does not count.
   void each_held_out(Batches& text, int64_t sequences, int64_t micro_batch,
-                     const std::function<void(const Batch&)>& score) const;
+                     const std::function<void(const Batch&, bool counts)>& score) const;
   // This rank's micro-batches of `sequences` sequences from `position` on; micro-batch i of all ranks is
   // one run of consecutive sequences.
   std::vector<Batch> load(Batches& source, int64_t position, int64_t sequences,

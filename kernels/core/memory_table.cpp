@@ -54,7 +54,8 @@ std::string memory_table(const std::vector<MemoryPool>& pools) {
     if (parts.empty()) continue;
     text += line("", pool_name(pool), total_bytes(parts));
     if (parts.size() == 1 && parts[0].name == pool_name(pool)) continue;
-    for (const MemoryPool& p : parts) text += line("  ", p.name, p.bytes);
+    for (const MemoryPool& p : parts)
+      if (p.bytes > 0) text += line("  ", p.name, p.bytes);
   }
   return text + line("", "sum", total_bytes(pools));
 }

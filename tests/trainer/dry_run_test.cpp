@@ -212,12 +212,39 @@ TEST(DryRun, SharesTheBatchAndCountsCollectives) {
   EXPECT_GT(shard, 0.1 * gradients);
   EXPECT_LT(shard, 0.4 * gradients);
   EXPECT_EQ(one_of_four.work.at("reduce_scatter").bytes, gradients - shard);
-  const double sums =
-      one_of_four.work.at("all_gather").bytes - 3 * shard;  // of blocks, for the norm
-  EXPECT_GT(sums, 0);
-  EXPECT_LT(sums, 3 * 8.0 * 200);
+  EXPECT_EQ(one_of_four.work.at("all_gather").bytes, 3 * shard);
   EXPECT_EQ(alone.work.at("reduce_scatter").bytes, 0);
   testing::expect_error([&] { dry_run(config, 3); }, {"3 ranks cannot share equally"});
+}
+
+// Of a layer in shares: once for the teacher, once for the student's forward, once for its backward, once its gradients.
+TEST(DryRun, CountsWhatSharedLayersSend) {
+  const TempDir dir;
+  RunConfig config = elastic_config(dir, "none");
+  config.curriculum[0].micro_batch = 1;
+  const DryStep whole = dry_run(config, 2).steps.at(2);
+  config.parallel.shard = "layers";
+  const DryStep shared = dry_run(config, 2).steps.at(2);
+  const ModelConfig model = read_model_config(config.parent);
+  const auto comm = make_null_comm(0, 2);
+  Weights weights(model, Device::kNull, {.layers_shared_by = comm.get()});
+  const auto own = static_cast<double>(weights.shared_layers()->size());
+  const auto own_rest =
+      static_cast<double>(shares_of(weights.flat_places(), weights.flat_size(), 2).front().count);
+  double matrices = 0;  // as padded in memory
+  for (const ParameterSpec& spec : weights.specs())
+    if (SharedLayers::holds(spec)) matrices += static_cast<double>(spec.padded_size());
+  const auto times = static_cast<double>(shared.micro_batches);
+  const auto sent = [](const DryStep& step, const char* name) { return step.work.at(name).bytes; };
+  const auto calls = [](const DryStep& step, const char* name) { return step.work.at(name).calls; };
+  EXPECT_EQ(calls(shared, "all_gather"), 1 + shared.micro_batches * 3 * model.layers());
+  EXPECT_EQ(calls(shared, "reduce_scatter"), 1 + shared.micro_batches * model.layers());
+  // Rank 0 of two sends its half when layers are brought, and gets that half's sums for the other's.
+  const double rest = static_cast<double>(weights.flat_size()) - own_rest;
+  EXPECT_EQ(sent(shared, "all_gather"), 4 * (3 * times * own + own_rest));
+  EXPECT_EQ(sent(shared, "reduce_scatter"), 4 * (times * (matrices - own) + rest));
+  EXPECT_LT(sent(whole, "all_gather"), 4 * matrices);
+  EXPECT_EQ(shared.work.at("linear_forward").flops, whole.work.at("linear_forward").flops);
 }
 
 // Of a micro-batch longer than the CPU's chunk of the loss: one chunk of logits, the student's and the teacher's.

@@ -25,29 +25,25 @@ WeightsOptions trained() {
   return {.compute = DType::kBF16, .gradients = true};
 }
 
-TEST(OptimizerShards, CoverWhatIsTrainedOnceAndBalance) {
+TEST(Shares, CoverWhatIsTrainedOnceAndBalance) {
   const Weights weights(testing::tiny_config(kTokens), Device::kNull, trained());
-  int64_t blocks = 0;
-  for (const OptimizerShard& whole : optimizer_shards(weights, 1)) blocks += whole.blocks;
   for (const int ranks : {1, 2, 3, 5, 8, 64}) {
     std::vector<int64_t> covered(static_cast<size_t>(weights.count()), 0);
-    int64_t end = 0, shared_blocks = 0;
-    for (const OptimizerShard& shard : optimizer_shards(weights, ranks)) {
-      EXPECT_EQ(shard.begin, end) << ranks;
-      end += shard.count;
-      EXPECT_LE(shard.count, weights.flat_size() / ranks + kNormBlock + ranks) << ranks;
-      shared_blocks += shard.blocks;
-      for (const ParameterRun& run : shard.runs) {
+    int64_t end = 0;
+    for (const Share& share : shares_of(weights.flat_places(), weights.flat_size(), ranks)) {
+      EXPECT_EQ(share.begin, end) << ranks;
+      end += share.count;
+      EXPECT_LE(share.count, weights.flat_size() / ranks + kNormBlock + ranks) << ranks;
+      for (const ParameterRun& run : share.runs) {
         int64_t& there = covered[static_cast<size_t>(run.parameter)];
         EXPECT_EQ(run.begin, there) << ranks;  // in order, without a gap
         EXPECT_EQ(run.begin % kNormBlock, 0) << ranks;
         there += run.count;
-        EXPECT_GE(weights.offset(run.parameter) + run.begin, shard.begin);
+        EXPECT_GE(weights.offset(run.parameter) + run.begin, share.begin);
         EXPECT_LE(weights.offset(run.parameter) + run.begin + run.count, end);
       }
     }
     EXPECT_EQ(end, weights.flat_size());
-    EXPECT_EQ(shared_blocks, blocks) << ranks;
     for (size_t i = 0; i < covered.size(); ++i) {
       const ParameterSpec& spec = weights.specs()[i];
       EXPECT_EQ(covered[i], spec.trained ? spec.size() : 0) << spec.name << ", " << ranks;

@@ -50,7 +50,9 @@ DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& p
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, of.ranks);
   Weights teacher(of.space.config, Device::kNull,
-                  {.compute = teacher_precision(of.config), .teacher = true});
+                  {.compute = teacher_precision(of.config),
+                   .teacher = true,
+                   .layers_shared_by = layers_shared_by(of.config, *comm)});
   DistillStep step(of.space, of.config, teacher, router, ctx, *comm, teacher_masters(of.config),
                    start);
   const std::vector<Batch> batches = shapes_of(phase.global_batch_tokens / phase.seq_len / of.ranks,
@@ -190,7 +192,10 @@ DryRun dry_run_importance(const RunConfig& config, int ranks) {
   const int64_t seq_len = config.data.calibration.seq_len;
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, ranks);
-  Weights parent(model, Device::kNull, {.compute = teacher_precision(config), .teacher = true});
+  Weights parent(model, Device::kNull,
+                 {.compute = teacher_precision(config),
+                  .teacher = true,
+                  .layers_shared_by = layers_shared_by(config, *comm)});
   Arena arena(Device::kNull);
   run_importance(
       ctx, arena, model, parent.params(),
@@ -217,6 +222,7 @@ DryRun dry_run_importance(const RunConfig& config, int ranks) {
                      .total = ctx.total_work(),
                      .pools = {{"teacher weights", bytes.masters, Pool::kWeights},
                                {"teacher low copies", bytes.low, Pool::kWeights},
+                               {"layer in hand", bytes.in_hand, Pool::kWeights},
                                {"activations", arena.peak_bytes(), Pool::kActivations},
                                {"scratch", ctx.scratch().peak_bytes(), Pool::kScratch}}}}};
 }

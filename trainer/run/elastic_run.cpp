@@ -14,6 +14,7 @@
 #include "trainer/run/evaluate_run.h"
 #include "trainer/run/report.h"
 #include "trainer/run/score_file.h"
+#include "trainer/whole_masters.h"
 
 namespace nestling {
 
@@ -48,7 +49,10 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       validation_(config_, run_),
       ctx_(parse_device(config_.device)),
       model_(read_parent_config(config_.parent)),
-      teacher_(model_, ctx_.device(), {.compute = teacher_precision(config_), .teacher = true}) {
+      teacher_(model_, ctx_.device(),
+               {.compute = teacher_precision(config_),
+                .teacher = true,
+                .layers_shared_by = layers_shared_by(config_, comm)}) {
   check_evaluation_texts(config_, run_.tokenizer());
   if (!config_.qad.format.empty())
     check_quantizable(make_space(model_, written_choices(config_.elastic.choices),
@@ -112,7 +116,7 @@ void ElasticRun::measure_importance() {
 
 void ElasticRun::sort() {
   order_ = order_from_scores(model_, *scores_, (run_.dir() / "scores.json").string());
-  apply_order(model_, order_, teacher_);
+  import_weights(config_.parent, model_, teacher_, &order_);
   space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
                       order_.depth);
   router_.emplace(*space_, config_);
@@ -185,8 +189,7 @@ void ElasticRun::distill(int64_t last_step) {
 // On the host, read anew: a teacher in bf16 has no masters any more.
 Weights ElasticRun::sorted_parent() const {
   Weights parent(model_, Device::kCpu, {});
-  import_weights(config_.parent, model_, parent);
-  apply_order(model_, order_, parent);
+  import_weights(config_.parent, model_, parent, &order_);
   return parent;
 }
 
@@ -202,11 +205,11 @@ ElasticModel ElasticRun::record() const {
 void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
                  "an elastic file before its run is over");
-  comm_.at_root([&] {
+  at_root_with_masters(ctx_, comm_, step_->student(), [&](const Weights& student) {
     const StoredType type = stored_type(config_);
     const ElasticModel model = record();
     write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
-    write_elastic(run_.dir() / "elastic.h5", model, step_->student(), type);
+    write_elastic(run_.dir() / "elastic.h5", model, student, type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
     drop_stale_summary(config_, run_.dir());
   });

@@ -63,7 +63,7 @@ std::vector<float> Qad::largest_inputs(DistillStep& trained) {
   Batches text = parts_.run.batches(whole.data.train, c.seq_len, whole.seed);
   std::vector<HeldOutLoss> unread(whole.elastic.sizes.size());
   parts_.run.each_held_out(text, c.samples, micro_batch_of(config_, config_.curriculum.front()),
-                           [&](const Batch& batch) { trained.evaluate(batch, unread); });
+                           [&](const Batch& batch, bool) { trained.evaluate(batch, unread); });
   trained.watch_inputs({});
   const Tensor host = on_host(seen.view());
   std::vector<double> all(host.ptr<float>(), host.ptr<float>() + host.size());

@@ -15,9 +15,10 @@ std::map<std::string, double> Validation::measure(DistillStep& step, Context& ct
   const auto& sizes = config_.elastic.sizes;
   const int64_t sequences = config_.data.validation_tokens / config_.evaluation.seq_len;
   for (size_t k = 0; k < sources_.size(); ++k) {
-    std::vector<HeldOutLoss> sums(sizes.size());
-    run_.each_held_out(sources_[k], sequences, config_.parallel.micro_batch,
-                       [&](const Batch& batch) { step.evaluate(batch, sums); });
+    std::vector<HeldOutLoss> sums(sizes.size()), unread(sizes.size());
+    run_.each_held_out(
+        sources_[k], sequences, config_.parallel.micro_batch,
+        [&](const Batch& batch, bool counts) { step.evaluate(batch, counts ? sums : unread); });
     std::vector<double> all;
     for (const HeldOutLoss& s : sums) all.insert(all.end(), {s.nll, s.targets, s.kl, s.tokens});
     comm.all_reduce(ctx, host_view(all), Reduce::kSum);
