@@ -22,11 +22,14 @@ SharedLayers::SharedLayers(std::span<const ParameterSpec> specs, Device device,
     offsets_[i] = of.total;
     of.places.push_back({static_cast<int64_t>(i), of.total, specs_[i].size(), specs_[i].trained});
     of.total += specs_[i].padded_size();
+    of.brought |= options.codes.empty() || !options.codes[i];
   }
+  int64_t widest = 0, widest_brought = 0;
   for (Layer& l : layers_) {
     l.shares = shares_of(l.places, l.total, comm.size());
     l.at = size_;
-    widest_ = std::max(widest_, l.total);
+    widest = std::max(widest, l.total);
+    if (l.brought) widest_brought = std::max(widest_brought, l.total);
     for (const ParameterRun& run : own(l).runs)
       runs_.push_back(
           {run, size_ + offsets_[static_cast<size_t>(run.parameter)] + run.begin - own(l).begin});
@@ -38,7 +41,9 @@ SharedLayers::SharedLayers(std::span<const ParameterSpec> specs, Device device,
   if (bf16)
     low_ = Tensor(device, DType::kBF16, {size_},
                   {Pool::kWeights, options.teacher ? "teacher low copies" : "low copies"});
-  window_ = Tensor(device, options.compute, {widest_}, {Pool::kWeights, "layer in hand"});
+  window_ = Tensor(device, options.compute, {widest_brought}, {Pool::kWeights, "layer in hand"});
+  if (options.gradients)
+    gradient_window_ = Tensor(device, DType::kF32, {widest}, {Pool::kOptimizer, "gradients"});
 }
 
 const std::vector<PlacedParameter>& SharedLayers::places(int64_t layer) const {
@@ -71,8 +76,9 @@ View SharedLayers::grad(int64_t i) {
 }
 
 void SharedLayers::bring(Context& ctx, size_t layer) {
-  const Span span(ctx, "gather of a layer");
   const Layer& l = layers_.at(layer);
+  if (!l.brought) return;
+  const Span span(ctx, "gather of a layer");
   const View held = low_ ? low_.view() : masters_.view();
   comm_->all_gather(ctx, pieces(window_.view(), l), held.slice(0, l.at, own(l).count));
 }
@@ -93,10 +99,8 @@ void SharedLayers::add_gradients(Context& ctx, size_t layer) {
 }
 
 void SharedLayers::take_gradients() {
-  NESTLING_CHECK(!gradients_, "gradients of layers twice");
-  const Holder holder{Pool::kOptimizer, "gradients"};
-  gradients_ = Tensor(device_, DType::kF32, {size_}, holder);
-  gradient_window_ = Tensor(device_, DType::kF32, {widest_}, holder);
+  NESTLING_CHECK(options_.gradients && !gradients_, "gradients of layers that have none, or twice");
+  gradients_ = Tensor(device_, DType::kF32, {size_}, {Pool::kOptimizer, "gradients"});
 }
 
 void SharedLayers::zero_gradients() {
@@ -104,7 +108,7 @@ void SharedLayers::zero_gradients() {
 }
 
 void SharedLayers::drop_masters() {
-  NESTLING_CHECK(low_ && !gradients_,
+  NESTLING_CHECK(low_ && !options_.gradients,
                  "masters are dropped of weights with low copies and no gradients");
   masters_ = Tensor();
 }

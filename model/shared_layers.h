@@ -6,6 +6,8 @@
 //               stay whole, in Weights.
 // In hand       one window shows the values of one layer, as products read them, another its gradients in f32. Views
 //               of every layer are into the same windows: bring() makes them those of one layer.
+// Codes         of a parameter that is trained as codes (options.codes) the values are nowhere in hand: layers read its
+//               codes, which are whole on every rank (model/weights.h). A layer that has no others is not brought.
 // Gradients     backward adds to the window after clear_gradients(); add_gradients() sums it over the ranks, in their
 //               order, and adds that to the shares.
 // Ranks         bring, add_gradients and gather are collectives, the same calls in the same order on every rank. Sizes are
@@ -26,8 +28,10 @@
 namespace nestling {
 
 struct SharedLayersOptions {
-  DType compute = DType::kF32;  // kF32 or kBF16: of the window
-  bool teacher = false;         // how the memory is named
+  DType compute = DType::kF32;   // kF32 or kBF16: of the window
+  bool gradients = false;        // their memory but for the window by take_gradients()
+  bool teacher = false;          // how the memory is named
+  std::vector<bool> codes = {};  // of every parameter; empty: none
 };
 
 class SharedLayers {
@@ -39,7 +43,7 @@ class SharedLayers {
   static bool holds(const ParameterSpec& spec) { return spec.product && spec.layer >= 0; }
 
   View value(int64_t i);  // of the window
-  View grad(int64_t i);   // of the window of gradients; absent before take_gradients()
+  View grad(int64_t i);   // of the window of gradients; absent without
   void bring(Context& ctx, size_t layer);
   void clear_gradients(Context& ctx, size_t layer);
   void add_gradients(Context& ctx, size_t layer);
@@ -80,6 +84,7 @@ class SharedLayers {
   struct Layer {
     std::vector<PlacedParameter> places;
     int64_t total = 0;
+    bool brought = false;       // holds what is not codes
     std::vector<Share> shares;  // one a rank
     int64_t at = 0;             // of this rank's share, in the shares of all layers
   };
@@ -95,9 +100,9 @@ class SharedLayers {
   std::vector<Layer> layers_;
   std::vector<int64_t> offsets_;  // of every parameter in its layer; -1: not one of these
   std::vector<Run> runs_;
-  int64_t size_ = 0, widest_ = 0;  // elements: of the shares, of the largest layer
+  int64_t size_ = 0;  // elements of the shares
   Tensor masters_, low_, gradients_;
-  Tensor window_, gradient_window_;  // [widest_]
+  Tensor window_, gradient_window_;  // of the largest layer
 };
 
 }  // namespace nestling

@@ -84,12 +84,7 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
     : config_(config), device_(device), options_(options), specs_(parameter_list(config)) {
   NESTLING_CHECK(options.compute == DType::kF32 || options.compute == DType::kBF16,
                  "compute precision ", dtype_name(options.compute), ", needs f32 or bf16");
-  NESTLING_CHECK(options.layers_shared_by == nullptr || !options.quantization,
-                 "quantized weights whose layers ranks share");
-  if (options.layers_shared_by != nullptr)
-    shared_ = std::make_unique<SharedLayers>(
-        specs_, device, SharedLayersOptions{.compute = options.compute, .teacher = options.teacher},
-        *options.layers_shared_by);
+  if (options.layers_shared_by != nullptr) share_layers();
   int64_t total = 0, low_total = 0;
   offsets_.resize(specs_.size());
   low_offsets_.resize(specs_.size());
@@ -113,6 +108,20 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
     low_ = Tensor(device, DType::kBF16, {low_total},
                   {Pool::kWeights, options.teacher ? "teacher low copies" : "low copies"});
   if (options_.quantization) place_codes();
+}
+
+void Weights::share_layers() {
+  NESTLING_CHECK(!options_.quantization || options_.gradients,
+                 "codes that are not trained are whole on every rank, and so are their layers");
+  std::vector<bool> codes;
+  for (int64_t i = 0; options_.quantization && i < count(); ++i)
+    codes.push_back(scales(i).has_value());
+  shared_ = std::make_unique<SharedLayers>(specs_, device_,
+                                           SharedLayersOptions{.compute = options_.compute,
+                                                               .gradients = options_.gradients,
+                                                               .teacher = options_.teacher,
+                                                               .codes = std::move(codes)},
+                                           *options_.layers_shared_by);
 }
 
 std::vector<PlacedParameter> Weights::flat_places() const {
@@ -293,15 +302,29 @@ void Weights::refresh_whole(Context& ctx) {
   refresh_codes(ctx);
 }
 
+void Weights::make_codes_of(Context& ctx, int64_t i, ConstView values) {
+  const View to = codes(i);
+  if (!to) return;
+  make_codes(ctx, {.spec = specs_[static_cast<size_t>(i)],
+                   .codes = to,
+                   .block_scales = block_scales(i),
+                   .values = values,
+                   .scales = scales(i)->weight});
+}
+
 void Weights::refresh_codes(Context& ctx) {
   if (!trains_codes()) return;
   for (int64_t i = 0; i < count(); ++i)
-    if (const View to = codes(i))
-      make_codes(ctx, {.spec = specs_[static_cast<size_t>(i)],
-                       .codes = to,
-                       .block_scales = block_scales(i),
-                       .values = master(i),
-                       .scales = scales(i)->weight});
+    if (!shared(i)) make_codes_of(ctx, i, master(i));
+  for (int64_t l = 0; shared_ && l < shared_->layers(); ++l) {
+    if (std::ranges::none_of(shared_->places(l), [&](const PlacedParameter& p) {
+          return scales(p.parameter).has_value();
+        }))
+      continue;
+    shared_->gather(ctx, shared_->masters(), l);
+    for (const PlacedParameter& p : shared_->places(l))
+      make_codes_of(ctx, p.parameter, shared_->grad(p.parameter));
+  }
 }
 
 void Weights::drop_masters() {
@@ -336,10 +359,10 @@ void Weights::take_masters(Context& ctx, const Weights& from) {
 }
 
 Weights Weights::on(Device device, DType compute) const {
-  NESTLING_CHECK(!shared_, "a copy of weights that ranks share");
-  Weights there(
-      config_, device,
-      {.compute = compute, .quantization = trains_codes() ? std::nullopt : options_.quantization});
+  Weights there(config_, device,
+                {.compute = compute,
+                 .quantization = trains_codes() ? std::nullopt : options_.quantization,
+                 .layers_shared_by = options_.layers_shared_by});
   Context ctx(device);
   there.take_masters(ctx, *this);
   return there;

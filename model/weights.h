@@ -13,7 +13,8 @@
 //               gives that memory back. From then on master(i) of a product operand is absent.
 // Shared        with options.layers_shared_by the matrices of layers are held in shares by those ranks
 //               (model/shared_layers.h): views of them are of the layer in hand, master() and low() are absent, and only
-//               a model's forward and backward may look through them. All else is as ever.
+//               a model's forward and backward may look through them. Codes that are trained stay whole, and
+//               refresh_low(), refresh_whole() and refresh_codes() are collectives then. All else is as ever.
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
@@ -88,8 +89,8 @@ class Weights {
   void drop_masters();                    // for good; with low copies only
   // Of the same model, on any device. Codes too, or where these are trained those of the masters.
   void take_masters(Context& ctx, const Weights& from);
-  Weights on(Device device,
-             DType compute) const;  // a copy there, without gradients; of what is trained no codes
+  // A copy there, without gradients; of what is trained no codes; of shared layers the shares.
+  Weights on(Device device, DType compute) const;
   Weights extents() const;          // the same on the null device
   int64_t parameter_count() const;  // trained or not, buffers included
   struct Bytes {
@@ -100,7 +101,9 @@ class Weights {
 
  private:
   const std::optional<TensorScales>& scales(int64_t i) const;
+  void share_layers();
   void place_codes();
+  void make_codes_of(Context& ctx, int64_t i, ConstView values);
   View at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype);
   View packed(int64_t offset, int64_t i, DType dtype, int64_t last);
   View expert_scales(int64_t i);

@@ -51,14 +51,10 @@ void check_together(const RunConfig& c, const std::string& name) {
   NESTLING_CHECK_INPUT(c.qad.format.empty() == (c.qad.tokens == 0), name, ": qad.format is '",
                        c.qad.format, "' and qad.tokens ", c.qad.tokens,
                        ": both are needed, or neither");
-  if (c.qad.format.empty()) {
+  if (c.qad.format.empty())
     check_no_qad(c.qad, name);
-  } else {
+  else
     check_phase(qad_run(c).curriculum.front(), c, name);
-    NESTLING_CHECK_INPUT(c.parallel.shard != "layers", name,
-                         ": parallel.shard is layers, and qad.format '", c.qad.format,
-                         "': codes are trained with whole layers on every rank, shard: optimizer");
-  }
   NESTLING_CHECK_INPUT(
       c.data.validation.empty() || c.data.validation_tokens >= c.evaluation.seq_len, name,
       ": data.validation_tokens ", c.data.validation_tokens,

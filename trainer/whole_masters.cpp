@@ -26,7 +26,13 @@ Weights brought_together(Context& ctx, Comm& comm, Weights& weights) {
 
 void at_root_with_masters(Context& ctx, Comm& comm, Weights& weights,
                           const std::function<void(const Weights&)>& work) {
-  if (weights.shared_layers() == nullptr) return comm.at_root([&] { work(weights); });
+  if (weights.shared_layers() == nullptr)
+    return comm.at_root([&] {
+      if (weights.device() == Device::kCpu)
+        work(weights);
+      else
+        work(weights.on(Device::kCpu, DType::kF32));
+    });
   const Weights whole = brought_together(ctx, comm, weights);
   comm.at_root([&] { work(whole); });
 }

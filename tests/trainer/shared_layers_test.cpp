@@ -2,11 +2,13 @@
 // is as exact where it has several; what either saved, the other goes on with.
 #include "model/shared_layers.h"
 
+#include <cstring>
 #include <gtest/gtest.h>
 #include <map>
 
 #include "kernels/core/host_view.h"
 #include "kernels/ops/adamw.h"
+#include "model/quantize.h"
 #include "tests/support/ranks.h"
 #include "tests/support/training_batch.h"
 #include "tests/support/training_state.h"
@@ -255,7 +257,7 @@ RunConfig distilling(const std::string& shard, const std::string& teacher, bool 
 }
 
 struct Distilled {
-  Distilled(Device device, const RunConfig& c)
+  Distilled(Device device, const RunConfig& c, const StudentStart& start = {})
       : config(c),
         space(make_space(model(), written_choices(c.elastic.choices), kBlock, {0, 2, 4, 1, 3})),
         ctx(device),
@@ -265,7 +267,7 @@ struct Distilled {
                  .teacher = true,
                  .layers_shared_by = layers_shared_by(c, comm)}),
         router(space, config),
-        step(space, config, initialized(), router, ctx, comm, teacher_masters(c)) {}
+        step(space, config, initialized(), router, ctx, comm, teacher_masters(c), start) {}
   Weights& initialized() {
     teacher.initialize(3);
     return teacher;
@@ -315,6 +317,35 @@ TEST_P(SharedTraining, DistilsWithTheBitsOfWholeLayers) {
     whole.step.evaluate(text, a);
     shared.step.evaluate(text, b);
     for (size_t s = 0; s < 2; ++s) EXPECT_EQ(a[s].kl, b[s].kl) << teacher << " " << s;
+  }
+}
+
+// Codes are whole on every rank and made of masters that come a layer at a time.
+TEST_P(SharedTraining, TrainsCodesWithTheBitsOfWholeLayers) {
+  for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kNvfp4}) {
+    const StudentStart start{.quantization = unit_scales(model(), format)};
+    Distilled whole(GetParam(), distilling("optimizer", "bf16", false), start);
+    Distilled shared(GetParam(), distilling("layers", "bf16", false), start);
+    for (Distilled* d : {&whole, &shared}) d->router.freeze_now();
+    for (int i = 0; i < 4; ++i) {
+      const DistillResult a = whole.advance(), b = shared.advance();
+      EXPECT_GT(a.loss, 0);
+      EXPECT_EQ(a.loss, b.loss) << weight_format_name(format) << " " << i;
+      EXPECT_EQ(a.grad_norm, b.grad_norm) << weight_format_name(format) << " " << i;
+    }
+    expect_same(whole.step.state(), shared.step.state());
+    int64_t codes = 0;
+    for (int64_t i = 0; i < whole.step.student().count(); ++i) {
+      const View one = whole.step.student().codes(i), other = shared.step.student().codes(i);
+      EXPECT_EQ(static_cast<bool>(one), static_cast<bool>(other)) << i;
+      if (!one) continue;
+      const Tensor a = on_host(one.reshape({one.size()})), b = on_host(other.reshape({one.size()}));
+      EXPECT_EQ(
+          0, std::memcmp(a.view().data(), b.view().data(), static_cast<size_t>(a.view().bytes())))
+          << i;
+      ++codes;
+    }
+    EXPECT_GT(codes, 0);
   }
 }
 

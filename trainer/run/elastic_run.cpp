@@ -205,11 +205,10 @@ ElasticModel ElasticRun::record() const {
 void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
                  "an elastic file before its run is over");
+  const StoredType type = stored_type(config_);
+  comm_.at_root([&] { write_elastic(run_.dir() / "before.h5", record(), sorted_parent(), type); });
   at_root_with_masters(ctx_, comm_, step_->student(), [&](const Weights& student) {
-    const StoredType type = stored_type(config_);
-    const ElasticModel model = record();
-    write_elastic(run_.dir() / "before.h5", model, sorted_parent(), type);
-    write_elastic(run_.dir() / "elastic.h5", model, student, type);
+    write_elastic(run_.dir() / "elastic.h5", record(), student, type);
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
     drop_stale_summary(config_, run_.dir());
   });

@@ -10,6 +10,7 @@
 #include "model/quantize.h"
 #include "trainer/run/elastic_record.h"
 #include "trainer/run/evaluate_run.h"
+#include "trainer/whole_masters.h"
 
 namespace nestling {
 
@@ -100,9 +101,8 @@ void Qad::calibrate(DistillStep& trained, const ElasticModel& record) {
       return run_.say(str("quantized already: ", file.string()));
   }
   const std::vector<float> largest = largest_inputs(trained);
-  parts_.comm.at_root([&] {
+  at_root_with_masters(parts_.ctx, parts_.comm, trained.student(), [&](const Weights& masters) {
     const ModelConfig& model = parts_.space.config;
-    const Weights masters = trained.student().on(Device::kCpu, DType::kF32);
     Quantization q = weight_scales(model, format_, masters);
     set_input_scales(q, model, largest);
     check_scales(q, made_of);
@@ -150,8 +150,7 @@ void Qad::write(const ElasticModel& record) {
   NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
                  "a quantized file before its training is over");
   const Quantization q = *step_->student().quantization();
-  parts_.comm.at_root([&] {
-    const Weights masters = step_->student().on(Device::kCpu, DType::kF32);
+  at_root_with_masters(parts_.ctx, parts_.comm, step_->student(), [&](const Weights& masters) {
     Context host(Device::kCpu);
     ElasticModel written = record;
     written.provenance[kOrigin] = origin();
