@@ -36,10 +36,13 @@ void add_to(double& total, ConstView x) {
 // Windows of documents end to end, and where documents begin in them; every rank scores its own.
 class WindowLoss {
  public:
-  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, const TextLossOptions& options)
+  WindowLoss(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text,
+             const TextLossOptions& options)
       : ctx_(ctx),
         comm_(comm),
         model_(model),
+        text_(text),
+        keep_(options.keep),
         parent_(options.parent),
         between_(options.between),
         seq_len_(options.seq_len),
@@ -77,7 +80,8 @@ class WindowLoss {
       if (s > count) later.push_back(static_cast<int32_t>(s - count));
     }
     offsets.push_back(static_cast<int32_t>(count));
-    if (windows_++ % comm_.size() == comm_.rank()) score(offsets, targets, count);
+    if (windows_ % comm_.size() == comm_.rank()) score(offsets, targets, count);
+    ++windows_;
     if (between_ && windows_ % comm_.size() == 0) between_();
     pending_.erase(pending_.begin(), pending_.begin() + count);
     starts_ = std::move(later);
@@ -89,7 +93,7 @@ class WindowLoss {
     const ConstView inputs = device_view(ctx_, arena_, tokens);
     const ConstView wanted = device_view(ctx_, arena_, targets);
     const auto start = Clock::now();
-    const View normed = forward(model_, offsets, inputs);
+    const View normed = forward(offsets, inputs);
     const View nll = arena_.alloc(DType::kF32, {count});
     head_loss(ctx_, {.nll = nll,
                      .x = normed,
@@ -100,19 +104,20 @@ class WindowLoss {
     seconds_ += seconds_since(start);
     add_to(nll_, nll);
     tokens_ += count - std::count(targets.begin(), targets.end(), -1);
-    if (parent_ != nullptr) compare(offsets, inputs, targets, normed);
+    if (keep_ != nullptr) keep_->keep(text_, windows_, tokens, normed);
+    if (parent_ != nullptr) compare(tokens, targets, normed);
   }
-  View forward(LoadedModel& model, const std::vector<int32_t>& offsets, ConstView inputs) {
+  View forward(const std::vector<int32_t>& offsets, ConstView inputs) {
     LayerRun run{.ctx = ctx_,
                  .arena = arena_,
-                 .config = model.config(),
+                 .config = model_.config(),
                  .segments = Segments(offsets),
                  .save = false,
-                 .activations = model.activations()};
-    return model_forward(run, model.params(), inputs).final_norm.normed;
+                 .activations = model_.activations()};
+    return model_forward(run, model_.params(), inputs).final_norm.normed;
   }
-  void compare(const std::vector<int32_t>& offsets, ConstView inputs,
-               const std::vector<int32_t>& targets, ConstView normed) {
+  void compare(const std::vector<int32_t>& tokens, const std::vector<int32_t>& targets,
+               ConstView normed) {
     const auto count = std::ssize(targets);
     std::vector<int32_t> counted;
     for (const int32_t target : targets) counted.push_back(target >= 0 ? 1 : 0);
@@ -122,8 +127,8 @@ class WindowLoss {
                      .x = normed,
                      .w = model_.params().head,
                      .kl_tokens = counts,
-                     .teacher_x = forward(*parent_, offsets, inputs),
-                     .teacher_w = parent_->params().head,
+                     .teacher_x = parent_->of(arena_, text_, windows_, tokens, model_.name()),
+                     .teacher_w = parent_->head(),
                      .chunk = loss_chunk(ctx_.code())});
     add_to(kl_, kl);
   }
@@ -131,7 +136,9 @@ class WindowLoss {
   Context& ctx_;
   Comm& comm_;
   LoadedModel& model_;
-  LoadedModel* parent_;
+  const std::string& text_;
+  ParentStates* keep_;
+  const ParentStates* parent_;
   const std::function<void()>& between_;
   int64_t seq_len_;
   Arena arena_;
@@ -210,15 +217,14 @@ std::vector<Answered> answer(Context& ctx, Comm& comm, LoadedModel& model,
 
 TextLoss evaluate_text(Context& ctx, Comm& comm, LoadedModel& model, const std::string& text_spec,
                        const TextLossOptions& o) {
-  NESTLING_CHECK_INPUT(o.parent == nullptr || o.parent->config().vocab == model.config().vocab,
-                       "parent ", o.parent->name(), " has a vocabulary of ",
-                       o.parent->config().vocab, ", ", model.name(), " one of ",
-                       model.config().vocab);
+  NESTLING_CHECK_INPUT(o.parent == nullptr || o.parent->vocab() == model.config().vocab, "parent ",
+                       o.parent->name(), " has a vocabulary of ", o.parent->vocab(), ", ",
+                       model.name(), " one of ", model.config().vocab);
   const auto documents = open_documents(text_spec, {.tokenizer = model.tokenizer(),
                                                     .vocabulary = model.config().vocab,
                                                     .end_of_text = closing_token(model),
                                                     .seed = o.seed});
-  WindowLoss windows(ctx, comm, model, o);
+  WindowLoss windows(ctx, comm, model, text_spec, o);
   TokenDocument document;
   int64_t seen = 0;
   bool cut = false;

@@ -2,7 +2,8 @@
 //
 // Loss          mean next-token cross-entropy in nats over documents packed into windows of seq_len;
 //               a target that begins another document does not count.
-// KL            mean KL(parent || model) in nats over the same tokens, where a parent is given.
+// KL            mean KL(parent || model) in nats over the same tokens, where what a parent made of them is given: the parent
+//               is evaluated first, and need not stay (runtime/parent_states.h).
 // Speed         seconds of the model alone: its forward and its loss, without the parent.
 // Accuracy      greedy completion of held-out problems (data/reasoning.h), exact match of the answer,
 //               Wilson's 95% interval; two models on the same problems are compared by pairs. Under `control`
@@ -20,6 +21,7 @@
 
 #include "data/interval.h"
 #include "kernels/comm/comm.h"
+#include "runtime/parent_states.h"
 #include "runtime/thinking.h"
 
 namespace nestling {
@@ -29,7 +31,8 @@ struct TextLossOptions {
   int64_t max_tokens =
       65536;          // of the text, from its beginning; one that ends before is scored whole
   uint64_t seed = 0;  // of generated text
-  LoadedModel* parent = nullptr;  // of the same vocabulary, or null
+  ParentStates* keep = nullptr;          // receives what the model, a parent, makes of the text
+  const ParentStates* parent = nullptr;  // of the same vocabulary, or null; may be what `keep` is
   std::function<void()> between = {};
 };
 struct TextLoss {

@@ -1,7 +1,9 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/json.h"
 #include "data/reasoning.h"
@@ -44,7 +46,7 @@ std::string bits_of(const std::vector<bool>& outcomes) {
 
 // What sizes are compared with; both empty without --parent.
 struct Parent {
-  std::unique_ptr<LoadedModel> model;
+  std::optional<ParentStates> states;
   std::vector<TaskAccuracy> tasks;
 };
 
@@ -80,7 +82,7 @@ Json evaluate_tasks(Context& ctx, Comm& comm, LoadedModel& model, const Parent& 
         {"accuracy", t.accuracy.estimate}, {"ci95", {t.accuracy.low, t.accuracy.high}}, {"n", t.n}};
     if (t.seconds > 0) add_speed(json, t, o.reasoning.control);
     if (o.outcomes) json["outcomes"] = bits_of(t.outcomes);
-    if (!parent.model) continue;
+    if (!parent.states) continue;
     const Interval d = paired_difference(t, parent.tasks[i]);
     std::printf("%-40s against the parent %+5.1f points  paired 95%% interval %+5.1f to %+5.1f\n",
                 "", 100 * d.estimate, 100 * d.low, 100 * d.high);
@@ -114,13 +116,14 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
   double nll = 0, kl = 0, seconds = 0;
   int64_t tokens = 0;
   for (const std::string& spec : o.data) {
-    const TextLoss loss = evaluate_text(
-        ctx, comm, model, spec,
-        {.seq_len = o.seq_len, .max_tokens = o.max_tokens, .parent = parent.model.get()});
+    const TextLoss loss = evaluate_text(ctx, comm, model, spec,
+                                        {.seq_len = o.seq_len,
+                                         .max_tokens = o.max_tokens,
+                                         .parent = parent.states ? &*parent.states : nullptr});
     std::printf("%-40s loss %.4f nats  perplexity %8.3f  %lld tokens  %.0f tokens/s\n",
                 spec.c_str(), loss.nll, std::exp(loss.nll), static_cast<long long>(loss.tokens),
                 static_cast<double>(loss.tokens) / loss.seconds);
-    if (parent.model) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
+    if (parent.states) std::printf("%-40s KL to the parent %.5f nats\n", "", loss.kl);
     if (loss.cut) {
       std::fprintf(stderr, "%s: cut at --max-tokens %lld\n", spec.c_str(),
                    static_cast<long long>(o.max_tokens));
@@ -135,7 +138,7 @@ Json evaluate_size(Context& ctx, Comm& comm, LoadedModel& model, const Parent& p
     size["tokens"] = tokens;
     size["nll"] = nll / static_cast<double>(tokens);
     size["perplexity"] = std::exp(nll / static_cast<double>(tokens));
-    if (parent.model) size["kl_to_parent"] = kl / static_cast<double>(tokens);
+    if (parent.states) size["kl_to_parent"] = kl / static_cast<double>(tokens);
     size["tokens_per_second"] = static_cast<double>(tokens) / seconds;
   }
   if (!o.tasks.empty()) size["tasks"] = evaluate_tasks(ctx, comm, model, parent, o);
@@ -189,6 +192,30 @@ Json evaluate_sizes(Context& ctx, Comm& comm, LoadedModel& model, const Parent& 
   return sizes;
 }
 
+// What can be refused before the parent is measured, which may take long.
+void check_model(const EvalOptions& o) {
+  const std::filesystem::path file = o.model;
+  NESTLING_CHECK_INPUT(std::filesystem::exists(file), o.model, ": not found");
+  if (file.extension() == ".h5" && !o.size.empty() && o.size != "all")
+    static_cast<void>(find_elastic_size(file, o.size));
+}
+
+// The parent is measured by itself, and is gone before the model comes.
+Parent measured_parent(Context& ctx, Comm& comm, const EvalOptions& o) {
+  Parent parent;
+  if (o.parent.empty()) return parent;
+  LoadedModel model(o.parent, o.precision(), "", o.device());
+  parent.states.emplace(model);
+  for (const std::string& spec : o.data)
+    static_cast<void>(
+        evaluate_text(ctx, comm, model, spec,
+                      {.seq_len = o.seq_len, .max_tokens = o.max_tokens, .keep = &*parent.states}));
+  ReasoningOptions asked = o.reasoning;
+  asked.control = {.budget = o.reasoning.control.budget};  // the parent thinks as long
+  if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, comm, model, asked);
+  return parent;
+}
+
 int run_eval(EvalOptions& o) {
   o.apply();
   const ThinkingControl& control = o.reasoning.control;
@@ -199,16 +226,11 @@ int run_eval(EvalOptions& o) {
                        "eval: --think and --answer: nothing thinks in the text of --data ",
                        o.data.empty() ? "" : o.data.front());
   o.reasoning.tasks = expand_tasks(o.tasks);
-  LoadedModel model(o.model, o.precision(), o.size == "all" ? "" : o.size, o.device());
+  check_model(o);
   Context ctx(o.device());
   const auto comm = make_self_comm();
-  Parent parent;
-  if (!o.parent.empty()) {
-    parent.model = std::make_unique<LoadedModel>(o.parent, o.precision(), "", o.device());
-    ReasoningOptions asked = o.reasoning;
-    asked.control = {.budget = control.budget};  // the parent thinks as long
-    if (!o.tasks.empty()) parent.tasks = evaluate_reasoning(ctx, *comm, *parent.model, asked);
-  }
+  const Parent parent = measured_parent(ctx, *comm, o);
+  LoadedModel model(o.model, o.precision(), o.size == "all" ? "" : o.size, o.device());
   const Json sizes = control.has_sizes() ? evaluate_pairs(ctx, *comm, model, parent, o)
                                          : evaluate_sizes(ctx, *comm, model, parent, o);
   if (o.json) std::printf("%s\n", dump_json(Json{{"sizes", sizes}}, -1).c_str());

@@ -8,6 +8,7 @@
 #include "data/reasoning.h"
 #include "data/shards.h"
 #include "runtime/generator.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_elastic.h"
 #include "tests/support/whole_logits.h"
@@ -67,8 +68,15 @@ TEST(EvaluateText, IsTheMeanOverDocumentsThatDoNotSeeEachOther) {
     add_document(sums, model, parent, tokens);
   }
   Context ctx(Device::kCpu);
-  const TextLoss loss = evaluate_text(ctx, world(), model, (dir.path() / "texts.jsonl").string(),
-                                      {.seq_len = 1024, .max_tokens = 1024, .parent = &parent});
+  ParentStates states(parent);
+  const std::string texts = (dir.path() / "texts.jsonl").string();
+  const TextLoss own =
+      evaluate_text(ctx, world(), parent, texts,
+                    {.seq_len = 1024, .max_tokens = 1024, .keep = &states, .parent = &states});
+  EXPECT_EQ(own.kl, 0.0);
+  EXPECT_NE(own.nll, 0.0);
+  const TextLoss loss = evaluate_text(ctx, world(), model, texts,
+                                      {.seq_len = 1024, .max_tokens = 1024, .parent = &states});
   ASSERT_EQ(loss.tokens, sums.tokens);
   EXPECT_EQ(loss.read, sums.tokens + std::ssize(kTexts));  // no target behind a document's last
   const auto n = static_cast<double>(sums.tokens);
@@ -141,6 +149,29 @@ TEST(EvaluateText, CountsTheSameTargetsInWindowsOfAnyLength) {
   }
 }
 
+// Windows of another text, or of other tokens, were never the parent's.
+TEST(EvaluateText, RefusesAParentThatReadOtherTokens) {
+  TempDir dir;
+  LoadedModel model(write_tiny_reasoner(dir.path() / "e.h5", StoredType::kF32), DType::kF32, "75%");
+  LoadedModel parent(testing::tiny_reasoner(), DType::kF32);
+  Context ctx(Device::kCpu);
+  const auto self = make_self_comm();
+  ParentStates states(parent);
+  const std::string text = "reasoning:addition:1:0-20:heldout";
+  TextLossOptions o{.seq_len = 64, .max_tokens = 128, .keep = &states};
+  evaluate_text(ctx, *self, parent, text, o);
+  o.keep = nullptr;
+  o.parent = &states;
+  EXPECT_GT(evaluate_text(ctx, *self, model, text, o).kl, 0);
+  for (const int64_t seq_len : {32, 65}) {
+    o.seq_len = seq_len;
+    testing::expect_error(
+        [&] { evaluate_text(ctx, *self, model, text, o); },
+        {"tiny-reasoner reads reasoning:addition:1:0-20:heldout in other tokens than "
+         "e.h5, from window 0 on"});
+  }
+}
+
 // Windows and batches are more than ranks, and no multiple of them.
 TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
   TempDir dir;
@@ -149,12 +180,17 @@ TEST(Evaluate, RanksShareTheWorkAndFindWhatOneFinds) {
   Context ctx(Device::kCpu);
   const auto self = make_self_comm();
   const std::string text = "reasoning:all:1-4:0-40:heldout";
-  const TextLossOptions o{.seq_len = 128, .max_tokens = 900, .parent = &parent};
-  const TextLoss alone = evaluate_text(ctx, *self, model, text, o);
-  const TextLoss shared = evaluate_text(ctx, world(), model, text, o);
+  const auto measured = [&](Comm& comm) {
+    ParentStates states(parent);
+    TextLossOptions o{.seq_len = 128, .max_tokens = 900, .keep = &states};
+    evaluate_text(ctx, comm, parent, text, o);
+    o.keep = nullptr;
+    o.parent = &states;
+    return evaluate_text(ctx, comm, model, text, o);
+  };
+  const TextLoss alone = measured(*self), shared = measured(world());
   EXPECT_EQ(shared.read, 900);
-  TextLossOptions other = o;
-  other.seed = 42;
+  const TextLossOptions other{.seq_len = 128, .max_tokens = 900, .seed = 42};
   EXPECT_NE(evaluate_text(ctx, world(), model, text, other).nll, shared.nll);
   EXPECT_EQ(alone.tokens, shared.tokens);
   EXPECT_NEAR(alone.nll, shared.nll, 1e-13 * alone.nll);

@@ -53,14 +53,22 @@ Json origin_of(const RunConfig& c, const fs::path& dir) {
 class Evaluation {
  public:
   Evaluation(const RunConfig& config, Comm& comm, const std::function<void()>& between)
-      : config_(config),
-        comm_(comm),
-        between_(between),
-        ctx_(parse_device(config.device)),
-        parent_(config.parent, precision_of(config), "", ctx_.device()) {}
+      : config_(config), comm_(comm), between_(between), ctx_(parse_device(config.device)) {}
 
-  // Loss, KL and accuracy of one model; the parent comes first.
-  Json measure(LoadedModel& model) {
+  // Loss, KL and accuracy of the parent, which comes first and does not stay.
+  Json parent() {
+    LoadedModel model(config_.parent, precision_of(config_), "", ctx_.device());
+    parent_.emplace(model);
+    return measure(model, &*parent_);
+  }
+  Json measure(const fs::path& file, const std::string& size) {
+    between_();
+    LoadedModel model(file, precision_of(config_), size, ctx_.device());
+    return measure(model, nullptr);
+  }
+
+ private:
+  Json measure(LoadedModel& model, ParentStates* keep) {
     const EvaluationConfig& e = config_.evaluation;
     double nll = 0, kl = 0, seconds = 0;
     int64_t tokens = 0;
@@ -69,9 +77,10 @@ class Evaluation {
                                           {.seq_len = e.seq_len,
                                            .max_tokens = e.tokens,
                                            .seed = config_.seed,
-                                           .parent = &parent_,
+                                           .keep = keep,
+                                           .parent = &*parent_,
                                            .between = between_});
-      if (loss.read < e.tokens && &model == &parent_ && comm_.rank() == 0)
+      if (loss.read < e.tokens && keep != nullptr && comm_.rank() == 0)
         std::fprintf(stderr, "%s: has %lld of the %lld tokens of evaluation.tokens, all scored\n",
                      text.path.c_str(), static_cast<long long>(loss.read),
                      static_cast<long long>(e.tokens));
@@ -107,19 +116,12 @@ class Evaluation {
     }
     return result;
   }
-  Json measure(const fs::path& file, const std::string& size) {
-    between_();
-    LoadedModel model(file, precision_of(config_), size, ctx_.device());
-    return measure(model);
-  }
-  Json parent() { return measure(parent_); }
 
- private:
   const RunConfig& config_;
   Comm& comm_;
   const std::function<void()>& between_;
   Context ctx_;
-  LoadedModel parent_;
+  std::optional<ParentStates> parent_;
   std::optional<TaskAccuracy> parent_accuracy_;
 };
 
