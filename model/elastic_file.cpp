@@ -85,14 +85,15 @@ auto part_view(AnyWeights& weights, int64_t i, size_t k) {
 }
 
 void read_parameter(const OpenParameter& parts, Weights& weights, int64_t i, const Shape& extents) {
-  for (size_t k = 0; k < parts.size(); ++k) {
-    const View out = part_view(weights, i, k);
+  const auto read = [&](size_t k, View out) {
     const Shape shape = parts[k].part.shape(extents);
     for (size_t d = 0; d < shape.size(); ++d)
       NESTLING_CHECK(out.dim(static_cast<int>(d)) == shape[d], "the cut model has ",
                      out.describe());
     parts[k].data.read(out);
-  }
+  };
+  if (!weights.codes(i)) return weights.fill(i, [&](View values) { read(0, values); });
+  for (size_t k = 0; k < parts.size(); ++k) read(k, part_view(weights, i, k));
 }
 
 // name(part): of a dataset of parameter i.
@@ -107,13 +108,16 @@ void check_parameter(const Weights& weights, int64_t i, const std::string& file,
 }
 
 // Its weights into those of a model that has no others.
-LoadedSize load(Hdf5File& in, Opening o, DType compute) {
+LoadedSize load(Hdf5File& in, Opening o, DType compute, Device device) {
   const ModelConfig config = cut_config(o.parent, o.size.widths);
   std::optional<Quantization> sized;
   if (o.quantization) sized = sized_quantization(o.parameters, *o.quantization);
+  const bool codes = sized.has_value();
   LoadedSize out{.config = config,
-                 .weights = Weights(config, Device::kCpu,
-                                    {.compute = compute, .quantization = std::move(sized)}),
+                 .weights = Weights(config, codes ? Device::kCpu : device,
+                                    {.compute = compute,
+                                     .masters_dropped = !codes && compute == DType::kBF16,
+                                     .quantization = std::move(sized)}),
                  .size = std::move(o.size),
                  .weight_bytes = 0};
   out.weight_bytes = stored_weight_bytes(o.parent, out.size.widths, o.precision, o.quantization);
@@ -125,7 +129,7 @@ LoadedSize load(Hdf5File& in, Opening o, DType compute) {
     check_parameter(out.weights, i, in.path().string(),
                     [&](size_t part) { return o.weights[at][part].data.name(); });
   }
-  Context ctx(Device::kCpu);
+  Context ctx(out.weights.device());
   out.weights.refresh_low(ctx);
   out.bytes_read = in.bytes_read();
   return out;
@@ -224,16 +228,17 @@ ElasticFacts read_elastic_facts(const std::filesystem::path& file) {
   return facts;
 }
 
-LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute) {
+LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute,
+                        Device device) {
   Hdf5File in(file);
-  return load(in, open_size(in, size), compute);
+  return load(in, open_size(in, size), compute, device);
 }
 
-LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute) {
+LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute, Device device) {
   Hdf5File in(file);
   ModelConfig parent = read_elastic_config(in);
   Size whole{.name = {}, .target = {}, .widths = full_widths(parent)};
-  return load(in, open_size(in, std::move(parent), std::move(whole)), compute);
+  return load(in, open_size(in, std::move(parent), std::move(whole)), compute, device);
 }
 
 Size find_elastic_size(const std::filesystem::path& file, const std::string& text) {

@@ -50,17 +50,19 @@ ElasticFacts read_elastic_facts(const std::filesystem::path& file);
 std::string elastic_digest(const std::filesystem::path& file);
 
 // Weights of one size alone: a model of its own, whose config is the cut one. A size is named, or asked
-// for by its budget: "65%" (model/asked_size.h).
+// for by its budget: "65%" (model/asked_size.h). Where products read bf16 copies, theirs are all there is: no masters.
 struct LoadedSize {
   ModelConfig config;
-  Weights weights;           // on the CPU
+  Weights weights;           // on the device asked for; codes on the CPU
   Size size;                 // of the whole file: full widths, no name
   int64_t weight_bytes = 0;  // of the size, as stored
   int64_t bytes_read = 0;    // of all chunks read to open it
 };
-LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute);
+LoadedSize load_elastic(const std::filesystem::path& file, const std::string& size, DType compute,
+                        Device device = Device::kCpu);
 // The parent's widths, whatever the sizes are.
-LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute);
+LoadedSize load_elastic_whole(const std::filesystem::path& file, DType compute,
+                              Device device = Device::kCpu);
 
 // The size of that name or budget, without its weights.
 Size find_elastic_size(const std::filesystem::path& file, const std::string& text);

@@ -108,8 +108,7 @@ ModelConfig read_parent_config(const std::filesystem::path& directory) {
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights, const Order* order) {
-  const bool on_host = weights.device() == Device::kCpu;
-  if (weights.quantization() && !on_host) {
+  if (weights.quantization() && weights.device() != Device::kCpu) {
     Weights host(config, Device::kCpu, {.quantization = weights.quantization()});
     PublishedTypes types = import_weights(directory, config, host);
     Context ctx(weights.device());
@@ -128,18 +127,15 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
     }
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
     const PublishedMatrix m = published_matrix(spec);
-    const bool in_place = on_host && !weights.shared(i);
-    Tensor made;
-    if (!in_place) made = Tensor(Device::kCpu, DType::kF32, {spec.size()});
-    const View values = in_place ? weights.master(i) : made.view();
-    auto* out = values.ptr<float>();
-    tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
-      check_numbers(tensor);
-      read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
-      types[spec.published_of(expert)] = tensor.type;
+    weights.fill(i, [&](View values) {
+      auto* out = values.ptr<float>();
+      tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
+        check_numbers(tensor);
+        read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
+        types[spec.published_of(expert)] = tensor.type;
+      });
+      if (order != nullptr) permute(spec, *order, values);
     });
-    if (order != nullptr) permute(spec, *order, values);
-    if (!in_place) weights.take(i, values);
   }
   tensors.check_all_used();
   Context ctx(weights.device());

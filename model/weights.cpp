@@ -99,10 +99,15 @@ Weights::Weights(const ModelConfig& config, Device device, const WeightsOptions&
       if (!codes) low_total += specs_[i].padded_size();
     }
   }
-  master_offsets_ = offsets_;
-  master_ = Tensor(device, DType::kF32, {total},
-                   {Pool::kWeights, options.teacher ? "teacher weights" : "masters"});
   flat_size_ = total;
+  NESTLING_CHECK(!options.masters_dropped || (options.compute == DType::kBF16 &&
+                                              !options.gradients && !options.layers_shared_by),
+                 "masters are dropped of weights with low copies and no gradients");
+  dropped_ = options.masters_dropped;
+  master_offsets_ = offsets_;
+  master_ = dropped_ ? kept_masters()
+                     : Tensor(device, DType::kF32, {total},
+                              {Pool::kWeights, options.teacher ? "teacher weights" : "masters"});
   if (options.gradients && !options.gradients_later) take_gradients();
   if (options.compute == DType::kBF16)
     low_ = Tensor(device, DType::kBF16, {low_total},
@@ -288,7 +293,21 @@ void Weights::initialize(uint64_t seed, int64_t distinct) {
 
 void Weights::take(int64_t i, ConstView values) {
   if (shared(i)) return shared_->take(i, values);
-  copy(master(i).reshape({values.size()}), values.reshape({values.size()}));
+  const auto flat = [](auto v) { return v.reshape({v.size()}); };
+  if (const View to = master(i)) return copy(flat(to), flat(values));
+  Tensor rounded(Device::kCpu, DType::kBF16, {values.size()});
+  Context host(Device::kCpu);
+  cast(host, rounded, flat(values));
+  copy(flat(low(i)), rounded);
+}
+
+void Weights::fill(int64_t i, const std::function<void(View)>& make) {
+  const View there = master(i);
+  if (there && device_ == Device::kCpu) return make(there);
+  const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
+  Tensor values(Device::kCpu, DType::kF32, {spec.size()});
+  make(shaped(values.view().data(), DType::kF32, Device::kCpu, spec, last_extent(spec)));
+  take(i, values);
 }
 
 void Weights::refresh_low(Context& ctx) {
@@ -298,7 +317,7 @@ void Weights::refresh_low(Context& ctx) {
 
 void Weights::refresh_whole(Context& ctx) {
   for (int64_t i = 0; i < count(); ++i)
-    if (const View copy = low(i)) cast(ctx, copy, master(i));
+    if (const View to = low(i), from = master(i); to && from) cast(ctx, to, from);
   refresh_codes(ctx);
 }
 
@@ -332,20 +351,26 @@ void Weights::drop_masters() {
                  "masters are dropped of weights with low copies and no gradients");
   if (dropped_) return;
   if (shared_) shared_->drop_masters();
-  std::vector<int64_t> kept_offsets;
-  int64_t total = 0;
-  for (const ParameterSpec& spec : specs_) {
-    kept_offsets.push_back(total);
-    if (!spec.product) total += spec.padded_size();
-  }
-  Tensor kept(device_, DType::kF32, {total},
-              {Pool::kWeights, options_.teacher ? "teacher weights" : "masters"});
+  const std::vector<int64_t> before = master_offsets_;
+  Tensor kept = kept_masters();
   for (int64_t i = 0; i < count(); ++i)
     if (!specs_[static_cast<size_t>(i)].product)
-      copy(at(kept, kept_offsets, i, DType::kF32), master(i));
+      copy(at(kept, master_offsets_, i, DType::kF32), at(master_, before, i, DType::kF32));
   master_ = std::move(kept);
-  master_offsets_ = std::move(kept_offsets);
   dropped_ = true;
+}
+
+// Room for the masters that stay when those of product operands are dropped, and their places.
+Tensor Weights::kept_masters() {
+  int64_t total = 0;
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    master_offsets_[i] = total;
+    if (!specs_[i].product) total += specs_[i].padded_size();
+  }
+  return {device_,
+          DType::kF32,
+          {total},
+          {Pool::kWeights, options_.teacher ? "teacher weights" : "masters"}};
 }
 
 void Weights::take_masters(Context& ctx, const Weights& from) {

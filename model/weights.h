@@ -9,8 +9,9 @@
 // Quantized     parameters of options.quantization are codes and scales (model/weight.h), which products read in place of
 //               a low copy. Without gradients they are nothing else: no master. With gradients they are trained:
 //               master and gradient are f32 as others' are, and refresh_low() makes the codes of the masters.
-// Frozen        weights that are only read need no masters where there is a low copy: drop_masters()
-//               gives that memory back. From then on master(i) of a product operand is absent.
+// Frozen        weights that are only read need no masters where there is a low copy: with options.masters_dropped
+//               they never have any, and drop_masters() gives that memory back. master(i) of a product operand is
+//               absent then.
 // Shared        with options.layers_shared_by the matrices of layers are held in shares by those ranks
 //               (model/shared_layers.h): views of them are of the layer in hand, master() and low() are absent, and only
 //               a model's forward and backward may look through them. Codes that are trained stay whole, and
@@ -18,7 +19,9 @@
 // Null device   extents only.
 // Threads       one writer at a time.
 #pragma once
+#include <functional>
 #include <limits>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -34,6 +37,7 @@ struct WeightsOptions {
   DType compute = DType::kF32;  // kF32 or kBF16
   bool gradients = false;
   bool gradients_later = false;  // of those that have them: their memory by take_gradients()
+  bool masters_dropped = false;  // with compute bf16 and without gradients
   bool teacher = false;          // how the memory is named
   std::optional<Quantization> quantization = {};
   Comm* layers_shared_by = nullptr;  // borrowed
@@ -78,8 +82,10 @@ class Weights {
   // Fresh weights by each spec's Init; refreshes the low copies. Of a tensor, `distinct` values are drawn (on the
   // host), and repeat: benchmarks of billions of parameters need no more.
   void initialize(uint64_t seed, int64_t distinct = std::numeric_limits<int64_t>::max());
-  // f32 on the host, all of parameter i, to be its master; low copies are for refresh_low().
-  void take(int64_t i, ConstView values);
+  // Calls make(values), which writes all of parameter i, f32 on the host, of its shape: in place where its master is
+  // there, else beside the weights, to be its master, or the low copy where that is dropped. Low copies of masters are for
+  // refresh_low().
+  void fill(int64_t i, const std::function<void(View)>& make);
   void refresh_low(Context& ctx);    // and the codes of what is trained
   void refresh_whole(Context& ctx);  // the same of what is whole on every rank
   void refresh_codes(Context& ctx);  // these alone
@@ -102,6 +108,8 @@ class Weights {
  private:
   const std::optional<TensorScales>& scales(int64_t i) const;
   void share_layers();
+  Tensor kept_masters();
+  void take(int64_t i, ConstView values);
   void place_codes();
   void make_codes_of(Context& ctx, int64_t i, ConstView values);
   View at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, DType dtype);
@@ -114,7 +122,7 @@ class Weights {
   bool trains_codes() const { return options_.gradients && options_.quantization; }
   std::vector<int64_t> offsets_;         // elements into masters and gradients
   std::vector<int64_t> low_offsets_;     // into low copies
-  std::vector<int64_t> master_offsets_;  // into the masters; the same until they are dropped
+  std::vector<int64_t> master_offsets_;  // into the masters; the same unless they are dropped
   int64_t flat_size_ = 0;                // elements of masters and of gradients
   int64_t beside_products_ = 0;          // where gradients begin that no product makes
   bool dropped_ = false;

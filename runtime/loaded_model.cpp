@@ -5,17 +5,21 @@
 
 namespace nestling {
 
-LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& path, DType compute) {
+LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& path, DType compute,
+                                                Device device) {
   const ModelConfig config = read_weights_config(path);
-  Opened o{
-      .config = config,
-      .weights = Weights(config, Device::kCpu,
-                         {.compute = compute, .quantization = read_quantization(path, config)}),
-      .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
-                 .target = {},
-                 .widths = full_widths(config)}},
-      .tokenizer = {},
-      .files = {}};
+  std::optional<Quantization> quantization = read_quantization(path, config);
+  const bool codes = quantization.has_value();
+  Opened o{.config = config,
+           .weights = Weights(config, codes ? Device::kCpu : device,
+                              {.compute = compute,
+                               .masters_dropped = !codes && compute == DType::kBF16,
+                               .quantization = std::move(quantization)}),
+           .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
+                      .target = {},
+                      .widths = full_widths(config)}},
+           .tokenizer = {},
+           .files = {}};
   import_weights(path, config, o.weights);
   for (const char* name : kTokenizerFiles)
     if (std::filesystem::exists(path / name))
@@ -25,10 +29,10 @@ LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& pat
 }
 
 LoadedModel::Opened LoadedModel::open_elastic(const std::filesystem::path& path, DType compute,
-                                              const std::string& size) {
+                                              const std::string& size, Device device) {
   ElasticFacts facts = read_elastic_facts(path);
-  LoadedSize loaded =
-      size.empty() ? load_elastic_whole(path, compute) : load_elastic(path, size, compute);
+  LoadedSize loaded = size.empty() ? load_elastic_whole(path, compute, device)
+                                   : load_elastic(path, size, compute, device);
   Opened o{.config = loaded.config,
            .weights = std::move(loaded.weights),
            .sizes = std::move(facts.sizes),
@@ -46,10 +50,10 @@ LoadedModel::Opened LoadedModel::open_elastic(const std::filesystem::path& path,
 }
 
 LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType compute,
-                                      const std::string& size) {
+                                      const std::string& size, Device device) {
   NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
-  if (!std::filesystem::is_directory(path)) return open_elastic(path, compute, size);
-  Opened o = open_directory(path, compute);
+  if (!std::filesystem::is_directory(path)) return open_elastic(path, compute, size, device);
+  Opened o = open_directory(path, compute, device);
   NESTLING_CHECK_INPUT(size.empty() || size == o.sizes[0].name, path.string(), ": no size '", size,
                        "'; a directory has one size, ", o.sizes[0].name);
   return o;
@@ -57,13 +61,13 @@ LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType c
 
 LoadedModel::LoadedModel(const std::filesystem::path& path, Precision precision,
                          const std::string& size, Device device)
-    : LoadedModel(path, open(path, precision.compute, size)) {
+    : LoadedModel(path, open(path, precision.compute, size, device)) {
   activations_ = precision.activations;
   NESTLING_CHECK(
       activations_ == DType::kF32 || (precision.compute == DType::kBF16 && device != Device::kCpu),
       path.string(), ": ", dtype_name(activations_), " activations with ",
       dtype_name(precision.compute), " products on ", device_name(device));
-  if (device == Device::kCpu) return;
+  if (weights_.device() == device) return;
   weights_ = weights_.on(device, precision.compute);
   if (precision.compute == DType::kBF16) weights_.drop_masters();
 }

@@ -33,8 +33,8 @@ class LoadedModel {
  public:
   // `size` names the one size to open of an elastic file; empty: the whole file, its largest size
   // selected. The tokenizer is optional: token-id models have none.
-  // Weights are read into host memory, and go from there to `device`, where those of products in bf16 have no f32
-  // masters: 2 bytes a parameter of them stay.
+  // Weights go to `device` a parameter at a time; those of products in bf16 have no f32 masters, so 2 bytes a parameter
+  // are all they take. Codes are read into host memory and go from there.
   LoadedModel(const std::filesystem::path& path, Precision precision, const std::string& size = "",
               Device device = Device::kCpu);
 
@@ -70,10 +70,11 @@ class LoadedModel {
     int64_t bytes_read = 0;
     bool whole = false;  // an elastic file, all of it
   };
-  static Opened open(const std::filesystem::path& path, DType compute, const std::string& size);
-  static Opened open_directory(const std::filesystem::path& path, DType compute);
+  static Opened open(const std::filesystem::path& path, DType compute, const std::string& size,
+                     Device device);
+  static Opened open_directory(const std::filesystem::path& path, DType compute, Device device);
   static Opened open_elastic(const std::filesystem::path& path, DType compute,
-                             const std::string& size);
+                             const std::string& size, Device device);
   LoadedModel(const std::filesystem::path& path, Opened opened);
 
   std::filesystem::path path_;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/hdf5_file.h"
+#include "kernels/ops/elementwise.h"
 #include "model/elastic_layout.h"
 #include "tests/support/bytes_read.h"
 #include "tests/support/expect_error.h"
@@ -159,9 +160,24 @@ TEST(ElasticFileTiny, LayersLeftOutAndMemoryTargets) {
   weights.initialize(7);
   write_elastic(dir.path() / "e.h5", m, weights, StoredType::kF32);
   expect_same(read_elastic_header(dir.path() / "e.h5").model, m);
-  LoadedSize few = load_elastic(dir.path() / "e.h5", "few layers", DType::kBF16);
+  LoadedSize few = load_elastic(dir.path() / "e.h5", "few layers", DType::kF32);
   EXPECT_EQ(few.config.pattern, "ME-");
   expect_prefix(few.weights, weights, m.sizes[1].widths);
+  LoadedSize half = load_elastic(dir.path() / "e.h5", "few layers", DType::kBF16);
+  Context ctx(Device::kCpu);
+  for (int64_t i = 0; i < half.weights.count(); ++i) {
+    const View master = few.weights.master(i), low = half.weights.low(i);
+    EXPECT_EQ(static_cast<bool>(half.weights.master(i)), !low) << i;
+    Tensor rounded(Device::kCpu, DType::kBF16, {master.size()});
+    cast(ctx, rounded, master.reshape({master.size()}));
+    if (low)
+      EXPECT_EQ(0, std::memcmp(low.data(), rounded.view().data(), static_cast<size_t>(low.bytes())))
+          << i;
+    else
+      EXPECT_EQ(0, std::memcmp(half.weights.master(i).data(), master.data(),
+                               static_cast<size_t>(master.bytes())))
+          << i;
+  }
   expect_error([&] { load_elastic(dir.path() / "e.h5", "none", DType::kF32); },
                {"e.h5", "none", "all, few layers"});
 }
