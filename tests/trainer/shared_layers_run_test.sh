@@ -45,7 +45,11 @@ ln -s ../optimizer/parent runs/parent
 cat >run.yaml <<YAML
 include: $source_dir/tests/support/small_run.yaml
 router: {freeze: {at_tokens: 1024}}
-data: {validation: [{path: "reasoning:addition:1-2:0-20:heldout"}], validation_tokens: 192}
+elastic: {choices: {layers: [100%, 75%]}}
+data:
+  calibration: {depth_samples: 2}
+  validation: [{path: "reasoning:addition:1-2:0-20:heldout"}]
+  validation_tokens: 192 # three sequences: one for one rank, two for the other
 evaluation: {problems: 0, seq_len: 64}
 curriculum: [{name: short, seq_len: 64, tokens: 2048, global_batch_tokens: 256, micro_batch: 2}]
 qad: {format: fp8, tokens: 1024}
