@@ -139,12 +139,6 @@ void SharedLayers::gather(Context& ctx, ConstView shares, int64_t l) {
                     shares.slice(0, of.at, own(of).count));
 }
 
-void SharedLayers::spread(View shares, int64_t l) {
-  const Layer& of = layer(l);
-  copy(shares.slice(0, of.at, own(of).count),
-       gradient_window_.view().slice(0, own(of).begin, own(of).count));
-}
-
 SharedLayers::Bytes SharedLayers::allocated() const {
   return {.masters = masters_.allocated_bytes(),
           .low = low_.allocated_bytes(),

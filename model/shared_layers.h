@@ -67,12 +67,10 @@ class SharedLayers {
   void take_masters(Context& ctx, const SharedLayers& from);  // of the same ranks
   void refresh_low(Context& ctx);
 
-  // A layer of what is laid out as masters(), in the memory of the gradients' window, where grad(i) shows it; and
-  // this rank's share of what stands there back again.
+  // A layer of what is laid out as masters(), in the memory of the gradients' window, where grad(i) shows it.
   int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
   const std::vector<PlacedParameter>& places(int64_t layer) const;
   void gather(Context& ctx, ConstView shares, int64_t layer);
-  void spread(View shares, int64_t layer);
 
   struct Bytes {
     int64_t masters, low, gradients;  // of gradients the window too

@@ -13,6 +13,8 @@
 #include "kernels/core/check.h"
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/host_bytes.h"
+#include "trainer/saved_state.h"
+#include "trainer/texts_of_ranks.h"
 
 namespace nestling {
 namespace {
@@ -54,41 +56,65 @@ void remove_leftovers(const fs::path& directory) {
   for (const fs::path& path : found) fs::remove_all(path);
 }
 
-// How a manifest describes a tensor, but for its checksum.
-ManifestTensor described(const NamedState& t) {
-  NESTLING_CHECK(t.view.dense(), t.name, ": ", t.view.describe(),
-                 " cannot be saved or loaded: needs a dense tensor");
-  ManifestTensor stored;
-  stored.name = t.name;
-  stored.dtype = dtype_name(t.view.dtype());
-  for (int d = 0; d < t.view.rank(); ++d) stored.shape.push_back(t.view.dim(d));
-  stored.bytes = t.view.bytes();
-  return stored;
-}
-
-// The file of the tensors, in the making.
+// A rank's file, in the making.
 class StateFile {
  public:
-  explicit StateFile(const fs::path& path) : out_(path) {}
+  StateFile(const fs::path& folder, int64_t rank)
+      : out_(folder / state_file_name(rank)), rank_(rank) {}
 
-  void add(const NamedState& t) {
-    ManifestTensor stored = described(t);
-    NESTLING_CHECK(names_.insert(t.name).second, t.name, " is twice in the state");
-    const HostBytes bytes(t.view);
-    stored.crc32c = crc32c_hex(crc32c(bytes.get()));
+  void add(const StateRun& run) {
+    const HostBytes bytes(run.view);
     out_.write(bytes.get());
-    list_.push_back(std::move(stored));
+    runs_.push_back({.name = run.name,
+                     .dtype = dtype_name(run.view.dtype()),
+                     .shape = run.shape,
+                     .begin = run.begin,
+                     .count = run.view.size(),
+                     .bytes = run.view.bytes(),
+                     .rank = rank_,
+                     .crc32c = crc32c_hex(crc32c(bytes.get()))});
   }
-  std::vector<ManifestTensor> commit() {
+  std::vector<SavedRun> commit() {
     out_.commit();
-    return std::move(list_);
+    return std::move(runs_);
   }
 
  private:
   AtomicFile out_;
-  std::set<std::string> names_;
-  std::vector<ManifestTensor> list_;
+  int64_t rank_;
+  std::vector<SavedRun> runs_;
 };
+
+void check_run(const StateRun& run) {
+  int64_t size = 1;
+  for (const int64_t extent : run.shape) size *= extent;
+  NESTLING_CHECK(run.view.dense() && run.begin >= 0 && run.begin + run.view.size() <= size,
+                 run.name, ": ", run.view.describe(), " from element ", run.begin, " of ", size,
+                 " cannot be saved or loaded: needs a dense run of the tensor");
+}
+
+// What this rank saves, written, synced and read back.
+std::vector<SavedRun> write_runs(const fs::path& folder, const TrainingState& state, int64_t rank) {
+  const bool any = std::ranges::any_of(
+      state, [](const StateRun& run) { return run.saved && run.view.size() > 0; });
+  if (!any) return {};
+  StateFile file(folder, rank);
+  for (const StateRun& run : state) {
+    check_run(run);
+    if (run.saved && run.view.size() > 0) file.add(run);
+  }
+  const std::vector<SavedRun> runs = file.commit();
+  const MappedFile written(folder / state_file_name(rank));
+  std::span<const std::byte> bytes = written.bytes();
+  for (const SavedRun& run : runs) {
+    const auto n = static_cast<size_t>(run.bytes);
+    NESTLING_CHECK(n <= bytes.size() && crc32c_hex(crc32c(bytes.first(n))) == run.crc32c,
+                   (folder / state_file_name(rank)).string(), ": ", run.name,
+                   " just written does not read back");
+    bytes = bytes.subspan(n);
+  }
+  return runs;
+}
 
 std::string latest_line(const std::string& name) {
   return name + " crc32c " + crc32c_hex(crc32c(name)) + "\n";
@@ -109,99 +135,59 @@ std::string read_latest(const fs::path& directory, std::string& why) {
   return "";
 }
 
-// Every tensor's bytes, checked against the manifest; the reason why not, or "".
-std::string check_state(const fs::path& file, const CheckpointManifest& manifest,
-                        std::span<const std::byte> bytes) {
-  size_t at = 0;
-  for (const ManifestTensor& t : manifest.tensors) {
-    if (t.bytes < 0 || static_cast<size_t>(t.bytes) > bytes.size() - at)
-      return str(file.string(), ": ends inside ", t.name, " after ", bytes.size(), " bytes");
-    const std::string found = crc32c_hex(crc32c(bytes.subspan(at, static_cast<size_t>(t.bytes))));
-    if (found != t.crc32c)
-      return str(file.string(), ": ", t.name, ": checksum is ", found, ", needs ", t.crc32c);
-    at += static_cast<size_t>(t.bytes);
+// Why a checkpoint is not whole, or "": the same on every rank, which check its files between them.
+std::string why_not_whole(const fs::path& checkpoint, Comm& comm) {
+  std::string why;
+  try {
+    why = SavedState(checkpoint).check(comm.rank(), comm.size());
+  } catch (const Error& e) {
+    why = e.what();
   }
-  if (at != bytes.size()) return str(file.string(), ": holds ", bytes.size(), " bytes, needs ", at);
+  for (const std::string& of_rank : texts_of_ranks(comm, why))
+    if (!of_rank.empty()) return of_rank;
   return "";
 }
 
-std::string shape_text(const ManifestTensor& t) {
-  std::string s = "[";
-  for (size_t d = 0; d < t.shape.size(); ++d) s += (d ? "," : "") + std::to_string(t.shape[d]);
-  return s + "] " + t.dtype;
+void fill(const TrainingState& state, const SavedState& from) {
+  for (const StateRun& run : state) {
+    check_run(run);
+    const View flat = run.view.reshape({run.view.size()});
+    int64_t at = 0;
+    from.each(run.name, run.begin, run.view.size(), [&](std::span<const std::byte> bytes) {
+      const int64_t n = std::ssize(bytes) / dtype_bytes(flat.dtype());
+      copy(flat.slice(0, at, n), ConstView(bytes.data(), flat.dtype(), Device::kCpu, {n}));
+      at += n;
+    });
+  }
 }
 
-// The bytes of every tensor that the state has. A checkpoint that is whole but of another model is the user's matter,
-// not damage.
-std::map<std::string, const std::byte*> places_of(const fs::path& checkpoint,
-                                                  const CheckpointManifest& manifest,
-                                                  const std::byte* bytes,
-                                                  const TrainingState& state) {
-  std::map<std::string, const std::byte*> places;
-  std::map<std::string, std::string> there;
-  for (const ManifestTensor& t : manifest.tensors) {
-    places[t.name] = bytes;
-    there[t.name] = shape_text(t);
-    bytes += t.bytes;
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    lines.push_back(text.substr(at, end - at));
+    at = end + 1;
   }
-  const auto refuse = [&](const std::string& name, const std::string& has,
-                          const std::string& needs) {
-    NESTLING_CHECK_INPUT(has == needs, checkpoint.string(), ": tensor ", name, " is ", has,
-                         ", this run needs ", needs, "; it is another model's checkpoint");
-  };
-  for (const StatePart& part : state)
-    for (const NamedState& t : part.tensors) {
-      const auto has = there.find(t.name);
-      refuse(t.name, has == there.end() ? "absent" : has->second, shape_text(described(t)));
-      there.erase(has);
-    }
-  for (const auto& [name, has] : there) refuse(name, has, "none");
-  return places;
+  return lines;
 }
 
-// One checkpoint into the state; absent with the reason if it is damaged.
-std::optional<CheckpointMeta> load_one(const fs::path& checkpoint, const TrainingState& state,
-                                       std::string& why) {
-  CheckpointManifest manifest;
-  std::optional<MappedFile> file;
-  try {
-    manifest = read_manifest(checkpoint);
-    file.emplace(checkpoint / kStateFile);
-  } catch (const Error& e) {
-    why = e.what();
-    return std::nullopt;
-  }
-  why = check_state(checkpoint / kStateFile, manifest, file->bytes());
-  if (!why.empty()) return std::nullopt;
-  const auto places = places_of(checkpoint, manifest, file->bytes().data(), state);
-  for (const StatePart& part : state) {
-    for (const NamedState& t : part.tensors)
-      if (t.view.size() > 0)
-        copy(t.view.reshape({t.view.size()}),
-             ConstView(places.at(t.name), t.view.dtype(), Device::kCpu, {t.view.size()}));
-    if (part.spread) part.spread();
-  }
-  return manifest.meta;
-}
-
-// Removes what is older than the `keep` newest checkpoints that verify. `verified` has just been read back.
-void prune(const std::vector<fs::path>& oldest_first, int64_t keep, const fs::path& verified) {
-  int64_t whole = 0;
-  size_t oldest_kept = oldest_first.size();
-  while (whole < keep && oldest_kept > 0) {
-    const fs::path& path = oldest_first[--oldest_kept];
-    if (path == verified || CheckpointStore::verify(path).empty()) ++whole;
-  }
-  for (size_t i = 0; whole >= keep && i < oldest_kept; ++i) {
-    // Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
-    const fs::path& path = oldest_first[i];
-    const fs::path aside = path.parent_path() / (".pruned-" + path.filename().string());
-    fs::rename(path, aside);
-    fs::remove_all(aside);
-  }
+// What rank 0 finds, at every rank.
+std::vector<fs::path> list_of_root(const CheckpointStore& store, Comm& comm) {
+  std::string text;
+  if (comm.rank() == 0)
+    for (const fs::path& path : store.list()) text += path.string() + "\n";
+  std::vector<fs::path> paths;
+  for (const std::string& line : lines_of(text_of_root(comm, text))) paths.emplace_back(line);
+  return paths;
 }
 
 }  // namespace
+
+StateRun whole_run(const NamedState& tensor, bool saved) {
+  StateRun run{.name = tensor.name, .shape = {}, .begin = 0, .view = tensor.view, .saved = saved};
+  for (int d = 0; d < tensor.view.rank(); ++d) run.shape.push_back(tensor.view.dim(d));
+  return run;
+}
 
 CheckpointStore::CheckpointStore(std::filesystem::path directory, int64_t keep)
     : directory_(std::move(directory)), keep_(keep) {
@@ -222,68 +208,86 @@ std::vector<std::filesystem::path> CheckpointStore::list() const {
 }
 
 std::string CheckpointStore::verify(const std::filesystem::path& checkpoint) {
-  try {
-    const CheckpointManifest manifest = read_manifest(checkpoint);
-    const MappedFile state(checkpoint / kStateFile);
-    return check_state(checkpoint / kStateFile, manifest, state.bytes());
-  } catch (const Error& e) {
-    return e.what();
-  }
+  const auto alone = make_self_comm();
+  return why_not_whole(checkpoint, *alone);
 }
 
 void CheckpointStore::save(const CheckpointMeta& meta, const TrainingState& state, Comm& comm) {
   std::string name = step_name(meta.counters.step);
-  fs::path aside;
-  std::optional<StateFile> file;  // of rank 0
   comm.at_root([&] {
     fs::create_directories(directory_);
     remove_leftovers(directory_);
     // A checkpoint of this step may be there, whole or not: it stays as it is, this one lies beside it.
     for (int64_t again = 1; fs::exists(directory_ / name); ++again)
       name = str(step_name(meta.counters.step), ".", again);
-    aside = directory_ / (".saving-" + name);
-    fs::create_directory(aside);
-    file.emplace(aside / kStateFile);
+    fs::create_directory(directory_ / (".saving-" + name));
   });
-  for (const StatePart& part : state) {
-    if (part.gather) part.gather();
-    comm.at_root([&] {
-      for (const NamedState& t : part.tensors) file->add(t);
-    });
-  }
+  name = text_of_root(comm, name);
+  const fs::path aside = directory_ / (".saving-" + name);
+  CheckpointManifest manifest{.meta = meta, .runs = {}};
+  const std::string own = runs_text(write_runs(aside, state, comm.rank()));
+  for (const std::string& of_rank : texts_of_ranks(comm, own))
+    for (SavedRun& run : parse_runs(of_rank)) manifest.runs.push_back(std::move(run));
   comm.at_root([&] {
-    const CheckpointManifest manifest{.meta = meta, .tensors = file->commit()};
     AtomicFile manifest_file(aside / kManifestFile);
     manifest_file.write(std::string_view(manifest_text(manifest)));
     manifest_file.commit();
-    const std::string why = verify(aside);
-    NESTLING_CHECK(why.empty(), "the checkpoint just written does not read back: ", why);
+    SavedState(aside).check_names(state);  // and that the runs of all ranks make up the tensors
     fs::rename(aside, directory_ / name);
     sync_folder_of(directory_ / name);
     AtomicFile latest(directory_ / kLatest);
     latest.write(std::string_view(latest_line(name)));
     latest.commit();
-    prune(list(), keep_, directory_ / name);
+  });
+  prune(directory_ / name, comm);
+}
+
+// Removes what is older than the `keep` newest checkpoints that verify. `verified` has just been read back.
+void CheckpointStore::prune(const fs::path& verified, Comm& comm) const {
+  const std::vector<fs::path> oldest_first = list_of_root(*this, comm);
+  int64_t whole = 0;
+  size_t oldest_kept = oldest_first.size();
+  while (whole < keep_ && oldest_kept > 0) {
+    const fs::path& path = oldest_first[--oldest_kept];
+    if (path == verified || why_not_whole(path, comm).empty()) ++whole;
+  }
+  if (whole < keep_) return;
+  comm.at_root([&] {
+    for (size_t i = 0; i < oldest_kept; ++i) {
+      // Renamed first: a removal that is cut short leaves nothing that looks like a checkpoint.
+      const fs::path& path = oldest_first[i];
+      const fs::path aside = path.parent_path() / (".pruned-" + path.filename().string());
+      fs::rename(path, aside);
+      fs::remove_all(aside);
+    }
   });
 }
 
 std::optional<CheckpointMeta> CheckpointStore::load(const TrainingState& state,
-                                                    std::vector<std::string>& said) const {
-  std::vector<fs::path> order = list();
-  if (order.empty() && !fs::exists(directory_ / kLatest)) return std::nullopt;
+                                                    std::vector<std::string>& said,
+                                                    Comm& comm) const {
+  std::vector<fs::path> order = list_of_root(*this, comm);
+  const std::string latest_there =
+      text_of_root(comm, comm.rank() == 0 && fs::exists(directory_ / kLatest) ? "there" : "");
+  if (order.empty() && latest_there.empty()) return std::nullopt;
   std::reverse(order.begin(), order.end());
-  std::string why;
-  const std::string latest = read_latest(directory_, why);
+  std::string why, latest;
+  if (comm.rank() == 0) latest = read_latest(directory_, why);
+  latest = text_of_root(comm, latest);
+  why = text_of_root(comm, why);
   if (!why.empty()) said.push_back(why + "; taking the newest checkpoint that is whole");
   const auto named = std::find(order.begin(), order.end(), directory_ / latest);
   if (!latest.empty() && named == order.end())
     said.push_back(str((directory_ / latest).string(), ", which latest names, is missing"));
   if (!latest.empty() && named != order.end()) std::rotate(order.begin(), named, named + 1);
   for (const fs::path& checkpoint : order) {
-    why.clear();
-    if (auto meta = load_one(checkpoint, state, why)) {
+    why = why_not_whole(checkpoint, comm);
+    if (why.empty()) {
+      const SavedState saved(checkpoint);
+      saved.check_names(state);
+      fill(state, saved);
       if (!said.empty()) said.push_back("loaded " + checkpoint.string());
-      return meta;
+      return saved.meta();
     }
     said.push_back("passed over a damaged checkpoint: " + why);
   }

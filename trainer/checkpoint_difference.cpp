@@ -3,13 +3,12 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <map>
+#include <set>
 #include <span>
 
-#include "data/mapped_file.h"
 #include "kernels/core/check.h"
-#include "trainer/checkpoint_manifest.h"
 #include "trainer/host_bytes.h"
+#include "trainer/saved_state.h"
 
 namespace nestling {
 
@@ -42,37 +41,32 @@ void compare(StateDifference& sum, const std::string& name, Bytes here, Bytes th
 
 StateDifference difference_from_checkpoint(const TrainingState& state, const TrainingCounters& at,
                                            const std::filesystem::path& checkpoint) {
-  const std::string why = CheckpointStore::verify(checkpoint);
+  const SavedState saved(checkpoint);
+  const std::string why = saved.check();
   NESTLING_CHECK_INPUT(why.empty(), why);
-  const CheckpointManifest manifest = read_manifest(checkpoint);
-  const MappedFile file(checkpoint / kStateFile);
-  std::map<std::string, Bytes> there;
-  int64_t offset = 0;
-  for (const ManifestTensor& t : manifest.tensors) {
-    there[t.name] = file.bytes().subspan(static_cast<size_t>(offset), static_cast<size_t>(t.bytes));
-    offset += t.bytes;
-  }
   StateDifference difference;
-  const TrainingCounters& counters = manifest.meta.counters;
+  const TrainingCounters& counters = saved.meta().counters;
   compare(difference, "counters", std::as_bytes(std::span(&at, 1)),
           std::as_bytes(std::span(&counters, 1)));
-  for (const StatePart& part : state) {
-    if (part.gather) part.gather();
-    for (const NamedState& t : part.tensors) {
-      const HostBytes held(t.view);
-      const Bytes here = held.get();
-      const auto saved = there.find(t.name);
-      NESTLING_CHECK_INPUT(saved != there.end() && saved->second.size() == here.size(),
-                           checkpoint.string(), ": has ",
-                           saved == there.end() ? "no" : str(saved->second.size(), " bytes of"),
-                           " tensor ", t.name, ", the state has ", here.size(), " bytes of it");
-      compare(difference, t.name, here, saved->second);
-      ++difference.tensors;
-    }
+  std::set<std::string> names;
+  for (const StateRun& run : state) {
+    const HostBytes held(run.view);
+    Bytes here = held.get();
+    NESTLING_CHECK_INPUT(saved.has(run.name), checkpoint.string(), ": has no tensor ", run.name,
+                         ", the state has ", here.size(), " bytes of it");
+    names.insert(run.name);
+    saved.each(run.name, run.begin, run.view.size(), [&](Bytes there) {
+      NESTLING_CHECK_INPUT(there.size() <= here.size(), checkpoint.string(), ": tensor ", run.name,
+                           " is of another type");
+      compare(difference, run.name, here.first(there.size()), there);
+      here = here.subspan(there.size());
+    });
+    NESTLING_CHECK_INPUT(here.empty(), checkpoint.string(), ": tensor ", run.name, ": ",
+                         here.size(), " bytes of the state are not there");
   }
-  NESTLING_CHECK_INPUT(difference.tensors == std::ssize(manifest.tensors), checkpoint.string(),
-                       ": holds ", manifest.tensors.size(), " tensors, the state has ",
-                       difference.tensors);
+  difference.tensors = std::ssize(names);
+  NESTLING_CHECK_INPUT(difference.tensors == saved.tensors(), checkpoint.string(), ": holds ",
+                       saved.tensors(), " tensors, the state has ", difference.tensors);
   return difference;
 }
 

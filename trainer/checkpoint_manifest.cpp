@@ -10,7 +10,7 @@ namespace nestling {
 namespace {
 
 constexpr const char* kFormat = "nestling training checkpoint";
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 constexpr std::string_view kSeal = "\"manifest_crc32c\": \"";
 constexpr std::string_view kZeros = "00000000";
 
@@ -44,7 +44,53 @@ void check_seal(const std::filesystem::path& file, std::string_view text) {
                        written);
 }
 
+Json json_of(const std::vector<SavedRun>& runs) {
+  Json all = Json::array();
+  for (const SavedRun& r : runs)
+    all.push_back({{"name", r.name},
+                   {"dtype", r.dtype},
+                   {"shape", r.shape},
+                   {"begin", r.begin},
+                   {"count", r.count},
+                   {"bytes", r.bytes},
+                   {"rank", r.rank},
+                   {"crc32c", r.crc32c}});
+  return all;
+}
+
+std::vector<SavedRun> runs_of(JsonRef list, int64_t version) {
+  std::vector<SavedRun> runs;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const JsonRef r = list.at(i);
+    SavedRun& out = runs.emplace_back();
+    out.name = r.at("name").string();
+    out.dtype = r.at("dtype").string();
+    out.bytes = r.at("bytes").integer();
+    out.crc32c = r.at("crc32c").string();
+    int64_t whole = 1;
+    for (size_t d = 0; d < r.at("shape").size(); ++d)
+      whole *= out.shape.emplace_back(r.at("shape").at(d).integer());
+    out.begin = version == 1 ? 0 : r.at("begin").integer();
+    out.count = version == 1 ? whole : r.at("count").integer();
+    out.rank = version == 1 ? 0 : r.at("rank").integer();
+  }
+  return runs;
+}
+
 }  // namespace
+
+std::string state_file_name(int64_t rank) {
+  return str("rank-", rank, ".state");
+}
+
+std::string runs_text(const std::vector<SavedRun>& runs) {
+  return dump_json(json_of(runs), -1);
+}
+
+std::vector<SavedRun> parse_runs(const std::string& text) {
+  const JsonDocument document = parse_json(text, "runs of a rank");
+  return runs_of(document.root(), kVersion);
+}
 
 std::string manifest_text(const CheckpointManifest& manifest) {
   Json j;
@@ -55,13 +101,7 @@ std::string manifest_text(const CheckpointManifest& manifest) {
   j["inputs"] = manifest.meta.inputs;
   visit_counters(manifest.meta.counters,
                  [&](const char* key, int64_t value) { j["counters"][key] = value; });
-  j["tensors"] = Json::array();
-  for (const ManifestTensor& t : manifest.tensors)
-    j["tensors"].push_back({{"name", t.name},
-                            {"dtype", t.dtype},
-                            {"shape", t.shape},
-                            {"bytes", t.bytes},
-                            {"crc32c", t.crc32c}});
+  j["tensors"] = json_of(manifest.runs);
   j["manifest_crc32c"] = kZeros;
   std::string text = dump_json(j) + "\n";
   text.replace(seal_place(text, kManifestFile), kZeros.size(), crc32c_hex(crc32c(text)));
@@ -74,9 +114,10 @@ CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
   check_seal(file, mapped.text());
   const JsonDocument document = parse_json(mapped.text(), file.string());
   const JsonRef root = document.root();
-  NESTLING_CHECK_INPUT(
-      root.at("format").string() == kFormat && root.at("version").integer() == kVersion,
-      file.string(), ": needs format '", kFormat, "' version ", kVersion);
+  const int64_t version = root.at("version").integer();
+  NESTLING_CHECK_INPUT(root.at("format").string() == kFormat && version >= 1 && version <= kVersion,
+                       file.string(), ": needs format '", kFormat, "' of version ", kVersion,
+                       " at most");
   CheckpointManifest m;
   m.meta.config = root.at("config").string();
   const auto fill = [](JsonRef from, std::map<std::string, std::string>& entries) {
@@ -87,17 +128,7 @@ CheckpointManifest read_manifest(const std::filesystem::path& checkpoint) {
   const JsonRef counters = root.at("counters");
   visit_counters(m.meta.counters,
                  [&](const char* key, int64_t& value) { value = counters.at(key).integer(); });
-  const JsonRef tensors = root.at("tensors");
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const JsonRef t = tensors.at(i);
-    ManifestTensor& out = m.tensors.emplace_back();
-    out.name = t.at("name").string();
-    out.dtype = t.at("dtype").string();
-    out.bytes = t.at("bytes").integer();
-    out.crc32c = t.at("crc32c").string();
-    for (size_t d = 0; d < t.at("shape").size(); ++d)
-      out.shape.push_back(t.at("shape").at(d).integer());
-  }
+  m.runs = runs_of(root.at("tensors"), version);
   return m;
 }
 

@@ -100,7 +100,7 @@ class DistillStep {
   void watch_inputs(View largest) { largest_inputs_ = largest; }
   Weights& student() { return student_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far
-  TrainingState state() { return optimizer_.state(ctx_); }
+  TrainingState state() { return optimizer_.state(); }
 
  private:
   struct MaskedDraw {

@@ -22,6 +22,12 @@ std::vector<int64_t> places_of_blocks(const std::vector<ParameterSpec>& specs) {
   return first;
 }
 
+std::vector<int64_t> extents_of(const ParameterSpec& spec) {
+  std::vector<int64_t> extents;
+  for (const Dim& dim : spec.dims) extents.push_back(dim.extent);
+  return extents;
+}
+
 View run_of(View whole, const ParameterRun& run) {
   return whole ? whole.reshape({whole.size()}).slice(0, run.begin, run.count) : whole;
 }
@@ -139,58 +145,31 @@ int64_t WeightsOptimizer::moment_bytes() const {
          layers_v_.allocated_bytes();
 }
 
-StatePart WeightsOptimizer::moments(Context& ctx, View share, const char* suffix) {
-  StatePart part;
+TrainingState WeightsOptimizer::state() {
+  TrainingState state;
+  const bool root = comm_.rank() == 0;
+  const View nothing = m_.view().slice(0, 0, 0);
   for (int64_t i = 0; i < weights_.count(); ++i) {
-    if (weights_.shared(i)) continue;
-    const View there = weights_.grad(i);  // absent for a buffer
-    if (there)
-      part.tensors.push_back(
-          {weights_.specs()[static_cast<size_t>(i)].name + suffix, there.reshape({there.size()})});
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
+    const StateRun none{
+        .name = spec.name, .shape = extents_of(spec), .view = nothing, .saved = false};
+    state.push_back(weights_.shared(i)
+                        ? none
+                        : whole_run({spec.name, weights_.master(i)}, root && !spec.trained));
+    for (const char* suffix : {"#m", "#v"})
+      if (spec.trained)
+        state.push_back(
+            {.name = spec.name + suffix, .shape = {spec.size()}, .view = nothing, .saved = false});
   }
-  part.gather = [this, &ctx, share] {
-    comm_.all_gather(ctx, pieces(weights_.flat_gradients()), share);
-    ctx.synchronize();
-  };
-  part.spread = [this, share] {
-    copy(share, weights_.flat_gradients().slice(0, own().begin, own().count));
-  };
-  return part;
-}
-
-// A part a layer of what is laid out as the shares of its matrices.
-void WeightsOptimizer::add_layers(Context& ctx, View shares, const char* suffix,
-                                  TrainingState& state) {
-  SharedLayers* layers = weights_.shared_layers();
-  if (layers == nullptr) return;
-  for (int64_t l = 0; l < layers->layers(); ++l) {
-    StatePart part;
-    for (const PlacedParameter& p : layers->places(l)) {
-      const View there = layers->grad(p.parameter);
-      const bool master = *suffix == '\0';
-      part.tensors.push_back({weights_.specs()[static_cast<size_t>(p.parameter)].name + suffix,
-                              master ? there : there.reshape({there.size()})});
-    }
-    part.gather = [layers, &ctx, shares, l] {
-      layers->gather(ctx, shares, l);
-      ctx.synchronize();
-    };
-    part.spread = [layers, shares, l] { layers->spread(shares, l); };
-    state.push_back(std::move(part));
+  for (const Stepped& run : stepped()) {
+    const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(run.of.parameter)];
+    state.push_back(
+        {.name = spec.name, .shape = extents_of(spec), .begin = run.of.begin, .view = run.master});
+    state.push_back(
+        {.name = spec.name + "#m", .shape = {spec.size()}, .begin = run.of.begin, .view = run.m});
+    state.push_back(
+        {.name = spec.name + "#v", .shape = {spec.size()}, .begin = run.of.begin, .view = run.v});
   }
-}
-
-TrainingState WeightsOptimizer::state(Context& ctx) {
-  StatePart masters;
-  for (int64_t i = 0; i < weights_.count(); ++i)
-    if (!weights_.shared(i))
-      masters.tensors.push_back(
-          {weights_.specs()[static_cast<size_t>(i)].name, weights_.master(i)});
-  TrainingState state{std::move(masters), moments(ctx, m_, "#m"), moments(ctx, v_, "#v")};
-  if (SharedLayers* layers = weights_.shared_layers())
-    add_layers(ctx, layers->masters(), "", state);
-  add_layers(ctx, layers_m_, "#m", state);
-  add_layers(ctx, layers_v_, "#v", state);
   return state;
 }
 

@@ -30,9 +30,9 @@ class WeightsOptimizer {
   void reduce_gradients(Context& ctx, View norm);
   // `update` is AdamW's t, from 1. Gradients are scaled down to config.clip where their norm exceeds it.
   void step(Context& ctx, double lr, int64_t update, double grad_norm);
-  // Masters and moments, for checkpoints. What ranks hold in shares is brought together in the memory of the
-  // gradients, which a step has done with: of shared layers one by one. Names are the same, however ranks share.
-  TrainingState state(Context& ctx);
+  // Masters and moments, for checkpoints: each rank saves what it steps, and rank 0 what no rank does. Names are the
+  // same, however ranks share.
+  TrainingState state();
   int64_t moment_bytes() const;  // of this rank
 
  private:
@@ -44,8 +44,6 @@ class WeightsOptimizer {
   const Share& own() const { return shares_[static_cast<size_t>(comm_.rank())]; }
   std::vector<View> pieces(View flat) const;  // one a rank
   std::vector<Stepped> stepped();
-  void add_layers(Context& ctx, View shares, const char* suffix, TrainingState& state);
-  StatePart moments(Context& ctx, View share, const char* suffix);
 
   Weights& weights_;
   OptimizerConfig config_;

@@ -58,7 +58,7 @@ class TrainStep {
 
   Weights& weights() { return weights_; }
   std::vector<MemoryPool> memory() const;  // of this rank, so far
-  TrainingState state() { return optimizer_.state(ctx_); }
+  TrainingState state() { return optimizer_.state(); }
 
  private:
   void accumulate(const Batch& batch, double weight, bool fresh);  // fresh: the step's first

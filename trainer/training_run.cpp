@@ -185,7 +185,7 @@ std::map<std::string, std::string> TrainingRun::layout() const {
 bool TrainingRun::begin(const TrainingState& state,
                         const std::function<void(const TrainingCounters&)>& fits) {
   std::vector<std::string> said;
-  const auto meta = checkpoints_.load(state, said);
+  const auto meta = checkpoints_.load(state, said, comm_);
   for (const std::string& line : said) say(line);
   if (meta) {
     fits(meta->counters);

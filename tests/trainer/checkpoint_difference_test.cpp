@@ -21,7 +21,9 @@ class Difference : public ::testing::Test {
                *alone);
     checkpoint_ = store.list().back();
   }
-  TrainingState state() { return {{.tensors = {{"first", a_}}}, {.tensors = {{"second", b_}}}}; }
+  TrainingState state() {
+    return {whole_run({"first", a_}, true), whole_run({"second", b_}, true)};
+  }
   StateDifference found() { return difference_from_checkpoint(state(), at_, checkpoint_); }
 
   testing::TempDir dir_;
@@ -54,7 +56,9 @@ TEST_F(Difference, CountersAreState) {
 
 TEST_F(Difference, AnotherStateOrADamagedCheckpointIsAnError) {
   const auto compare = [&](const std::vector<NamedState>& s) {
-    difference_from_checkpoint({{.tensors = s}}, at_, checkpoint_);
+    TrainingState runs;
+    for (const NamedState& tensor : s) runs.push_back(whole_run(tensor, true));
+    difference_from_checkpoint(runs, at_, checkpoint_);
   };
   testing::expect_error([&] { compare({{"first", a_}}); }, {"holds 2 tensors, the state has 1"});
   testing::expect_error(

@@ -217,12 +217,6 @@ ReferenceStep reference_of(ReferenceRun& run) {
   return r;
 }
 
-std::map<std::string, Tensor> by_name(const TrainingState& state) {
-  std::map<std::string, Tensor> tensors;
-  for (auto& [name, tensor] : testing::gathered(state)) tensors[name] = std::move(tensor);
-  return tensors;
-}
-
 double square_sum(ConstView v) {
   double sum = 0;
   for (int64_t i = 0; i < v.size(); ++i) sum += std::pow(double{v.ptr<float>()[i]}, 2);
@@ -285,7 +279,7 @@ TEST_P(StepReference, LossesGradientsAndUpdatesAreTheFormulas) {
   const double norm = std::sqrt(square);
   EXPECT_NEAR(got.grad_norm, norm, 1e-4 * norm);
 
-  const auto student = by_name(run.step.state());
+  const auto student = testing::whole_tensors(run.step.state(), world());
   const double scale = sliced ? 0.1 : 1.0;
   for (int64_t i = 0; i < want.student.count(); ++i) {
     const ParameterSpec& spec = want.student.specs()[static_cast<size_t>(i)];
@@ -295,7 +289,10 @@ TEST_P(StepReference, LossesGradientsAndUpdatesAreTheFormulas) {
                    config.optimizer, {scale, kLr, spec.dims.size() > 1 && spec.decay ? 0.1 : 0.0},
                    norm);
   }
-  const auto router = by_name({{.tensors = run.router.state()}});
+  TrainingState beside;
+  for (const NamedState& tensor : run.router.state())
+    beside.push_back(whole_run(tensor, world().rank() == 0));
+  const auto router = testing::whole_tensors(std::move(beside), world());
   double router_square = 0;
   for (const auto& p : want.router.router.parameters())
     router_square += square_sum(p.grad.reshape({p.grad.size()}));

@@ -146,8 +146,9 @@ int32_t meaning_of(const ElasticSpace& space, const Order& order) {
 
 TrainingState ElasticRun::state() {
   TrainingState all = step_->state();
-  StatePart& beside = all.emplace_back(StatePart{.tensors = router_->state()});
-  beside.tensors.push_back({"elastic/meaning", meaning_.view()});
+  std::vector<NamedState> beside = router_->state();
+  beside.push_back({"elastic/meaning", meaning_.view()});
+  for (const NamedState& tensor : beside) all.push_back(whole_run(tensor, comm_.rank() == 0));
   return all;
 }
 
