@@ -8,7 +8,7 @@
 //               (--change-config): then the differences are named and logged, and the run continues under the new one.
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is
 //               tokenised they end that, and it is tokenised again.
-// Ranks         data parallel over `comm`; rank 0 writes.
+// Ranks         data parallel over `comm`; rank 0 writes all but checkpoints.
 #pragma once
 #include "kernels/comm/comm.h"
 #include "trainer/config.h"

@@ -5,7 +5,8 @@
 // Leftovers     files that a killed run was writing aside are removed when the next one begins.
 // Writes        dir()/config.yaml (effective), log.jsonl, TensorBoard events, checkpoints/, shards/.
 // Signals       SIGTERM and SIGINT are noted from the constructor on (stop_signal.h).
-// Ranks         rank 0 writes and speaks; every rank calls the same functions in the same order.
+// Ranks         rank 0 writes and speaks, but for checkpoints, of which each writes its part; every rank calls the same
+//               functions in the same order.
 #pragma once
 #include <functional>
 #include <map>

@@ -11,7 +11,7 @@
 // Signals       SIGTERM and SIGINT finish the step, save, and end with kInterrupted. While text is tokenised,
 //               importance measured or the sizes evaluated they end that within a batch, with kInterrupted
 //               too, and it is done again. While activations are calibrated for codes they wait until it is over.
-// Ranks         data parallel over `comm`; rank 0 writes. Every rank makes the same calls.
+// Ranks         data parallel over `comm`; rank 0 writes all but checkpoints. Every rank makes the same calls.
 #pragma once
 #include <limits>
 #include <optional>
