@@ -51,6 +51,15 @@ void sync_folder_of(const std::filesystem::path& file) {
   NESTLING_CHECK(failed == 0, "cannot sync ", folder.string(), ": ", std::strerror(why));
 }
 
+void check_target(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  NESTLING_CHECK_INPUT(!fs::exists(file) || fs::is_regular_file(file), file.string(),
+                       ": is there and no file");
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  NESTLING_CHECK_INPUT(fs::is_directory(folder), file.string(), ": ", folder.string(),
+                       " is no folder");
+}
+
 void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path) {
   const int fd = ::open(aside.c_str(), O_RDONLY | O_CLOEXEC);
   const bool synced = fd >= 0 && ::fsync(fd) == 0;

@@ -23,6 +23,8 @@ namespace nestling {
 void sync_folder_of(const std::filesystem::path& file);
 // Where a file named `file` goes: through symbolic links, and never over anything but a regular file.
 std::filesystem::path file_to_replace(const std::filesystem::path& file);
+// Throws kInput where no file can be made there, before work is done for it: no folder, or what is there is no file.
+void check_target(const std::filesystem::path& file);
 // Makes a file that was written aside (by whomever, and closed) the file at `path`: sync, rename, sync
 // the folder. When it throws, what was written aside is gone and what was at `path` stays.
 void commit_aside(const std::filesystem::path& aside, const std::filesystem::path& path);

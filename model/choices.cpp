@@ -91,6 +91,17 @@ WrittenWidth parse_width(const std::string& text, const std::string& where) {
   return *w;
 }
 
+int64_t resolve_width(const ModelConfig& config, Axis axis, const WrittenWidth& written,
+                      const std::string& where) {
+  bool there = axis == Axis::kHidden;
+  for (int64_t l = 0; l < config.layers() && !there; ++l) {
+    const std::vector<Axis> axes = axes_of(config, config.kind(l));
+    there = std::find(axes.begin(), axes.end(), axis) != axes.end();
+  }
+  NESTLING_CHECK_INPUT(there, where, ": the parent has no such axis");
+  return resolve(written, rule_of(config, axis, kBlock), where);
+}
+
 ElasticSpace make_space(const ModelConfig& config, const std::vector<WrittenChoices>& written,
                         int64_t multiple_of, const std::vector<int64_t>& layer_order) {
   NESTLING_CHECK_INPUT(multiple_of >= kBlock && multiple_of % kBlock == 0, "multiple_of ",

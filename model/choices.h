@@ -34,6 +34,11 @@ struct WrittenWidth {
 std::optional<WrittenWidth> read_width(const std::string& text);
 WrittenWidth parse_width(const std::string& text, const std::string& where);  // throws kInput
 
+// The width that is written of an axis; kInput, beginning with `where`, where that does not fit the parent or no layer
+// has the axis. Steps as in make_space with multiple_of kBlock.
+int64_t resolve_width(const ModelConfig& config, Axis axis, const WrittenWidth& written,
+                      const std::string& where);
+
 struct WrittenChoices {
   Axis axis;
   int64_t layer = -1;

@@ -1,6 +1,7 @@
 #include "model/elastic_file.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "data/crc32c.h"
 #include "model/elastic_header.h"
@@ -107,6 +108,36 @@ void check_parameter(const Weights& weights, int64_t i, const std::string& file,
   if (blocks) check_codes(bytes(blocks), true, str(file, ": ", name(1)));
 }
 
+// The memory of every part of a parameter; it holds until the next is asked for.
+using PartsOf =
+    std::function<std::vector<ConstView>(int64_t i, const std::vector<WeightPart>& parts)>;
+
+void write_parameters(const std::filesystem::path& file, const ElasticModel& model,
+                      StoredType precision, const std::optional<Quantization>& q,
+                      const PartsOf& parts_of) {
+  NESTLING_CHECK(precision == StoredType::kBF16 || precision == StoredType::kF32,
+                 "elastic file in ", stored_name(precision), ": needs BF16 or F32");
+  check_elastic_model(model, file.string());
+  const std::vector<ParameterSpec> specs = parameter_list(model.config);
+  // Chunks end where any size can be cut.
+  std::vector<Widths> edges =
+      choice_edges(model.config, std::ssize(model.sizes), model.router, file.string());
+  for (const Size& s : model.sizes) edges.push_back(s.widths);
+  if (q) check_elastic_quantization(model, *q, file.string());
+  Hdf5Writer out(file);
+  write_elastic_parts(out, model, precision);
+  if (q) write_elastic_quantization(out, specs, *q);
+  for (int64_t i = 0; i < std::ssize(specs); ++i) {
+    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
+    const std::vector<WeightPart> parts = weight_parts(spec, precision, format_of(q, i));
+    const std::vector<ConstView> views = parts_of(i, parts);
+    for (size_t k = 0; k < parts.size(); ++k)
+      out.dataset(parts[k].dataset, parts[k].type, views.at(k),
+                  weight_chunk(spec, edges, dtype_bytes(parts[k].type), parts[k].packed));
+  }
+  out.commit();
+}
+
 // Its weights into those of a model that has no others.
 LoadedSize load(Hdf5File& in, Opening o, DType compute, Device device) {
   const ModelConfig config = cut_config(o.parent, o.size.widths);
@@ -157,32 +188,28 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const Weights& weights, StoredType precision) {
   if (weights.device() != Device::kCpu)
     return write_elastic(file, model, weights.on(Device::kCpu, DType::kF32), precision);
-  NESTLING_CHECK(precision == StoredType::kBF16 || precision == StoredType::kF32,
-                 "elastic file in ", stored_name(precision), ": needs BF16 or F32");
-  check_elastic_model(model, file.string());
   const std::vector<ParameterSpec> specs = parameter_list(model.config);
   NESTLING_CHECK(std::ssize(specs) == weights.count(), file.string(), ": weights of another model");
-  // Chunks end where any size can be cut.
-  std::vector<Widths> edges =
-      choice_edges(model.config, std::ssize(model.sizes), model.router, file.string());
-  for (const Size& s : model.sizes) edges.push_back(s.widths);
-  const std::optional<Quantization>& q = weights.quantization();
-  if (q) check_elastic_quantization(model, *q, file.string());
-  Hdf5Writer out(file);
-  write_elastic_parts(out, model, precision);
-  if (q) write_elastic_quantization(out, specs, *q);
-  for (int64_t i = 0; i < weights.count(); ++i) {
-    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
-    const ParameterSpec& theirs = weights.specs()[static_cast<size_t>(i)];
-    NESTLING_CHECK(spec.name == theirs.name && spec.size() == theirs.size(), file.string(), ": ",
-                   spec.name, ": weights of another model");
-    const std::vector<WeightPart> parts = weight_parts(spec, precision, format_of(q, i));
-    check_parameter(weights, i, file.string(), [&](size_t part) { return parts[part].dataset; });
-    for (size_t k = 0; k < parts.size(); ++k)
-      out.dataset(parts[k].dataset, parts[k].type, part_view(weights, i, k),
-                  weight_chunk(spec, edges, dtype_bytes(parts[k].type), parts[k].packed));
-  }
-  out.commit();
+  write_parameters(file, model, precision, weights.quantization(),
+                   [&](int64_t i, const std::vector<WeightPart>& parts) {
+                     const ParameterSpec& spec = specs[static_cast<size_t>(i)];
+                     const ParameterSpec& theirs = weights.specs()[static_cast<size_t>(i)];
+                     NESTLING_CHECK(spec.name == theirs.name && spec.size() == theirs.size(),
+                                    file.string(), ": ", spec.name, ": weights of another model");
+                     check_parameter(weights, i, file.string(),
+                                     [&](size_t k) { return parts[k].dataset; });
+                     std::vector<ConstView> views;
+                     for (size_t k = 0; k < parts.size(); ++k)
+                       views.emplace_back(part_view(weights, i, k));
+                     return views;
+                   });
+}
+
+void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
+                   const ParameterSource& parameter, StoredType precision) {
+  write_parameters(file, model, precision, {}, [&](int64_t i, const std::vector<WeightPart>&) {
+    return std::vector<ConstView>{parameter(i)};
+  });
 }
 
 ElasticHeader read_elastic_header(const std::filesystem::path& file) {

@@ -10,10 +10,12 @@
 //               allow it, a tensor below that one chunk; at most 256 KiB, or 1/8192 of the tensor.
 // Damage        every byte is under a checksum (data/hdf5_file.h): a damaged file is an Error of kind
 //               kInput that names file and dataset, never another value.
-// Memory        a chunk beside the weights; those of a device are first copied whole to the host, 4 bytes a parameter.
+// Memory        a chunk beside the weights, or beside one parameter (ParameterSource); those of a device are first
+//               copied whole to the host, 4 bytes a parameter.
 // Threads       one at a time in all elastic files of the process.
 #pragma once
 #include <filesystem>
+#include <functional>
 
 #include "data/stored_type.h"
 #include "model/elastic_model.h"
@@ -27,6 +29,11 @@ inline constexpr int64_t kElasticFormatVersion = 1;
 // `model` says. Scales that no product takes are kInput.
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const Weights& weights, StoredType precision);
+// The same of numbers that are never all in memory: parameter i of the list, f32 on the CPU, in the list's shape. Each
+// is asked for once, in order, and holds until the next.
+using ParameterSource = std::function<ConstView(int64_t i)>;
+void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
+                   const ParameterSource& parameter, StoredType precision);
 
 struct ElasticHeader {
   ElasticModel model;

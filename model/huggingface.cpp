@@ -1,46 +1,21 @@
 #include "model/huggingface.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "data/crc32c.h"
 #include "data/mapped_file.h"
 #include "data/narrow.h"
 #include "data/safetensors_writer.h"
-#include "data/widen.h"
 #include "model/huggingface_codes.h"
-#include "model/interleave.h"
 #include "model/order.h"
+#include "model/published_numbers.h"
 #include "model/published_rows.h"
 #include "model/published_tensors.h"
 
 namespace nestling {
 
 namespace {
-
-// Rows [first_row, first_row + spec rows) of one published matrix into memory order.
-void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterSpec& spec,
-                 const PublishedMatrix& m, float* out) {
-  const int64_t item = stored_bits(tensor.type) / 8;
-  std::vector<float> row(static_cast<size_t>(m.cols));
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const int64_t from = first_row + published_index(spec.rows, m.rows, r);
-    const auto bytes = tensor.bytes.subspan(static_cast<size_t>(from * m.cols * item),
-                                            static_cast<size_t>(m.cols * item));
-    if (tensor.type == StoredType::kF32)
-      std::memcpy(row.data(), bytes.data(), bytes.size());
-    else
-      widen_to_float(tensor.type, bytes, row.data());
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const float value = row[static_cast<size_t>(published_index(spec.cols, m.cols, c))];
-      NESTLING_CHECK_INPUT(std::isfinite(value), tensor.describe(), ": element ", from * m.cols + c,
-                           " is ", value);
-      out[r * m.cols + c] = value;
-    }
-  }
-}
 
 StoredType type_of(const ExportOptions& options, const std::string& name,
                    const ParameterSpec& spec) {
@@ -126,14 +101,9 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
       continue;
     }
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    const PublishedMatrix m = published_matrix(spec);
     weights.fill(i, [&](View values) {
-      auto* out = values.ptr<float>();
-      tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
-        check_numbers(tensor);
-        read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
-        types[spec.published_of(expert)] = tensor.type;
-      });
+      read_numbers(tensors, spec, values.ptr<float>(),
+                   [&](const std::string& name, StoredType type) { types[name] = type; });
       if (order != nullptr) permute(spec, *order, values);
     });
   }

@@ -71,6 +71,7 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
           {"precision", quantized ? weight_format_label(quantized->format) : Json(precision)},
           {"unquantized", quantized ? Json(precision) : nullptr},
           {"format_version", nullptr},
+          {"router", nullptr},
           {"provenance", Json::object()}};
 }
 
@@ -89,6 +90,7 @@ Json inspect_model(const std::filesystem::path& path, const std::string& only) {
           {"precision", h.quantization ? weight_format_label(h.quantization->format) : stored},
           {"unquantized", h.quantization ? stored : nullptr},
           {"format_version", h.format_version},
+          {"router", !h.model.router.json.empty()},
           {"provenance", h.model.provenance}};
 }
 

@@ -1,6 +1,6 @@
 #include "runtime/loaded_model.h"
 
-#include "data/mapped_file.h"
+#include "data/model_files.h"
 #include "model/huggingface.h"
 
 namespace nestling {
@@ -19,11 +19,8 @@ LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& pat
                       .target = {},
                       .widths = full_widths(config)}},
            .tokenizer = {},
-           .files = {}};
+           .files = read_tokenizer_files(path)};
   import_weights(path, config, o.weights);
-  for (const char* name : kTokenizerFiles)
-    if (std::filesystem::exists(path / name))
-      o.files[name] = std::string(MappedFile(path / name).text());
   if (o.files.contains("tokenizer.json")) o.tokenizer.emplace(path);
   return o;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "data/atomic_file.h"
 #include "data/json.h"
 #include "kernels/core/host_view.h"
 #include "model/elastic_quantization.h"
@@ -41,17 +42,6 @@ std::vector<float> largest_inputs(Context& ctx, LoadedModel& model, const fs::pa
   return largest;
 }
 
-// Before anything is computed.
-void check_target(const fs::path& from, const fs::path& to) {
-  NESTLING_CHECK_INPUT(!fs::exists(to) || !fs::equivalent(from, to), to.string(),
-                       ": is the file that is to be quantized");
-  NESTLING_CHECK_INPUT(!fs::exists(to) || fs::is_regular_file(to), to.string(),
-                       ": is there and no file");
-  const fs::path folder = to.has_parent_path() ? to.parent_path() : fs::path(".");
-  NESTLING_CHECK_INPUT(fs::is_directory(folder), to.string(), ": ", folder.string(),
-                       " is no folder");
-}
-
 std::string described(const QuantizeOptions& o, const std::string& source) {
   return dump_json(Json{{"format", weight_format_name(o.format)},
                         {"source", source},
@@ -68,7 +58,9 @@ void quantize_file(Context& ctx, const fs::path& from, const fs::path& to,
                    const QuantizeOptions& o) {
   NESTLING_CHECK_INPUT(fs::exists(from) && !fs::is_directory(from), from.string(),
                        ": needs an elastic .h5");
-  check_target(from, to);
+  NESTLING_CHECK_INPUT(!fs::exists(to) || !fs::equivalent(from, to), to.string(),
+                       ": is the file that is to be quantized");
+  check_target(to);
   NESTLING_CHECK_INPUT(!o.texts.empty(), from.string(), ": needs text to calibrate activations by");
   ElasticHeader header = read_elastic_header(from);
   NESTLING_CHECK_INPUT(!header.quantization, from.string(), ": is quantized already");

@@ -39,6 +39,8 @@ void print_table(const Json& found, const InspectOptions& o) {
     std::printf(", what is not quantized %s", found["unquantized"].get<std::string>().c_str());
   std::printf("\n");
   if (std::filesystem::is_directory(o.model)) return;
+  if (!found["router"].get<bool>())
+    std::printf("no router: sizes are asked for by name, not by budget\n");
   const ElasticModel elastic = read_elastic_header(o.model).model;
   for (const Json& s : found["sizes"]) {
     const Size size = find_elastic_size(o.model, s["name"].get<std::string>());

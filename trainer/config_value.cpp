@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/core/check.h"
+#include "model/choices.h"
 
 namespace nestling {
 namespace {
@@ -174,6 +175,7 @@ std::string describe(const NumberRule& rule) {
 }
 std::string describe(const TextRule& rule) {
   if (rule.file_name) return "a plain file name (no '/', not beginning with '.')";
+  if (rule.width) return "a width: 75% of the parent's, or 48";
   if (rule.letters != nullptr) return str("text of the characters ", rule.letters);
   if (rule.one_of.empty()) return rule.filled ? "text, not empty" : "text";
   std::string all;
@@ -210,6 +212,7 @@ bool allows(const TextRule& rule, const std::string& value) {
   const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
   if (std::any_of(value.begin(), value.end(), control)) return false;
   if (rule.filled && value.empty()) return false;
+  if (rule.width && !value.empty() && !read_width(value)) return false;
   if (rule.letters != nullptr && value.find_first_not_of(rule.letters) != std::string::npos)
     return false;
   if (rule.file_name && (value.empty() || value[0] == '.' || value.find('/') != std::string::npos))

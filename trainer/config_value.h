@@ -35,6 +35,7 @@ struct TextRule {
   const char* letters = nullptr;         // the only characters allowed
   bool file_name = false;                // one name: no folders
   bool filled = false;                   // not empty
+  bool width = false;                    // empty, or as model/choices.h reads it
   bool required = false;
 };
 struct FlagRule {

@@ -1,8 +1,6 @@
 #include "trainer/run/elastic_record.h"
 
-#include <fstream>
-
-#include "data/mapped_file.h"
+#include "data/model_files.h"
 #include "model/router_record.h"
 
 namespace nestling {
@@ -10,18 +8,6 @@ namespace nestling {
 namespace {
 
 namespace fs = std::filesystem;
-
-// As the model card's front matter says; empty where it says nothing.
-std::string licence_of(const fs::path& directory) {
-  std::ifstream card(directory / "README.md");
-  const std::string key = "license:";
-  for (std::string line; std::getline(card, line);) {
-    if (!line.starts_with(key)) continue;
-    const size_t begin = line.find_first_not_of(' ', key.size());
-    return begin == std::string::npos ? "" : line.substr(begin);
-  }
-  return "";
-}
 
 std::string lines_of(const std::map<std::string, std::string>& entries) {
   std::string text;
@@ -42,7 +28,7 @@ ElasticModel elastic_record(const RecordSources& from) {
                      .order = from.order,
                      .scores = from.scores,
                      .router = record_router(from.router.router()),
-                     .tokenizer = {},
+                     .tokenizer = read_tokenizer_files(config.parent),
                      .provenance = {}};
   for (int64_t s = 0; s < from.router.sizes(); ++s) {
     const SizeBudget& budget = from.router.budget(s);
@@ -52,10 +38,6 @@ ElasticModel elastic_record(const RecordSources& from) {
                            .target = parse_target(size).cost,
                            .budget = budget.allowed / whole,
                            .widths = from.router.widths(s)});
-  }
-  for (const char* name : kTokenizerFiles) {
-    const fs::path file = fs::path(config.parent) / name;
-    if (fs::exists(file)) model.tokenizer[name] = std::string(MappedFile(file).text());
   }
   model.provenance = {{provenance::kParent, fs::path(config.parent).filename().string()},
                       {provenance::kParentDigest, from.run.inputs().at(kParentInput)},
