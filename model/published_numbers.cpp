@@ -1,11 +1,15 @@
 #include "model/published_numbers.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "data/widen.h"
+#include "kernels/core/tensor.h"
 #include "model/huggingface.h"
 #include "model/interleave.h"
+#include "model/order.h"
 
 namespace nestling {
 
@@ -43,6 +47,24 @@ void read_numbers(PublishedTensors& tensors, const ParameterSpec& spec, float* o
     read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
     if (fn) fn(spec.published_of(expert), tensor.type);
   });
+}
+
+ParameterSource published_parameters(PublishedTensors& tensors, const ModelConfig& config,
+                                     const Order* order) {
+  auto specs = std::make_shared<std::vector<ParameterSpec>>(parameter_list(config));
+  int64_t largest = 0;
+  for (const ParameterSpec& spec : *specs) largest = std::max(largest, spec.size());
+  auto values = std::make_shared<Tensor>(Device::kCpu, DType::kF32, std::initializer_list{largest});
+  return [&tensors, order, specs, values](int64_t i) -> ConstView {
+    const ParameterSpec& spec = (*specs)[static_cast<size_t>(i)];
+    read_numbers(tensors, spec, values->ptr<float>());
+    Extents shape{};
+    for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
+    const View whole(values->view().data(), DType::kF32, Device::kCpu, shape,
+                     static_cast<int>(spec.dims.size()));
+    if (order != nullptr) permute(spec, *order, whole);
+    return whole;
+  };
 }
 
 std::vector<const StoredTensor*> rounded_tensors(PublishedTensors& tensors,

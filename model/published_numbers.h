@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "data/stored_type.h"
+#include "model/elastic_file.h"
 #include "model/published_tensors.h"
 #include "model/quantization.h"
 
@@ -20,6 +21,11 @@ namespace nestling {
 // Fills out [spec.size()]. fn(published name, its type) of every tensor read.
 void read_numbers(PublishedTensors& tensors, const ParameterSpec& spec, float* out,
                   const std::function<void(const std::string&, StoredType)>& fn = {});
+
+// The parameters of the list one after another, for write_elastic(): with `order` their units in that order. Borrows all
+// that it is given; the memory of one parameter is used for the next.
+ParameterSource published_parameters(PublishedTensors& tensors, const ModelConfig& config,
+                                     const Order* order = nullptr);
 
 // The tensors of numbers whose values an elastic file of `type` may have to round, as they are stored: all others it
 // keeps bit for bit. `q`: of the directory.

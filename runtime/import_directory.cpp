@@ -4,7 +4,6 @@
 
 #include "data/atomic_file.h"
 #include "data/model_files.h"
-#include "kernels/core/host_view.h"
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "model/order.h"
@@ -62,23 +61,13 @@ StoredType precision_of(PublishedTensors& tensors, const ModelConfig& config,
 void write_numbers(const fs::path& file, const ElasticModel& model, PublishedTensors& tensors,
                    StoredType precision, const ImportOptions& o) {
   const std::vector<ParameterSpec> specs = parameter_list(model.config);
-  int64_t all = 0, largest = 0, done = 0;
-  for (const ParameterSpec& spec : specs) {
-    all += spec.size();
-    largest = std::max(largest, spec.size());
-  }
-  std::vector<float> values;
-  values.reserve(static_cast<size_t>(largest));  // growing would hold two
-  const auto next = [&](int64_t i) -> ConstView {
-    const ParameterSpec& spec = specs[static_cast<size_t>(i)];
+  int64_t all = 0, done = 0;
+  for (const ParameterSpec& spec : specs) all += spec.size();
+  const ParameterSource source = published_parameters(tensors, model.config);
+  const auto next = [&](int64_t i) {
     if (o.progress && i > 0) o.progress(done, all);
-    values.resize(static_cast<size_t>(spec.size()));
-    read_numbers(tensors, spec, values.data());
-    done += spec.size();
-    Extents shape{};
-    for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
-    return {host_view(values).data(), DType::kF32, Device::kCpu, shape,
-            static_cast<int>(spec.dims.size())};
+    done += specs[static_cast<size_t>(i)].size();
+    return source(i);
   };
   write_elastic(file, model, ParameterSource(next), precision);
 }

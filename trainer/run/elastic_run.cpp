@@ -8,6 +8,7 @@
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "model/order.h"
+#include "model/published_numbers.h"
 #include "trainer/calibration.h"
 #include "trainer/pin_machine.h"
 #include "trainer/run/elastic_record.h"
@@ -187,11 +188,11 @@ void ElasticRun::distill(int64_t last_step) {
   distillation_->run(last_step);
 }
 
-// On the host, read anew: a teacher in bf16 has no masters any more.
-Weights ElasticRun::sorted_parent() const {
-  Weights parent(model_, Device::kCpu, {});
-  import_weights(config_.parent, model_, parent, &order_);
-  return parent;
+// Read anew: a teacher in bf16 has no masters any more, and ranks may share it.
+void ElasticRun::write_sorted_parent() const {
+  PublishedTensors published(config_.parent, model_);
+  write_elastic(run_.dir() / "before.h5", record(),
+                published_parameters(published, model_, &order_), stored_type(config_));
 }
 
 ElasticModel ElasticRun::record() const {
@@ -206,10 +207,9 @@ ElasticModel ElasticRun::record() const {
 void ElasticRun::write_elastic_files() {
   NESTLING_CHECK(run_.at.step == distillation_->curriculum().steps(),
                  "an elastic file before its run is over");
-  const StoredType type = stored_type(config_);
-  comm_.at_root([&] { write_elastic(run_.dir() / "before.h5", record(), sorted_parent(), type); });
+  comm_.at_root([&] { write_sorted_parent(); });
   at_root_with_masters(ctx_, comm_, step_->student(), [&](const Weights& student) {
-    write_elastic(run_.dir() / "elastic.h5", record(), student, type);
+    write_elastic(run_.dir() / "elastic.h5", record(), student, stored_type(config_));
     run_.say(str("elastic checkpoint written to ", (run_.dir() / "elastic.h5").string()));
     drop_stale_summary(config_, run_.dir());
   });

@@ -58,7 +58,7 @@ class ElasticRun {
 
  private:
   void sort();
-  Weights sorted_parent() const;
+  void write_sorted_parent() const;
   void begin();
   ElasticModel record() const;
 
