@@ -153,18 +153,15 @@ DryRun dry_run(const RunConfig& config, int ranks) {
 }
 
 DryRun dry_run(const PretrainConfig& config, int ranks) {
-  const int64_t sequences = config.global_batch_tokens / config.seq_len;
-  NESTLING_CHECK_INPUT(sequences % ranks == 0, "global_batch_tokens ", config.global_batch_tokens,
-                       " is ", sequences, " sequences of ", config.seq_len, ", which ", ranks,
-                       " ranks cannot share equally");
+  check_shared_batch("", config.global_batch_tokens, config.seq_len, ranks);
   const ModelConfig model =
       config.init.empty() ? model_config_of(config.model, Tokenizer(config.tokenizer).vocab_size())
                           : read_model_config(config.init);
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, ranks);
   TrainStep step(model, config, ctx, *comm);
-  const std::vector<Batch> batches =
-      shapes_of(sequences / ranks, config.micro_batch, config.seq_len);
+  const std::vector<Batch> batches = shapes_of(config.global_batch_tokens / config.seq_len / ranks,
+                                               config.micro_batch, config.seq_len);
   ctx.reset_work();
   step.run(batches, 0.0, 1);
   const ParameterCost cost = parameter_cost(model);
