@@ -10,20 +10,8 @@ nestling=build/release/nestling
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The shapes of the 5 layers in configs/parents with the published pattern and widths in their place.
-shape() {  # NAME PATTERN [KEY=VALUE]...
-  local config=$work/$1/config.json pattern=$2
-  mkdir "$work/$1"
-  sed -e "s/\"hybrid_override_pattern\": .*/\"hybrid_override_pattern\": \"$pattern\",/" \
-    -e "s/\"num_hidden_layers\": .*/\"num_hidden_layers\": ${#pattern},/" configs/parents/nano3-5l-128e/config.json >"$config"
-  shift 2
-  for assignment in "$@"; do
-    sed -i "s/\"${assignment%=*}\": .*/\"${assignment%=*}\": ${assignment#*=},/" "$config"
-  done
-}
-shape nano-30b MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME
-shape nano-12b M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M- hidden_size=5120 \
-  intermediate_size=20480 num_attention_heads=40 num_key_value_heads=8 mamba_num_heads=128 mamba_head_dim=80
+source bench/shapes.sh
+nano_shapes "$work"
 
 counted() {  # PARENT AXIS WIDTHS SHARD RANKS
   local tokens=$((8192 * $5))

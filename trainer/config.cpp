@@ -61,6 +61,18 @@ void check_cuda_isa(const std::string& cuda_isa, const std::string& device,
                        " needs device cuda; it is ", device);
 }
 
+void check_shared_batch(const std::string& where, int64_t global_batch_tokens, int64_t seq_len,
+                        int ranks) {
+  const int64_t sequences = global_batch_tokens / seq_len;
+  if (sequences % ranks == 0) return;
+  const int64_t below = sequences / ranks * ranks, above = below + ranks;
+  const int64_t nearest = below > 0 && sequences - below <= above - sequences ? below : above;
+  throw Error(str(where, "global_batch_tokens ", global_batch_tokens, " is ", sequences,
+                  " sequences of ", seq_len, ", which ", ranks,
+                  " ranks cannot share equally; the nearest that they can is ", nearest * seq_len),
+              ErrorKind::kInput);
+}
+
 PretrainConfig read_pretrain_config(const std::filesystem::path& file,
                                     const std::vector<std::string>& overrides) {
   YamlNode root = read_yaml(file);

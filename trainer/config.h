@@ -80,6 +80,11 @@ void settle_precision(PrecisionConfig& precision, const std::string& device,
 void check_cuda_isa(const std::string& cuda_isa, const std::string& device,
                     const std::string& file);
 
+// Throws kInput where `ranks` cannot share a global batch equally, naming the nearest that they can. `where`: what
+// stands before the key in messages, "curriculum 'short': ".
+void check_shared_batch(const std::string& where, int64_t global_batch_tokens, int64_t seq_len,
+                        int ranks);
+
 struct CheckpointConfig {
   int64_t every_tokens = 0;  // 0: only at the end and on SIGTERM
   int64_t keep = 2;

@@ -185,10 +185,7 @@ void Pretraining::run() {
 }  // namespace
 
 int pretrain(const PretrainConfig& config, Comm& comm, ConfigChange change) {
-  const int64_t step_sequences = config.global_batch_tokens / config.seq_len;
-  NESTLING_CHECK_INPUT(step_sequences % comm.size() == 0, "global_batch_tokens ",
-                       config.global_batch_tokens, " is ", step_sequences, " sequences of ",
-                       config.seq_len, ", which ", comm.size(), " ranks cannot share equally");
+  check_shared_batch("", config.global_batch_tokens, config.seq_len, comm.size());
   pin_machine(config);
   DeviceComm ranks(comm, parse_device(config.device));
   return unless_interrupted(comm, [&] {

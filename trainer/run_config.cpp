@@ -214,10 +214,8 @@ void check_ranks(const RunConfig& config, int ranks) {
   std::vector<PhaseConfig> phases = config.curriculum;
   if (!config.qad.format.empty()) phases.push_back(qad_run(config).curriculum.front());
   for (const PhaseConfig& phase : phases)
-    NESTLING_CHECK_INPUT((phase.global_batch_tokens / phase.seq_len) % ranks == 0, "curriculum '",
-                         phase.name, "': global_batch_tokens ", phase.global_batch_tokens, " is ",
-                         phase.global_batch_tokens / phase.seq_len, " sequences of ", phase.seq_len,
-                         ", which ", ranks, " ranks cannot share equally");
+    check_shared_batch(str("curriculum '", phase.name, "': "), phase.global_batch_tokens,
+                       phase.seq_len, ranks);
 }
 
 int64_t micro_batch_of(const RunConfig& config, const PhaseConfig& phase) {

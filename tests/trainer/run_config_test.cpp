@@ -84,7 +84,8 @@ TEST_F(RunConfigTest, TheStageOnCodesIsARunOfItsOwn) {
   EXPECT_EQ(phase.seq_len, 32);
   EXPECT_EQ(phase.global_batch_tokens, 96);
   EXPECT_EQ(phase.micro_batch, 3);
-  expect_error([&] { check_ranks(own, 2); }, {"'qad'", "2 ranks cannot share equally"});
+  expect_error([&] { check_ranks(own, 2); },
+               {"'qad'", "2 ranks cannot share equally; the nearest that they can is 64"});
   refused({"qad.format=fp8"}, {"qad.format is 'fp8' and qad.tokens 0"});
   refused({"qad.tokens=1024"}, {"qad.format is '' and qad.tokens 1024"});
   refused({"qad.format=int4", "qad.tokens=1024"}, {"fp8 or nvfp4"});

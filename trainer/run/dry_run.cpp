@@ -20,8 +20,8 @@ namespace nestling {
 
 namespace {
 
-constexpr const char* kCollectives[] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
-                                        "broadcast"};
+constexpr std::string_view kCollectives[] = {"all_reduce", "reduce_scatter", "all_gather",
+                                             "all_to_all", "broadcast"};
 
 // A rank's share of a global batch: token ids that nobody reads, a segment a sequence.
 std::vector<Batch> shapes_of(int64_t sequences, int64_t micro_batch, int64_t seq_len) {
@@ -64,6 +64,7 @@ DryStep dry_step(const Elastic& of, RouterTraining& router, const PhaseConfig& p
                   : router.frozen()  ? "slice"
                                      : "mask",
           .size = {},
+          .drawn = true,
           .micro_batches = std::ssize(batches),
           .sequences = batches.front().sequences,
           .seq_len = phase.seq_len,
@@ -92,7 +93,7 @@ std::string line(const char* format, auto... values) {
 
 std::string collectives_text(const DryStep& s) {
   std::string text;
-  for (const char* name : kCollectives) {
+  for (const std::string_view name : kCollectives) {
     const auto at = s.work.find(name);
     if (at == s.work.end()) continue;
     text += str(text.empty() ? "" : ", ", name, " ", at->second.calls, " times, ",
@@ -102,6 +103,10 @@ std::string collectives_text(const DryStep& s) {
 }
 
 }  // namespace
+
+bool is_collective(std::string_view op) {
+  return std::ranges::find(kCollectives, op) != std::end(kCollectives);
+}
 
 std::vector<MemoryPool> DryRun::largest() const {
   std::vector<MemoryPool> most = steps.front().pools;
@@ -130,12 +135,16 @@ DryRun dry_run(const RunConfig& config, int ranks) {
   }
   const auto each_size = [&](const RunConfig& c, const PhaseConfig& phase,
                              const StudentStart& start) {
+    if (c.distill.sizes_per_micro_batch > 1)
+      run.steps.push_back(dry_step({.config = c, .space = space, .ranks = ranks}, frozen, phase,
+                                   sampling_weights(phase, config.elastic.sizes), start));
     for (size_t s = 0; s < count; ++s) {
       std::vector<double> alone(count, 0.0);
       alone[s] = 1.0;
       run.steps.push_back(
           dry_step({.config = c, .space = space, .ranks = ranks}, frozen, phase, alone, start));
       run.steps.back().size = config.elastic.sizes[s].name;
+      run.steps.back().drawn = false;
     }
   };
   for (const PhaseConfig& phase : config.curriculum) {
@@ -153,18 +162,15 @@ DryRun dry_run(const RunConfig& config, int ranks) {
 }
 
 DryRun dry_run(const PretrainConfig& config, int ranks) {
-  const int64_t sequences = config.global_batch_tokens / config.seq_len;
-  NESTLING_CHECK_INPUT(sequences % ranks == 0, "global_batch_tokens ", config.global_batch_tokens,
-                       " is ", sequences, " sequences of ", config.seq_len, ", which ", ranks,
-                       " ranks cannot share equally");
+  check_shared_batch("", config.global_batch_tokens, config.seq_len, ranks);
   const ModelConfig model =
       config.init.empty() ? model_config_of(config.model, Tokenizer(config.tokenizer).vocab_size())
                           : read_model_config(config.init);
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, ranks);
   TrainStep step(model, config, ctx, *comm);
-  const std::vector<Batch> batches =
-      shapes_of(sequences / ranks, config.micro_batch, config.seq_len);
+  const std::vector<Batch> batches = shapes_of(config.global_batch_tokens / config.seq_len / ranks,
+                                               config.micro_batch, config.seq_len);
   ctx.reset_work();
   step.run(batches, 0.0, 1);
   const ParameterCost cost = parameter_cost(model);
@@ -241,7 +247,7 @@ std::string dry_run_text(const DryRun& run) {
   for (const DryStep& s : run.steps) {
     const Work& work = s.total;
     out += line("%-12s %-8s %-10s %18s %12.1f %12.1f %16s %12s\n", s.phase.c_str(), s.mode.c_str(),
-                s.mode == "mask" ? "drawn" : s.size.c_str(),
+                s.drawn ? "drawn" : s.size.c_str(),
                 str(s.micro_batches, " x ", s.sequences, " x ", s.seq_len).c_str(),
                 work.flops / 1e9, work.bytes / 1e9, mib(pool(s.pools, "activations")).c_str(),
                 mib(pool(s.pools, "scratch")).c_str());

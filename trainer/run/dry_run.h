@@ -1,7 +1,8 @@
 // dry_run.h - a training run's steps on the null device: the true code path with no memory behind it.
 //
 // Steps         of an elastic run, in every phase: one under masks with the sizes that step draws, and with
-//               choices frozen one of each size alone; of the stage `qad` one of each size on codes. Of pretraining, one.
+//               choices frozen one of each size alone; of the stage `qad` one of each size on codes. Where several sizes
+//               share a teacher's forward, before these one with the sizes that are drawn. Of pretraining, one.
 //               Of importance, the whole pass over the calibration text; that of `qad` is not among them.
 // Counts        of rank 0. FLOPs and bytes as the operators count them, collectives as bytes sent.
 //               Memory: pools as a step allocates them; activations and scratch are the most in use
@@ -27,12 +28,16 @@ namespace nestling {
 
 struct DryStep {
   std::string phase, mode,
-      size;  // mode: importance, pretrain, mask, slice or codes (qad); size: but of masks
+      size;            // mode: importance, pretrain, mask, slice or codes (qad); size: of one alone
+  bool drawn = false;  // of an elastic run: the sizes that the first step draws
   int64_t micro_batches = 0, sequences = 0, seq_len = 0;  // a rank's; sequences of one forward
   std::map<std::string, Work, std::less<>> work;          // by operator and collective
   Work total;                                             // of them
   std::vector<MemoryPool> pools;
 };
+
+// Whether an entry of DryStep::work is one: its bytes are those that a rank sends.
+bool is_collective(std::string_view op);
 
 struct DrySize {
   std::string name, widths;
