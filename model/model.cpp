@@ -135,7 +135,7 @@ void step_stateless(StepRun& run, const LayerParams<Weight>& w, View h) {
 }  // namespace
 
 ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView tokens,
-                        const std::vector<LayerCache>* caches) {
+                        const std::vector<LayerCache>* caches, const LayerWatch& watch) {
   const int64_t count = tokens.dim(0);
   const int64_t width = w.embeddings.dim(1);
   NESTLING_CHECK(run.segments.tokens() == count, "segments cover ", run.segments.tokens(),
@@ -144,16 +144,17 @@ ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView t
   ModelActs acts;
   const auto stream = [&] { return run.arena.alloc(DType::kF32, {count, width}); };
   View h = stream();
-  View spare = run.save ? View() : stream();  // inference alternates between two streams
+  const bool keeps = run.save && !watch;
+  View spare = keeps ? View() : stream();  // else it alternates between two streams
   embed(run, w.embeddings, tokens, h);
   for (size_t l = 0; l < w.layers.size(); ++l) {
     run.layer = l;
     const LayerCache* cache = caches ? &(*caches)[l] : nullptr;
     if (w.shared != nullptr && is_kept(w.layers[l])) w.shared->bring(run.ctx, l);
     if (!is_kept(w.layers[l])) {
-      if (run.save) acts.layers.emplace_back();
+      if (keeps) acts.layers.emplace_back();
       if (run.recompute) acts.outputs.emplace_back();
-    } else if (run.save) {
+    } else if (keeps) {
       const View next = stream();
       acts.layers.push_back(run.recompute ? forward_and_forget(run, w.layers[l], h, next, cache)
                                           : forward_layer(run, w.layers[l], h, next, cache));
@@ -161,7 +162,8 @@ ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView t
       h = next;
     } else {
       const Arena::Mark mark(run.arena);
-      forward_layer(run, w.layers[l], h, spare, cache);
+      const LayerActs made = forward_layer(run, w.layers[l], h, spare, cache);
+      if (watch) watch(l, made, spare);
       std::swap(h, spare);
     }
   }

@@ -11,6 +11,8 @@
 //               its gradients summed over the ranks behind it: forward and backward are collectives then.
 // Determinism   same inputs, widths, threads and device: same bits.
 #pragma once
+#include <functional>
+
 #include "model/layers/attention.h"
 #include "model/layers/ffn.h"
 #include "model/layers/mamba.h"
@@ -20,6 +22,9 @@ namespace nestling {
 
 using LayerActs = std::variant<MambaActs, AttentionActs, FfnActs, MoeActs>;
 
+// Sees a layer's saved activations and its output, between this layer and the next.
+using LayerWatch = std::function<void(size_t layer, const LayerActs& acts, ConstView output)>;
+
 struct ModelActs {
   std::vector<LayerActs> layers;  // empty unless saved
   std::vector<View> outputs;      // of every layer, [T, D], where run.recompute
@@ -28,9 +33,11 @@ struct ModelActs {
 
 // With run.save, activations stay in run.arena until the caller's mark dies; with run.recompute too,
 // each layer's entry holds norm.input and, of experts, offsets, and nothing else. caches, if given,
-// has one entry a layer and receives the state after every segment.
+// has one entry a layer and receives the state after every segment. With `watch` the activations of one layer
+// at a time are there: those that it sees.
 ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView tokens,
-                        const std::vector<LayerCache>* caches = nullptr);
+                        const std::vector<LayerCache>* caches = nullptr,
+                        const LayerWatch& watch = nullptr);
 // dnormed [T, D]: gradient of final_norm.normed; overwritten.
 void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
                     const ModelActs& acts, ConstView tokens, View dnormed);

@@ -69,8 +69,12 @@ Scores run_importance(Context& ctx, Arena& arena, const ModelConfig& config,
                  .config = config,
                  .segments = Segments(batch.cu_seqlens),
                  .activations = o.activations};
-    const ModelActs acts = model_forward(run, w, device_view(ctx, arena, batch.tokens));
-    importance.add(acts, w, run.segments);
+    const auto add = [&](size_t layer, const LayerActs& acts, ConstView output) {
+      importance.add_layer(layer, acts, output, w, run.segments);
+    };
+    const ModelActs acts =
+        model_forward(run, w, device_view(ctx, arena, batch.tokens), nullptr, add);
+    importance.add_end(acts.final_norm, run.segments);
     ctx.synchronize();  // faults show here, and what is reported is done
     if (o.progress) o.progress(done, o.samples);
     if (o.between) o.between();

@@ -25,6 +25,10 @@ std::vector<double> row_norms(const std::vector<double>& x, const std::vector<si
   return norms;
 }
 
+const NormActs& norm_of(const LayerActs& acts) {
+  return std::visit([](const auto& a) -> const NormActs& { return a.norm; }, acts);
+}
+
 std::vector<size_t> first_indices(size_t n) {
   std::vector<size_t> all(n);
   std::iota(all.begin(), all.end(), 0);
@@ -88,27 +92,37 @@ void Importance::add(const ModelActs& acts, const ModelParams<Weight>& w,
   NESTLING_CHECK(std::ssize(acts.layers) == config_.layers(), "importance: activations of ",
                  acts.layers.size(), " layers, the model has ", config_.layers(),
                  ": the forward must save them");
-  const auto norm_of = [&](size_t l) -> const NormActs& {
-    if (l == acts.layers.size()) return acts.final_norm;
-    return std::visit([](const auto& a) -> const NormActs& { return a.norm; }, acts.layers[l]);
-  };
   for (size_t l = 0; l < acts.layers.size(); ++l) {
-    const auto layer = static_cast<int64_t>(l);
-    NESTLING_CHECK(norm_of(l).normed, "importance: layer ", l, " was left out");
-    add_magnitudes(-1, Sum::kHidden, norm_of(l).normed);
-    add_cosine_distances(
-        ctx_, {.sum = at(layer, Sum::kChange), .a = norm_of(l).input, .b = norm_of(l + 1).input});
-    if (const auto* m = std::get_if<MambaActs>(&acts.layers[l])) {
-      add_layer(layer, *m, std::get<MambaParams<Weight>>(w.layers[l]), segments);
-    } else if (const auto* a = std::get_if<AttentionActs>(&acts.layers[l])) {
-      add_magnitudes(layer, Sum::kQuery, merge_cols(ConstView(a->y)));
-    } else if (const auto* f = std::get_if<FfnActs>(&acts.layers[l])) {
-      add_magnitudes(layer, Sum::kFfn, f->act);
-    } else {
-      add_layer(layer, std::get<MoeActs>(acts.layers[l]));
-    }
+    const bool last = l + 1 == acts.layers.size();
+    add_layer(l, acts.layers[l], last ? acts.final_norm.input : norm_of(acts.layers[l + 1]).input,
+              w, segments);
   }
-  add_magnitudes(-1, Sum::kHidden, acts.final_norm.normed);
+  add_end(acts.final_norm, segments);
+}
+
+void Importance::add_layer(size_t l, const LayerActs& acts, ConstView output,
+                           const ModelParams<Weight>& w, const Segments& segments) {
+  const auto layer = static_cast<int64_t>(l);
+  NESTLING_CHECK(norm_of(acts).normed, "importance: layer ", l, " was left out");
+  add_magnitudes(-1, Sum::kHidden, norm_of(acts).normed);
+  add_cosine_distances(ctx_,
+                       {.sum = at(layer, Sum::kChange), .a = norm_of(acts).input, .b = output});
+  if (const auto* m = std::get_if<MambaActs>(&acts))
+    add_mamba(layer, *m, std::get<MambaParams<Weight>>(w.layers[l]), segments);
+  else if (const auto* a = std::get_if<AttentionActs>(&acts))
+    add_magnitudes(layer, Sum::kQuery, merge_cols(ConstView(a->y)));
+  else if (const auto* f = std::get_if<FfnActs>(&acts))
+    add_magnitudes(layer, Sum::kFfn, f->act);
+  else
+    add_moe(layer, std::get<MoeActs>(acts));
+  ++layers_added_;
+}
+
+void Importance::add_end(const NormActs& final_norm, const Segments& segments) {
+  NESTLING_CHECK(layers_added_ == config_.layers(), "importance: a forward of ", layers_added_,
+                 " layers, the model has ", config_.layers());
+  layers_added_ = 0;
+  add_magnitudes(-1, Sum::kHidden, final_norm.normed);
   tokens_ += segments.tokens();
 }
 
@@ -119,7 +133,7 @@ void Importance::add_magnitudes(int64_t layer, Sum sum, ConstView x) {
   nestling::add_magnitudes(ctx_, {.sums = sums, .x = x});
 }
 
-void Importance::add_layer(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
+void Importance::add_mamba(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
                            const Segments& segments) {
   add_magnitudes(layer, Sum::kMamba, a.x_raw);
   add_state_score(ctx_, {.score = at(layer, Sum::kState).reshape({config_.state, config_.groups}),
@@ -132,7 +146,7 @@ void Importance::add_layer(int64_t layer, const MambaActs& a, const MambaParams<
                          .segments = segments});
 }
 
-void Importance::add_layer(int64_t layer, const MoeActs& a) {
+void Importance::add_moe(int64_t layer, const MoeActs& a) {
   if (a.shared.act) add_magnitudes(layer, Sum::kSharedFfn, a.shared.act);
   const int64_t experts = config_.experts, width = config_.expert_ffn;
   NESTLING_CHECK(a.act.dim(1) == width && a.offsets.dim(0) == experts + 1,

@@ -33,7 +33,11 @@ class Importance {
  public:
   Importance(Context& ctx, const ModelConfig& config);
 
-  // `acts`: saved by a forward of the whole parent on `w` over these segments.
+  // Of a forward of the whole parent on `w` over these segments: every layer in turn, as LayerWatch sees it, then the end.
+  void add_layer(size_t layer, const LayerActs& acts, ConstView output,
+                 const ModelParams<Weight>& w, const Segments& segments);
+  void add_end(const NormActs& final_norm, const Segments& segments);
+  // The same of activations that were all kept.
   void add(const ModelActs& acts, const ModelParams<Weight>& w, const Segments& segments);
   void all_reduce(Comm& comm);
 
@@ -64,9 +68,9 @@ class Importance {
   std::vector<double> values(int64_t layer, Sum sum) const;
   std::vector<double> mean(int64_t layer, Sum sum) const;  // over all tokens
   void add_magnitudes(int64_t layer, Sum sum, ConstView x);
-  void add_layer(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
+  void add_mamba(int64_t layer, const MambaActs& a, const MambaParams<Weight>& w,
                  const Segments& segments);
-  void add_layer(int64_t layer, const MoeActs& a);
+  void add_moe(int64_t layer, const MoeActs& a);
   std::map<Axis, std::vector<double>> mamba_scores(int64_t layer, int64_t head_channels) const;
   std::map<Axis, std::vector<double>> moe_scores(int64_t layer) const;
 
@@ -76,6 +80,7 @@ class Importance {
   int64_t size_ = 0;
   Tensor sums_;  // f64: all blocks
   int64_t tokens_ = 0;
+  int64_t layers_added_ = 0;  // of the forward in hand
 };
 
 }  // namespace nestling
