@@ -38,9 +38,8 @@ plan() {  # CONFIG CLUSTER [OPTION]...
 for model in nano-12b nano-30b; do
   for cluster in h100-8 h100-16 h100-64 h200-8; do plan $model $cluster; done
 done
-# What is in the way above, out of it: shorter calibration; more tokens for each time a layer is brought.
-plan nano-12b h100-8 --set data.calibration.seq_len=4096
-plan nano-30b h100-64 --set curriculum.0.micro_batch=4 --set data.calibration.seq_len=2048
+# More tokens for each time a layer is brought.
+plan nano-30b h100-64 --set curriculum.0.micro_batch=4
 # The second phase.
 plan nano-12b h100-64 --set "curriculum=[{name: long, seq_len: 49152, tokens: 60e9, global_batch_tokens: 25165824, micro_batch: 1}]"
 
