@@ -1,7 +1,9 @@
 #include "runtime/loaded_model.h"
 
 #include "data/mapped_file.h"
+#include "model/gguf_import.h"
 #include "model/huggingface.h"
+#include "runtime/gguf_tokenizer_files.h"
 
 namespace nestling {
 
@@ -21,6 +23,22 @@ LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& pat
     if (std::filesystem::exists(path / name))
       o.files[name] = std::string(MappedFile(path / name).text());
   if (o.files.contains("tokenizer.json")) o.tokenizer.emplace(path);
+  return o;
+}
+
+LoadedModel::Opened LoadedModel::open_gguf(const std::filesystem::path& path, DType compute) {
+  const GgufFile file(path);
+  const ModelConfig config = read_gguf_config(file);
+  Opened o{.config = config,
+           .weights =
+               Weights(config, Device::kCpu,
+                       {.compute = compute, .quantization = read_gguf_quantization(file, config)}),
+           .sizes = {{.name = path.stem().string(), .target = {}, .widths = full_widths(config)}},
+           .tokenizer = {},
+           .files = gguf_tokenizer_files(file)};
+  import_gguf_weights(file, config, o.weights);
+  if (const auto at = o.files.find("tokenizer.json"); at != o.files.end())
+    o.tokenizer.emplace(at->second, file.name() + ": tokenizer");
   return o;
 }
 
@@ -48,10 +66,12 @@ LoadedModel::Opened LoadedModel::open_elastic(const std::filesystem::path& path,
 LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType compute,
                                       const std::string& size) {
   NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
-  if (!std::filesystem::is_directory(path)) return open_elastic(path, compute, size);
-  Opened o = open_directory(path, compute);
+  const bool gguf = is_gguf(path);
+  if (!gguf && !std::filesystem::is_directory(path)) return open_elastic(path, compute, size);
+  Opened o = gguf ? open_gguf(path, compute) : open_directory(path, compute);
   NESTLING_CHECK_INPUT(size.empty() || size == o.sizes[0].name, path.string(), ": no size '", size,
-                       "'; a directory has one size, ", o.sizes[0].name);
+                       "'; a ", gguf ? "GGUF file" : "directory", " has one size, ",
+                       o.sizes[0].name);
   return o;
 }
 

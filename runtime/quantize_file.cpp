@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "data/gguf_reader.h"
 #include "data/json.h"
 #include "kernels/core/host_view.h"
 #include "model/elastic_quantization.h"
@@ -66,7 +67,7 @@ std::string described(const QuantizeOptions& o, const std::string& source) {
 
 void quantize_file(Context& ctx, const fs::path& from, const fs::path& to,
                    const QuantizeOptions& o) {
-  NESTLING_CHECK_INPUT(fs::exists(from) && !fs::is_directory(from), from.string(),
+  NESTLING_CHECK_INPUT(fs::exists(from) && !fs::is_directory(from) && !is_gguf(from), from.string(),
                        ": needs an elastic .h5");
   check_target(from, to);
   NESTLING_CHECK_INPUT(!o.texts.empty(), from.string(), ": needs text to calibrate activations by");
