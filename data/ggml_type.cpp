@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "data/narrow.h"
+#include "data/widen.h"
 #include "kernels/core/check.h"
 #include "kernels/core/nvfp4.h"
 
@@ -31,6 +32,11 @@ Q8Block encode_q8(const float* x) {
   for (int64_t i = 0; i < kQ8Block; ++i)
     block.values[i] = static_cast<int8_t>(std::round(x[i] * inverse));
   return block;
+}
+
+void decode_q8(const Q8Block& block, float* out) {
+  const float scale = _cvtsh_ss(block.scale);
+  for (int64_t i = 0; i < kQ8Block; ++i) out[i] = scale * static_cast<float>(block.values[i]);
 }
 
 std::byte code_at(const std::byte* codes, int64_t i) {
@@ -70,6 +76,35 @@ const char* ggml_type_name(GgmlType type) {
   throw Error(str("no GGUF type ", static_cast<uint32_t>(type)));
 }
 
+std::optional<GgmlType> ggml_type(uint32_t number) {
+  for (const GgmlType type :
+       {GgmlType::kF32, GgmlType::kF16, GgmlType::kQ8, GgmlType::kBF16, GgmlType::kNvfp4})
+    if (static_cast<uint32_t>(type) == number) return type;
+  return {};
+}
+
+std::string ggml_type_label(uint32_t number) {
+  constexpr const char* kNames[] = {
+      "F32",     "F16",   "Q4_0",   "Q4_1",  nullptr, nullptr,  "Q5_0",  "Q5_1",    "Q8_0",
+      "Q8_1",    "Q2_K",  "Q3_K",   "Q4_K",  "Q5_K",  "Q6_K",   "Q8_K",  "IQ2_XXS", "IQ2_XS",
+      "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",     "I32",
+      "I64",     "F64",   "IQ1_M",  "BF16",  nullptr, nullptr,  nullptr, "TQ1_0",   "TQ2_0",
+      nullptr,   nullptr, nullptr,  "MXFP4", "NVFP4", "Q1_0",   "Q2_0"};
+  const bool named = number < std::size(kNames) && kNames[number] != nullptr;
+  return named ? kNames[number] : str("of type ", number, ", which ggml has not");
+}
+
+std::optional<int64_t> ggml_bytes(GgmlType type, std::span<const int64_t> shape) {
+  const GgmlBlock block = ggml_block(type);
+  if (shape.empty() || shape.back() % block.elements != 0) return {};
+  int64_t bytes = block.bytes;
+  for (size_t d = 0; d < shape.size(); ++d) {
+    const int64_t n = d + 1 < shape.size() ? shape[d] : shape[d] / block.elements;
+    if (n <= 0 || __builtin_mul_overflow(bytes, n, &bytes)) return {};
+  }
+  return bytes;
+}
+
 void encode_ggml_row(GgmlType type, std::span<const float> row, std::vector<std::byte>& out) {
   switch (type) {
     case GgmlType::kF32:
@@ -93,6 +128,31 @@ void encode_ggml_row(GgmlType type, std::span<const float> row, std::vector<std:
   }
 }
 
+void decode_ggml_row(GgmlType type, std::span<const std::byte> bytes, std::span<float> out) {
+  const int64_t count = std::ssize(out);
+  const auto needed = ggml_bytes(type, std::span(&count, 1));
+  NESTLING_CHECK(needed == std::ssize(bytes), "a row of ", count, " elements in ", bytes.size(),
+                 " bytes of ", ggml_type_name(type));
+  switch (type) {
+    case GgmlType::kF32:
+      std::memcpy(out.data(), bytes.data(), bytes.size());
+      return;
+    case GgmlType::kF16:
+      return widen_to_float(StoredType::kF16, bytes, out.data());
+    case GgmlType::kBF16:
+      return widen_to_float(StoredType::kBF16, bytes, out.data());
+    case GgmlType::kQ8:
+      break;
+    case GgmlType::kNvfp4:
+      throw Error("codes of NVFP4 are not made numbers here; they are unpacked");
+  }
+  for (int64_t b = 0; b < count / kQ8Block; ++b) {
+    Q8Block block;
+    std::memcpy(&block, bytes.data() + b * static_cast<int64_t>(sizeof block), sizeof block);
+    decode_q8(block, out.data() + b * kQ8Block);
+  }
+}
+
 void repack_nvfp4_row(std::span<const std::byte> codes, std::span<const std::byte> block_scales,
                       std::vector<std::byte>& out) {
   const auto [elements, bytes] = ggml_block(GgmlType::kNvfp4);
@@ -110,6 +170,30 @@ void repack_nvfp4_row(std::span<const std::byte> codes, std::span<const std::byt
       const std::byte* from = codes.data() + (b * kNvfp4Blocks + s) * kHalf;
       for (int64_t j = 0; j < kHalf; ++j)
         to[kNvfp4Blocks + s * kHalf + j] = code_at(from, j) | code_at(from, j + kHalf) << 4;
+    }
+  }
+}
+
+void unpack_nvfp4_row(std::span<const std::byte> bytes, std::span<std::byte> codes,
+                      std::span<std::byte> block_scales) {
+  const auto [elements, size] = ggml_block(GgmlType::kNvfp4);
+  constexpr int64_t kHalf = kNvfp4Block / 2;
+  const auto count = std::ssize(bytes) / size;
+  NESTLING_CHECK(count * size == std::ssize(bytes) && std::ssize(codes) * 2 == count * elements &&
+                     std::ssize(block_scales) == count * kNvfp4Blocks,
+                 bytes.size(), " bytes of NVFP4 for ", 2 * codes.size(), " codes and ",
+                 block_scales.size(), " scales");
+  for (int64_t b = 0; b < count; ++b) {
+    const std::byte* from = bytes.data() + b * size;
+    std::memcpy(block_scales.data() + b * kNvfp4Blocks, from, kNvfp4Blocks);
+    for (int64_t s = 0; s < kNvfp4Blocks; ++s) {
+      const std::byte* pairs = from + kNvfp4Blocks + s * kHalf;  // code j below code j + 8
+      std::byte* to = codes.data() + (b * kNvfp4Blocks + s) * kHalf;
+      for (int64_t j = 0; j < kHalf / 2; ++j) {
+        const std::byte even = pairs[2 * j], odd = pairs[2 * j + 1];
+        to[j] = (even & std::byte{0xf}) | odd << 4;
+        to[j + kHalf / 2] = even >> 4 | (odd & std::byte{0xf0});
+      }
     }
   }
 }

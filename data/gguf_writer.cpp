@@ -2,22 +2,15 @@
 
 #include <set>
 
+#include "data/gguf_format.h"
 #include "kernels/core/check.h"
 
 namespace nestling {
 
 namespace {
 
-constexpr int64_t kAlignment = 32;
-constexpr size_t kMostDimensions = 4;
-constexpr size_t kLongestTensorName = 63;
-constexpr size_t kLongestKey = 65535;
-
-// Types of values, as the format numbers them.
-constexpr uint32_t kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kString = 8, kArray = 9;
-
 int64_t padding(int64_t at) {
-  return (kAlignment - at % kAlignment) % kAlignment;
+  return (kGgufAlignment - at % kGgufAlignment) % kGgufAlignment;
 }
 
 template <class T>
@@ -29,8 +22,8 @@ void append(std::string& out, const std::string& text) {
   out += text;
 }
 template <class T>
-void append_array(std::string& out, uint32_t type, const std::vector<T>& items) {
-  append(out, kArray);
+void append_array(std::string& out, GgufType type, const std::vector<T>& items) {
+  append(out, GgufType::kArray);
   append(out, type);
   append(out, uint64_t{items.size()});
   for (const T& item : items) append(out, item);
@@ -38,32 +31,34 @@ void append_array(std::string& out, uint32_t type, const std::vector<T>& items) 
 
 struct AppendValue {
   std::string& out;
-  void operator()(uint32_t x) const { append(out, kUint32), append(out, x); }
-  void operator()(float x) const { append(out, kFloat32), append(out, x); }
-  void operator()(bool x) const { append(out, kBool), append(out, uint8_t{x}); }
-  void operator()(const std::string& x) const { append(out, kString), append(out, x); }
-  void operator()(const std::vector<int32_t>& x) const { append_array(out, kInt32, x); }
-  void operator()(const std::vector<std::string>& x) const { append_array(out, kString, x); }
+  void operator()(uint32_t x) const { append(out, GgufType::kUint32), append(out, x); }
+  void operator()(float x) const { append(out, GgufType::kFloat32), append(out, x); }
+  void operator()(bool x) const { append(out, GgufType::kBool), append(out, uint8_t{x}); }
+  void operator()(const std::string& x) const { append(out, GgufType::kString), append(out, x); }
+  void operator()(const std::vector<int32_t>& x) const { append_array(out, GgufType::kInt32, x); }
+  void operator()(const std::vector<std::string>& x) const {
+    append_array(out, GgufType::kString, x);
+  }
 };
 
 void check_names(const std::vector<GgufKey>& keys, const std::vector<GgufTensor>& tensors) {
   std::set<std::string_view> seen;
   for (const GgufKey& k : keys) {
-    NESTLING_CHECK(!k.name.empty() && k.name.size() <= kLongestKey, "a key of ", k.name.size(),
+    NESTLING_CHECK(!k.name.empty() && k.name.size() <= kLongestGgufKey, "a key of ", k.name.size(),
                    " bytes");
     NESTLING_CHECK(seen.insert(k.name).second, "key ", k.name, " is given twice");
   }
   seen.clear();
   for (const GgufTensor& t : tensors) {
-    NESTLING_CHECK(!t.name.empty() && t.name.size() <= kLongestTensorName, "tensor ", t.name,
-                   ": a name of ", t.name.size(), " bytes, at most ", kLongestTensorName);
+    NESTLING_CHECK(!t.name.empty() && t.name.size() <= kLongestGgufTensorName, "tensor ", t.name,
+                   ": a name of ", t.name.size(), " bytes, at most ", kLongestGgufTensorName);
     NESTLING_CHECK(seen.insert(t.name).second, "tensor ", t.name, " is given twice");
   }
 }
 
 std::string header_bytes(const std::vector<GgufKey>& keys, const std::vector<GgufTensor>& tensors) {
-  std::string out = "GGUF";
-  append(out, uint32_t{3});
+  std::string out(kGgufMagic);
+  append(out, kGgufVersion);
   append(out, uint64_t{tensors.size()});
   append(out, uint64_t{keys.size()});
   for (const GgufKey& k : keys) {
@@ -87,19 +82,16 @@ std::string header_bytes(const std::vector<GgufKey>& keys, const std::vector<Ggu
 }  // namespace
 
 int64_t gguf_tensor_bytes(const GgufTensor& t) {
-  NESTLING_CHECK(!t.shape.empty() && t.shape.size() <= kMostDimensions, "tensor ", t.name, ": ",
-                 t.shape.size(), " dimensions, 1 to ", kMostDimensions, " are possible");
-  const GgmlBlock block = ggml_block(t.type);
-  NESTLING_CHECK(t.shape.back() % block.elements == 0, "tensor ", t.name, ": rows of ",
-                 t.shape.back(), " are no whole blocks of ", block.elements, ", which ",
-                 ggml_type_name(t.type), " needs");
-  int64_t bytes = block.bytes;
-  for (size_t d = 0; d < t.shape.size(); ++d) {
-    const int64_t n = d + 1 < t.shape.size() ? t.shape[d] : t.shape[d] / block.elements;
-    NESTLING_CHECK(n > 0 && !__builtin_mul_overflow(bytes, n, &bytes), "tensor ", t.name,
-                   ": dimension ", d, " is ", t.shape[d]);
-  }
-  return bytes;
+  NESTLING_CHECK(!t.shape.empty() && t.shape.size() <= kMostGgufDimensions, "tensor ", t.name, ": ",
+                 t.shape.size(), " dimensions, 1 to ", kMostGgufDimensions, " are possible");
+  for (size_t d = 0; d < t.shape.size(); ++d)
+    NESTLING_CHECK(t.shape[d] > 0, "tensor ", t.name, ": dimension ", d, " is ", t.shape[d]);
+  const int64_t block = ggml_block(t.type).elements;
+  NESTLING_CHECK(t.shape.back() % block == 0, "tensor ", t.name, ": rows of ", t.shape.back(),
+                 " are no whole blocks of ", block, ", which ", ggml_type_name(t.type), " needs");
+  const auto bytes = ggml_bytes(t.type, t.shape);
+  NESTLING_CHECK(bytes.has_value(), "tensor ", t.name, ": more bytes than there are");
+  return *bytes;
 }
 
 void write_gguf(const std::filesystem::path& file, const std::vector<GgufKey>& keys,

@@ -2,88 +2,12 @@
 
 #include <cmath>
 
+#include "model/gguf_names.h"
 #include "model/published_rows.h"
 
 namespace nestling {
 
 namespace {
-
-// How a published tensor is written.
-enum class GgufForm : uint8_t {
-  kPlain,        // as it is: F32
-  kProduct,      // as it is, in the type asked for
-  kConv,         // [C, 1, K] as [C, K]
-  kNegativeExp,  // [H] as [H, 1], of x -exp(x)
-  kColumn,       // [H] as [H, 1]
-  kGroups,       // [I] as [groups, I / groups]
-};
-struct GgufName {
-  const char* published;  // without the layer's beginning
-  const char* gguf;
-  GgufForm form;
-};
-constexpr GgufName kModelNames[] = {
-    {"backbone.embeddings.weight", "token_embd.weight", GgufForm::kProduct},
-    {"backbone.norm_f.weight", "output_norm.weight", GgufForm::kPlain},
-    {"lm_head.weight", "output.weight", GgufForm::kProduct},
-};
-constexpr GgufName kLayerNames[] = {
-    {"norm.weight", "attn_norm.weight", GgufForm::kPlain},
-    {"mixer.in_proj.weight", "ssm_in.weight", GgufForm::kProduct},
-    {"mixer.conv1d.weight", "ssm_conv1d.weight", GgufForm::kConv},
-    {"mixer.conv1d.bias", "ssm_conv1d.bias", GgufForm::kPlain},
-    {"mixer.dt_bias", "ssm_dt.bias", GgufForm::kPlain},
-    {"mixer.A_log", "ssm_a", GgufForm::kNegativeExp},
-    {"mixer.D", "ssm_d", GgufForm::kColumn},
-    {"mixer.norm.weight", "ssm_norm.weight", GgufForm::kGroups},
-    {"mixer.out_proj.weight", "ssm_out.weight", GgufForm::kProduct},
-    {"mixer.q_proj.weight", "attn_q.weight", GgufForm::kProduct},
-    {"mixer.k_proj.weight", "attn_k.weight", GgufForm::kProduct},
-    {"mixer.v_proj.weight", "attn_v.weight", GgufForm::kProduct},
-    {"mixer.o_proj.weight", "attn_output.weight", GgufForm::kProduct},
-    {"mixer.up_proj.weight", "ffn_up.weight", GgufForm::kProduct},
-    {"mixer.down_proj.weight", "ffn_down.weight", GgufForm::kProduct},
-    {"mixer.gate.weight", "ffn_gate_inp.weight", GgufForm::kPlain},
-    {"mixer.gate.e_score_correction_bias", "exp_probs_b.bias", GgufForm::kPlain},
-    {"mixer.experts.{e}.up_proj.weight", "ffn_up_exps.weight", GgufForm::kProduct},
-    {"mixer.experts.{e}.down_proj.weight", "ffn_down_exps.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.up_proj.weight", "ffn_up_shexp.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.down_proj.weight", "ffn_down_shexp.weight", GgufForm::kProduct},
-};
-
-struct GgufPlace {
-  std::string name;
-  GgufForm form;
-};
-GgufPlace place_in_gguf(const ParameterSpec& spec) {
-  for (const GgufName& n : kModelNames)
-    if (spec.layer < 0 && spec.published == n.published) return {n.gguf, n.form};
-  const std::string beginning = str("backbone.layers.", spec.layer, ".");
-  for (const GgufName& n : kLayerNames)
-    if (spec.layer >= 0 && spec.published == beginning + n.published)
-      return {str("blk.", spec.layer, ".", n.gguf), n.form};
-  throw Error(str(spec.published, ": has no name in GGUF"));
-}
-
-std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& spec,
-                                GgufForm form) {
-  const std::vector<int64_t>& shape = spec.published_shape;
-  switch (form) {
-    case GgufForm::kConv:
-      return {shape[0], shape[2]};
-    case GgufForm::kNegativeExp:
-    case GgufForm::kColumn:
-      return {shape[0], 1};
-    case GgufForm::kGroups:
-      return {config.groups, shape[0] / config.groups};
-    case GgufForm::kPlain:
-    case GgufForm::kProduct:
-      break;
-  }
-  std::vector<int64_t> whole = shape;
-  if (spec.stacked()) whole.insert(whole.begin(), spec.dims[0].extent);
-  return whole;
-}
 
 // Throws kInput where the type cannot hold the tensor.
 void check_rows(const GgufTensor& t, const std::string& where) {
@@ -125,7 +49,7 @@ void produce_numbers(const Parts& parts, const GgufPlace& place, GgmlType type,
   std::vector<std::byte> bytes;
   parts.each_row([&](int64_t expert, int64_t r) {
     rows.read(expert, r, row);
-    if (place.form == GgufForm::kNegativeExp) row[0] = -std::exp(row[0]);
+    for (float& x : row) x = to_gguf_form(place.form, x);
     if (type == GgmlType::kF16) check_f16(row, place.name);
     encode_ggml_row(type, row, bytes);
     sink(bytes);
@@ -155,16 +79,10 @@ GgufTensor f32_vector(std::string name, std::vector<float> values) {
           }};
 }
 
-// "blk.0.ssm_in" of "blk.0.ssm_in.weight"
-std::string without_weight(const std::string& name) {
-  constexpr std::string_view kWeight = ".weight";
-  return name.substr(0, name.size() - kWeight.size());
-}
-
 void add_scales(const Parts& parts, const std::string& name, std::vector<GgufTensor>& tensors) {
   const TensorScales& scales =
       *parts.weights->quantization()->parameters[static_cast<size_t>(parts.list.front())];
-  const std::string bare = without_weight(name);
+  const std::string bare = gguf_module(name);
   tensors.push_back(f32_vector(bare + ".scale", scales.weight));
   tensors.push_back(
       f32_vector(bare + ".input_scale", std::vector<float>(scales.weight.size(), scales.input)));
@@ -195,7 +113,7 @@ void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
   tensors.push_back(std::move(t));
   if (codes) add_scales(parts, place.name, tensors);
   if (place.form == GgufForm::kConv && !config.conv_bias)
-    tensors.push_back(f32_vector(without_weight(place.name) + ".bias",
+    tensors.push_back(f32_vector(gguf_module(place.name) + ".bias",
                                  std::vector<float>(static_cast<size_t>(parts.rows()), 0.0f)));
 }
 

@@ -15,6 +15,7 @@
 //               layer as the latter), no Mamba or no attention layer, experts without a shared one,
 //               groups of experts with one expert each where some are left out; a row that is no
 //               whole blocks of the type; a number beyond F16.
+// The way back is model/gguf_import.h, over the same lists (gguf_keys.cpp, gguf_names.h).
 // Source        llama.cpp: src/models/nemotron-h.cpp, src/models/mamba-base.cpp,
 //               src/llama-model.cpp, src/llama-graph.cpp.
 #pragma once

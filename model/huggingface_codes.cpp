@@ -95,22 +95,6 @@ bool is_scale_of_cache(const std::string& name) {
   return name.ends_with(".k_proj.k_scale") || name.ends_with(".v_proj.v_scale");
 }
 
-// Rows [first_row, ...) of a published array into memory order.
-void scatter_codes(const StoredTensor& tensor, int64_t first_row, const ParameterSpec& spec,
-                   const CodeArray& a, std::byte* out) {
-  const PublishedMatrix m = published_matrix(spec);
-  const int64_t units = m.cols / a.elements;
-  const int64_t bytes = a.row_bytes(m.cols);
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const std::byte* from =
-        tensor.bytes.data() + (first_row + published_index(spec.rows, m.rows, r)) * bytes;
-    for (int64_t u = 0; u < units; ++u)
-      std::memcpy(out + r * bytes + u * a.unit,
-                  from + published_index(spec.cols, units, u) * a.unit,
-                  static_cast<size_t>(a.unit));
-  }
-}
-
 // Modules whose matrices, and convolutions, are no codes; the head too where it is the embeddings'.
 std::vector<std::string> excluded_modules(const Weights& weights) {
   std::vector<std::string> modules;
@@ -164,7 +148,13 @@ void import_codes(PublishedTensors& tensors, Weights& weights, int64_t i) {
                         bool has_nan, bool blocks) {
     const StoredTensor& tensor = *tensors.find(name);
     if (has_nan) check_codes(tensor.bytes, blocks, tensor.describe());
-    scatter_codes(tensor, spec.row_begin, spec, a, to.data() + e * m.rows * a.row_bytes(m.cols));
+    const auto length = static_cast<size_t>(a.row_bytes(m.cols));
+    scatter_codes(
+        spec, spec.row_begin, a,
+        [&](int64_t row) {
+          return tensor.bytes.subspan(static_cast<size_t>(row) * length, length);
+        },
+        to.data() + e * m.rows * a.row_bytes(m.cols));
   };
   for (int64_t e = 0; e < m.count; ++e) {
     const std::string name = spec.published_of(e);

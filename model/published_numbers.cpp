@@ -1,7 +1,6 @@
 #include "model/published_numbers.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -10,31 +9,23 @@
 #include "model/huggingface.h"
 #include "model/interleave.h"
 #include "model/order.h"
+#include "model/published_rows.h"
 
 namespace nestling {
 
 namespace {
 
-// Rows [first_row, first_row + spec rows) of one published matrix into memory order.
-void read_matrix(const StoredTensor& tensor, int64_t first_row, const ParameterSpec& spec,
-                 const PublishedMatrix& m, float* out) {
-  const int64_t item = stored_bits(tensor.type) / 8;
-  std::vector<float> row(static_cast<size_t>(m.cols));
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const int64_t from = first_row + published_index(spec.rows, m.rows, r);
-    const auto bytes = tensor.bytes.subspan(static_cast<size_t>(from * m.cols * item),
-                                            static_cast<size_t>(m.cols * item));
+// Rows of a stored matrix, each as f32.
+ReadRow rows_of(const StoredTensor& tensor, int64_t cols) {
+  return [&tensor, cols](int64_t row, std::span<float> out) {
+    const int64_t length = cols * stored_bits(tensor.type) / 8;
+    const auto bytes =
+        tensor.bytes.subspan(static_cast<size_t>(row * length), static_cast<size_t>(length));
     if (tensor.type == StoredType::kF32)
-      std::memcpy(row.data(), bytes.data(), bytes.size());
+      std::memcpy(out.data(), bytes.data(), bytes.size());
     else
-      widen_to_float(tensor.type, bytes, row.data());
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const float value = row[static_cast<size_t>(published_index(spec.cols, m.cols, c))];
-      NESTLING_CHECK_INPUT(std::isfinite(value), tensor.describe(), ": element ", from * m.cols + c,
-                           " is ", value);
-      out[r * m.cols + c] = value;
-    }
-  }
+      widen_to_float(tensor.type, bytes, out.data());
+  };
 }
 
 }  // namespace
@@ -44,7 +35,8 @@ void read_numbers(PublishedTensors& tensors, const ParameterSpec& spec, float* o
   const PublishedMatrix m = published_matrix(spec);
   tensors.each_of(spec, [&](const StoredTensor& tensor, int64_t row, int64_t expert) {
     check_numbers(tensor);
-    read_matrix(tensor, row, spec, m, out + expert * m.rows * m.cols);
+    fill_matrix(spec, row, rows_of(tensor, m.cols), tensor.describe(),
+                out + expert * m.rows * m.cols);
     if (fn) fn(spec.published_of(expert), tensor.type);
   });
 }

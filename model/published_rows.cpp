@@ -1,5 +1,6 @@
 #include "model/published_rows.h"
 
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -80,6 +81,22 @@ void PublishedRows::read(int64_t expert, int64_t row, std::span<float> out) cons
     out[static_cast<size_t>(published_index(spec.cols, m.cols, c))] = from[c];
 }
 
+void fill_matrix(const ParameterSpec& spec, int64_t first_row, const ReadRow& read,
+                 const std::string& where, float* out) {
+  const PublishedMatrix m = published_matrix(spec);
+  std::vector<float> row(static_cast<size_t>(m.cols));
+  for (int64_t r = 0; r < m.rows; ++r) {
+    const int64_t from = first_row + published_index(spec.rows, m.rows, r);
+    read(from, row);
+    for (int64_t c = 0; c < m.cols; ++c) {
+      const float value = row[static_cast<size_t>(published_index(spec.cols, m.cols, c))];
+      NESTLING_CHECK_INPUT(std::isfinite(value), where, ": element ", from * m.cols + c, " is ",
+                           value);
+      out[r * m.cols + c] = value;
+    }
+  }
+}
+
 void gather_codes(const Weights& weights, const Published& p, const CodeArray& a, int64_t row,
                   std::span<std::byte> out) {
   const Place at = place_of(weights, p.parts, row);
@@ -92,6 +109,20 @@ void gather_codes(const Weights& weights, const Published& p, const CodeArray& a
   for (int64_t u = 0; u < units; ++u)
     std::memcpy(out.data() + published_index(spec.cols, units, u) * a.unit, from + u * a.unit,
                 static_cast<size_t>(a.unit));
+}
+
+void scatter_codes(const ParameterSpec& spec, int64_t first_row, const CodeArray& a,
+                   const ReadCodes& read, std::byte* out) {
+  const PublishedMatrix m = published_matrix(spec);
+  const int64_t units = m.cols / a.elements;
+  const int64_t bytes = a.row_bytes(m.cols);
+  for (int64_t r = 0; r < m.rows; ++r) {
+    const auto from = read(first_row + published_index(spec.rows, m.rows, r));
+    for (int64_t u = 0; u < units; ++u)
+      std::memcpy(out + r * bytes + u * a.unit,
+                  from.data() + published_index(spec.cols, units, u) * a.unit,
+                  static_cast<size_t>(a.unit));
+  }
 }
 
 }  // namespace nestling

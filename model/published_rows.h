@@ -1,9 +1,10 @@
 // published_rows.h - weights in memory as the tensors of the published layout: their names, and
-// rows in published order. The one place that goes from slot-major to published rows, for whatever
-// file they are written to.
+// rows in published order. The one place that goes from slot-major to published rows and back, for
+// whatever file they are written to or read from.
 //
 // Threads       const, on weights that nobody writes.
 #pragma once
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +42,13 @@ class PublishedRows {
   std::vector<const float*> matrices_;
 };
 
+// The way back of one matrix of a parameter (an expert's, or the only one), whose rows are those
+// from `first_row` on of a published tensor. read(row, out) gives one, in published order; out: rows
+// x columns of memory. Throws kInput where a number is not finite, naming `where`.
+using ReadRow = std::function<void(int64_t row, std::span<float> out)>;
+void fill_matrix(const ParameterSpec& spec, int64_t first_row, const ReadRow& read,
+                 const std::string& where, float* out);
+
 // An array of bytes that a published tensor is kept as: `unit` bytes stand for `elements` of a row
 // and move together.
 struct CodeArray {
@@ -55,5 +63,9 @@ inline constexpr CodeArray kBlockScales{.unit = 1, .elements = kNvfp4Block, .blo
 // Row `row` of a published tensor that is codes; out: its row_bytes.
 void gather_codes(const Weights& weights, const Published& p, const CodeArray& a, int64_t row,
                   std::span<std::byte> out);
+// The way back of one matrix, as fill_matrix: read(row) gives row_bytes.
+using ReadCodes = std::function<std::span<const std::byte>(int64_t row)>;
+void scatter_codes(const ParameterSpec& spec, int64_t first_row, const CodeArray& a,
+                   const ReadCodes& read, std::byte* out);
 
 }  // namespace nestling

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "data/gguf_reader.h"
 #include "kernels/core/versions.h"
 #include "model/gguf.h"
 #include "runtime/gguf_tokenizer.h"
@@ -35,7 +36,7 @@ void check_paths(const fs::path& model, const std::string& size, const fs::path&
   NESTLING_CHECK_INPUT(fs::exists(model), model.string(), ": not found");
   NESTLING_CHECK_INPUT(!fs::exists(out) || !fs::equivalent(model, out), out.string(),
                        ": is the model that is to be exported");
-  if (!size.empty() || fs::is_directory(model)) return;
+  if (!size.empty() || fs::is_directory(model) || is_gguf(model)) return;
   std::string names;
   for (const Size& s : read_elastic_facts(model).sizes)
     names += (names.empty() ? "" : ", ") + s.name;
@@ -90,27 +91,40 @@ std::string size_label(const ModelConfig& config, const ParameterCost& cost) {
 
 // Where it comes from, as far as the source says.
 struct Origin {
-  std::string parent, parent_digest, licence, digest;
+  std::string name, size;  // of the model as it will be called, and of the size
+  std::string parent = {}, parent_digest = {}, licence = {}, digest = {};
 };
-Origin origin_of(const fs::path& model) {
-  if (fs::is_directory(model)) return {};
-  const auto provenance = read_elastic_header(model).model.provenance;
+Origin origin_of_gguf(const fs::path& model, const std::string& stem) {
+  const GgufFile file(model);
+  const auto said = [&](const char* key) { return file.has(key) ? file.text(key) : std::string(); };
+  return {.name = file.has("general.name") ? said("general.name") : stem,
+          .size = said("nestling.size"),
+          .parent = said("general.base_model.0.name"),
+          .parent_digest = said("nestling.parent_digest"),
+          .licence = said("general.license"),
+          .digest = said("nestling.source_digest")};
+}
+Origin origin_of(const fs::path& path, const LoadedModel& model) {
+  if (fs::is_directory(path)) return {.name = model.name(), .size = model.size()};
+  if (is_gguf(path)) return origin_of_gguf(path, model.size());
+  const auto provenance = read_elastic_header(path).model.provenance;
   const auto said = [&](const char* key) {
     const auto at = provenance.find(key);
     return at == provenance.end() ? std::string() : at->second;
   };
-  return {.parent = said(provenance::kParent),
+  const std::string parent = said(provenance::kParent);
+  return {.name = (parent.empty() ? model.name() : parent) + " " + model.size(),
+          .size = model.size(),
+          .parent = parent,
           .parent_digest = said(provenance::kParentDigest),
           .licence = said(provenance::kParentLicence),
-          .digest = elastic_digest(model)};
+          .digest = elastic_digest(path)};
 }
 
 std::vector<GgufKey> general_keys(const LoadedModel& model, const Origin& from, GgmlType type) {
-  const std::string parent = from.parent.empty() ? model.name() : from.parent;
-  const bool cut = model.size() != parent;  // a directory's size has its name
   std::vector<GgufKey> keys = {{"general.architecture", gguf_architecture(model.config())},
                                {"general.type", std::string("model")},
-                               {"general.name", cut ? parent + " " + model.size() : parent},
+                               {"general.name", from.name},
                                {"general.size_label", size_label(model.config(), model.cost())}};
   const auto say = [&](const char* key, const std::string& text) {
     if (!text.empty()) keys.push_back({key, text});
@@ -123,7 +137,7 @@ std::vector<GgufKey> general_keys(const LoadedModel& model, const Origin& from, 
   keys.push_back({"general.file_type", precision_of(type).file_type});
   keys.push_back({"general.quantization_version", uint32_t{2}});
   say("nestling.version", program_version());
-  say("nestling.size", model.size());
+  say("nestling.size", from.size);
   say("nestling.source_digest", from.digest);
   say("nestling.parent_digest", from.parent_digest);
   return keys;
@@ -157,7 +171,7 @@ GgufExport export_gguf(const fs::path& path, const std::string& size, const fs::
     done.notes.push_back("size " + model.size() +
                          ": the router's widths for this budget, between two sizes that were "
                          "trained; not trained by itself");
-  std::vector<GgufKey> keys = general_keys(model, origin_of(path), done.type);
+  std::vector<GgufKey> keys = general_keys(model, origin_of(path, model), done.type);
   append(keys, gguf_model_keys(model.config()));
   GgufTokenizer tokenizer = options.tokenizer
                                 ? gguf_tokenizer(model.tokenizer_files(), model.config(), where)

@@ -1,7 +1,7 @@
 // export_gguf.h - one size of a model as a GGUF file, which llama.cpp runs. No training, no data.
 //
-// Sources       an elastic file and the name or budget of a size, or a Hugging Face directory,
-//               which has one.
+// Sources       an elastic file and the name or budget of a size, or a Hugging Face directory or a
+//               GGUF file, which have one.
 // Writes        what llama.cpp asks of the architecture, weights and tokenizer (model/gguf.h,
 //               runtime/gguf_tokenizer.h), the chat template, and where it comes from: general.*
 //               keys, and nestling.* with this program's version.

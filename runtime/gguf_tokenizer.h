@@ -3,8 +3,8 @@
 //
 // Model         gpt2: byte-level BPE. llama.cpp holds its regular expressions itself:
 //               tokenizer.ggml.pre names the one that this tokenizer.json spells out, with its
-//               `ignore_merges`; none of those known here: refused, with the expressions in the
-//               message.
+//               `ignore_merges` (runtime/gguf_pretokenizer.h); none of those known there: refused,
+//               with the expressions in the message.
 // Tokens        as tokenizer.json writes them, in the order of their ids; ids up to the vocabulary
 //               that have none are [PADn], of the type "unused". Special added tokens are control
 //               tokens, the others user-defined.

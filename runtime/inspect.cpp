@@ -1,10 +1,13 @@
 #include "runtime/inspect.h"
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "data/safetensors.h"
 #include "model/cost.h"
 #include "model/elastic_file.h"
+#include "model/gguf_import.h"
 #include "model/huggingface.h"
 
 namespace nestling {
@@ -49,6 +52,57 @@ Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Si
   return size;
 }
 
+// Of a model of one size, whose weights are `bytes` as stored. `precision`: of what is numbers.
+Json one_size_json(const ModelConfig& config, const std::string& name, int64_t bytes,
+                   const std::optional<Quantization>& quantized, const std::string& precision) {
+  Json size = size_json(config, name, full_widths(config));
+  size["bytes"] = bytes;
+  return {{"sizes", {size}},
+          {"precision", quantized ? weight_format_label(quantized->format) : Json(precision)},
+          {"unquantized", quantized ? Json(precision) : nullptr},
+          {"format_version", nullptr},
+          {"router", nullptr},
+          {"provenance", Json::object()}};
+}
+
+void check_name(const fs::path& path, const std::string& only, const std::string& name,
+                const char* kind) {
+  NESTLING_CHECK_INPUT(only.empty() || only == name, path.string(), ": no size '", only, "'; a ",
+                       kind, " has one size, ", name);
+}
+
+// The texts of a GGUF file that say what it is and where it comes from.
+Json gguf_provenance(const GgufFile& file) {
+  Json said = Json::object();
+  for (const std::string& key : file.keys())
+    if ((key.starts_with("general.") || key.starts_with("nestling.")) && file.is_text(key))
+      said[key] = file.text(key);
+  return said;
+}
+
+// Most of the bytes that are numbers are of this type.
+std::string most_numbers(const GgufFile& file) {
+  std::map<GgmlType, int64_t> bytes;
+  for (const GgufStored& t : file.tensors())
+    if (t.type != GgmlType::kNvfp4) bytes[t.type] += std::ssize(t.bytes);
+  const auto most = std::max_element(
+      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return ggml_type_name(most->first);
+}
+
+Json inspect_gguf(const fs::path& path, const std::string& only) {
+  const GgufFile file(path);
+  const ModelConfig config = read_gguf_config(file);
+  const std::string name = path.stem().string();
+  check_name(path, only, name, "GGUF file");
+  int64_t bytes = 0;
+  for (const GgufStored& t : file.tensors()) bytes += std::ssize(t.bytes);
+  Json found =
+      one_size_json(config, name, bytes, read_gguf_quantization(file, config), most_numbers(file));
+  found["provenance"] = gguf_provenance(file);
+  return found;
+}
+
 Json inspect_directory(const fs::path& path, const std::string& only) {
   const ModelConfig config = read_weights_config(path);
   const SafetensorsDir files(path);
@@ -60,19 +114,9 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
     if (t->name.ends_with("embeddings.weight") || precision.empty())
       precision = stored_name(t->type);
   }
-  const auto quantized = read_quantization(path, config);
-  Json size =
-      size_json(config, fs::weakly_canonical(path).filename().string(), full_widths(config));
-  size["bytes"] = bytes;
-  NESTLING_CHECK_INPUT(only.empty() || only == size["name"].get<std::string>(), path.string(),
-                       ": no size '", only, "'; a directory has one size, ",
-                       size["name"].get<std::string>());
-  return {{"sizes", {size}},
-          {"precision", quantized ? weight_format_label(quantized->format) : Json(precision)},
-          {"unquantized", quantized ? Json(precision) : nullptr},
-          {"format_version", nullptr},
-          {"router", nullptr},
-          {"provenance", Json::object()}};
+  const std::string name = fs::weakly_canonical(path).filename().string();
+  check_name(path, only, name, "directory");
+  return one_size_json(config, name, bytes, read_quantization(path, config), precision);
 }
 
 }  // namespace
@@ -80,6 +124,7 @@ Json inspect_directory(const fs::path& path, const std::string& only) {
 Json inspect_model(const std::filesystem::path& path, const std::string& only) {
   NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
   if (fs::is_directory(path)) return inspect_directory(path, only);
+  if (is_gguf(path)) return inspect_gguf(path, only);
   const ElasticHeader h = read_elastic_header(path);
   Json sizes = Json::array();
   std::vector<Size> shown = h.model.sizes;

@@ -1,20 +1,31 @@
 #include "runtime/loaded_model.h"
 
 #include "data/model_files.h"
+#include "model/gguf_import.h"
 #include "model/huggingface.h"
+#include "runtime/gguf_tokenizer_files.h"
 
 namespace nestling {
+
+namespace {
+
+// Codes are read on the host. Of numbers that products read as bf16 there is nothing else.
+Weights room_for(const ModelConfig& config, std::optional<Quantization> quantization, DType compute,
+                 Device device) {
+  const bool codes = quantization.has_value();
+  return {config, codes ? Device::kCpu : device,
+          WeightsOptions{.compute = compute,
+                         .masters_dropped = !codes && compute == DType::kBF16,
+                         .quantization = std::move(quantization)}};
+}
+
+}  // namespace
 
 LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& path, DType compute,
                                                 Device device) {
   const ModelConfig config = read_weights_config(path);
-  std::optional<Quantization> quantization = read_quantization(path, config);
-  const bool codes = quantization.has_value();
   Opened o{.config = config,
-           .weights = Weights(config, codes ? Device::kCpu : device,
-                              {.compute = compute,
-                               .masters_dropped = !codes && compute == DType::kBF16,
-                               .quantization = std::move(quantization)}),
+           .weights = room_for(config, read_quantization(path, config), compute, device),
            .sizes = {{.name = std::filesystem::weakly_canonical(path).filename().string(),
                       .target = {},
                       .widths = full_widths(config)}},
@@ -22,6 +33,21 @@ LoadedModel::Opened LoadedModel::open_directory(const std::filesystem::path& pat
            .files = read_tokenizer_files(path)};
   import_weights(path, config, o.weights);
   if (o.files.contains("tokenizer.json")) o.tokenizer.emplace(path);
+  return o;
+}
+
+LoadedModel::Opened LoadedModel::open_gguf(const std::filesystem::path& path, DType compute,
+                                           Device device) {
+  const GgufFile file(path);
+  const ModelConfig config = read_gguf_config(file);
+  Opened o{.config = config,
+           .weights = room_for(config, read_gguf_quantization(file, config), compute, device),
+           .sizes = {{.name = path.stem().string(), .target = {}, .widths = full_widths(config)}},
+           .tokenizer = {},
+           .files = gguf_tokenizer_files(file)};
+  import_gguf_weights(file, config, o.weights);
+  if (const auto at = o.files.find("tokenizer.json"); at != o.files.end())
+    o.tokenizer.emplace(at->second, file.name() + ": tokenizer");
   return o;
 }
 
@@ -49,10 +75,13 @@ LoadedModel::Opened LoadedModel::open_elastic(const std::filesystem::path& path,
 LoadedModel::Opened LoadedModel::open(const std::filesystem::path& path, DType compute,
                                       const std::string& size, Device device) {
   NESTLING_CHECK_INPUT(std::filesystem::exists(path), path.string(), ": not found");
-  if (!std::filesystem::is_directory(path)) return open_elastic(path, compute, size, device);
-  Opened o = open_directory(path, compute, device);
+  const bool gguf = is_gguf(path);
+  if (!gguf && !std::filesystem::is_directory(path))
+    return open_elastic(path, compute, size, device);
+  Opened o = gguf ? open_gguf(path, compute, device) : open_directory(path, compute, device);
   NESTLING_CHECK_INPUT(size.empty() || size == o.sizes[0].name, path.string(), ": no size '", size,
-                       "'; a directory has one size, ", o.sizes[0].name);
+                       "'; a ", gguf ? "GGUF file" : "directory", " has one size, ",
+                       o.sizes[0].name);
   return o;
 }
 

@@ -1,7 +1,8 @@
 // loaded_model.h - a model opened for running: config, weights, tokenizer.
 //
-// Sources       a Hugging Face directory, which has one size; an elastic file, of which one size is
-//               opened alone, reading its own bytes, or the whole, of which every size is a view.
+// Sources       a Hugging Face directory or a GGUF file (model/gguf_import.h), which have one size; an
+//               elastic file, of which one size is opened alone, reading its own bytes, or the whole,
+//               of which every size is a view.
 // Sizes         by name, or of an elastic file by budget ("65%", model/asked_size.h). select() changes
 //               what params() gives: prefix views of the same weights, nothing is copied. config() stays that of the weights; widths are read off the views.
 // Ownership     owns everything; views of params() live as long as it does.
@@ -58,7 +59,7 @@ class LoadedModel {
   void select(const std::string& size) { selected_ = find(size); }
   void select(Size found) { selected_ = std::move(found); }  // one that find() or selected() gave
   ParameterCost cost() const;                                // of the selected size
-  int64_t bytes_read() const { return bytes_read_; }  // of weights and config; 0 for a directory
+  int64_t bytes_read() const { return bytes_read_; }         // of an elastic file; else 0
 
  private:
   struct Opened {
@@ -73,6 +74,7 @@ class LoadedModel {
   static Opened open(const std::filesystem::path& path, DType compute, const std::string& size,
                      Device device);
   static Opened open_directory(const std::filesystem::path& path, DType compute, Device device);
+  static Opened open_gguf(const std::filesystem::path& path, DType compute, Device device);
   static Opened open_elastic(const std::filesystem::path& path, DType compute,
                              const std::string& size, Device device);
   LoadedModel(const std::filesystem::path& path, Opened opened);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/atomic_file.h"
+#include "data/gguf_reader.h"
 #include "data/json.h"
 #include "kernels/core/host_view.h"
 #include "model/elastic_quantization.h"
@@ -56,7 +57,7 @@ std::string described(const QuantizeOptions& o, const std::string& source) {
 
 void quantize_file(Context& ctx, const fs::path& from, const fs::path& to,
                    const QuantizeOptions& o) {
-  NESTLING_CHECK_INPUT(fs::exists(from) && !fs::is_directory(from), from.string(),
+  NESTLING_CHECK_INPUT(fs::exists(from) && !fs::is_directory(from) && !is_gguf(from), from.string(),
                        ": needs an elastic .h5");
   NESTLING_CHECK_INPUT(!fs::exists(to) || !fs::equivalent(from, to), to.string(),
                        ": is the file that is to be quantized");

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "data/atomic_file.h"
+#include "data/gguf_reader.h"
 #include "model/elastic_file.h"
 #include "model/huggingface.h"
 #include "runtime/model_card.h"
@@ -55,8 +56,9 @@ void write_file(const fs::path& file, const std::string& bytes) {
 }
 
 ElasticHeader read_header(const fs::path& elastic) {
-  NESTLING_CHECK_INPUT(!fs::is_directory(elastic), elastic.string(),
-                       ": a directory; sizes are cut out of an elastic .h5");
+  const bool gguf = is_gguf(elastic);
+  NESTLING_CHECK_INPUT(!gguf && !fs::is_directory(elastic), elastic.string(), ": a ",
+                       gguf ? "GGUF file" : "directory", "; sizes are cut out of an elastic .h5");
   return read_elastic_header(elastic);
 }
 

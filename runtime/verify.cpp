@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "data/gguf_reader.h"
 #include "data/hdf5_file.h"
 #include "model/elastic_layout.h"
 #include "model/model.h"
@@ -237,9 +238,11 @@ class ElasticVerifier {
 
 std::vector<Check> verify_model(Context& ctx, const fs::path& path) {
   NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
-  NESTLING_CHECK_INPUT(fs::is_directory(path) || is_hdf5(path), path.string(),
-                       ": not an HDF5 file; needs an elastic .h5 or a Hugging Face directory");
-  if (!fs::is_directory(path)) return ElasticVerifier(ctx, path).run();
+  const bool one_size = fs::is_directory(path) || is_gguf(path);
+  NESTLING_CHECK_INPUT(one_size || is_hdf5(path), path.string(),
+                       ": not an HDF5 file; needs an elastic .h5, a Hugging Face directory or a "
+                       ".gguf");
+  if (!one_size) return ElasticVerifier(ctx, path).run();
   try {
     LoadedModel model(path, DType::kF32);
     return {{"tensors", true, str(model.cost().total, " parameters, all finite")}};

@@ -9,7 +9,7 @@
 //   mask        the same against the whole model under the size's masks
 //   budgets     every size costs its budget within 2%, or the dead zone of the file's router where that is
 //               wider: the share that training may miss it by
-// Of a directory: tensors (every one is there, of its shape, and finite).
+// Of a directory, and of a GGUF file: tensors (every one is there, of its shape, and finite).
 // Bound         slice, mask: both sides are the same sums of f32 products, of at most K terms each and perhaps
 //               in another order; a sum is then off by at most eps sqrt(K) times its norm (rounding
 //               errors independent), once for each of the two products of a layer and once for the

@@ -3,6 +3,7 @@
 
 #include "runtime/export_gguf.h"
 #include "tools/commands.h"
+#include "tools/model_options.h"
 #include "tools/one_process.h"
 
 namespace nestling {
@@ -31,7 +32,7 @@ int export_model(const ExportCommand& o) {
 void add_export_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand("export", "Write a size as a GGUF file, for llama.cpp");
   auto o = std::make_shared<ExportCommand>();
-  command->add_option("MODEL", o->model, "An elastic .h5, or a Hugging Face directory")->required();
+  command->add_option("MODEL", o->model, kModelHelp)->required();
   command->add_option("--size", o->size,
                       "Size of an elastic .h5: its name, or a budget as 65% or 1.8e6");
   command->add_option("--out", o->out, "File to make")->required();

@@ -3,10 +3,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/gguf_reader.h"
 #include "model/elastic_file.h"
 #include "runtime/inspect.h"
 #include "runtime/model_card.h"
 #include "tools/commands.h"
+#include "tools/model_options.h"
 #include "tools/one_process.h"
 
 namespace nestling {
@@ -30,6 +32,14 @@ void print_size(const Json& s) {
               s["trained"].get<bool>() ? "" : "  not trained by itself");
 }
 
+void print_widths(const Json& found, const InspectOptions& o) {
+  const ModelConfig config = read_elastic_header(o.model).model.config;
+  for (const Json& s : found["sizes"]) {
+    const Size size = find_elastic_size(o.model, s["name"].get<std::string>());
+    std::printf("%s: %s\n", size.name.c_str(), widths_text(config, size.widths).c_str());
+  }
+}
+
 void print_table(const Json& found, const InspectOptions& o) {
   std::printf("%-12s %14s %14s %14s %14s %8s\n", "size", "parameters", "active", "bytes",
               "read to open", "budget");
@@ -38,16 +48,14 @@ void print_table(const Json& found, const InspectOptions& o) {
   if (!found["unquantized"].is_null())
     std::printf(", what is not quantized %s", found["unquantized"].get<std::string>().c_str());
   std::printf("\n");
-  if (std::filesystem::is_directory(o.model)) return;
-  if (!found["router"].get<bool>())
+  const bool elastic = !std::filesystem::is_directory(o.model) && !is_gguf(o.model);
+  if (elastic && !found["router"].get<bool>())
     std::printf("no router: sizes are asked for by name, not by budget\n");
-  const ElasticModel elastic = read_elastic_header(o.model).model;
-  for (const Json& s : found["sizes"]) {
-    const Size size = find_elastic_size(o.model, s["name"].get<std::string>());
-    std::printf("%s: %s\n", size.name.c_str(), widths_text(elastic.config, size.widths).c_str());
-  }
-  for (const auto& [key, text] : elastic.provenance)
-    if (text.find('\n') == std::string::npos) std::printf("%s: %s\n", key.c_str(), text.c_str());
+  if (elastic) print_widths(found, o);
+  const Json& provenance = found["provenance"];
+  for (const auto& [key, text] : provenance.items())
+    if (text.get<std::string>().find('\n') == std::string::npos)
+      std::printf("%s: %s\n", key.c_str(), text.get<std::string>().c_str());
 }
 
 int inspect(const InspectOptions& o) {
@@ -65,7 +73,7 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand(
       "inspect", "Sizes of a model: widths, parameters, bytes, what opening one reads");
   auto o = std::make_shared<InspectOptions>();
-  command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
+  command->add_option("MODEL", o->model, kModelHelp)->required();
   command->add_option("--size", o->size, "One size alone, by name or budget (65%)");
   command->add_flag("--json", o->json, "Print one JSON object");
   in_one_process(*command, exit_code, [o] { return inspect(*o); });

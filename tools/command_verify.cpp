@@ -40,7 +40,7 @@ void add_verify_command(CLI::App& app, int& exit_code) {
   auto* command = app.add_subcommand(
       "verify", "Checksums, nested sizes, slices against cuts, budgets; exit 1 if one fails");
   auto o = std::make_shared<VerifyOptions>();
-  command->add_option("MODEL", o->model, "An elastic .h5 or a Hugging Face directory")->required();
+  command->add_option("MODEL", o->model, kModelHelp)->required();
   command->add_option("--threads", o->threads, "Threads (default: all)")->check(kThreadRange);
   command->add_flag("--json", o->json, "Print one JSON object");
   in_one_process(*command, exit_code, [o] { return verify(*o); });

@@ -12,7 +12,7 @@
 namespace nestling {
 
 void ModelOptions::add_to(CLI::App& command) {
-  command.add_option("MODEL", model, "A Hugging Face directory or an elastic .h5")->required();
+  command.add_option("MODEL", model, kModelHelp)->required();
   command.add_option(
       "--size", size,
       "Size of an elastic model: its name, or a budget as 65% or 1.8e6 (default: the "

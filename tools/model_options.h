@@ -12,8 +12,10 @@ namespace nestling {
 inline const CLI::Range kThreadRange{1, 4096};
 inline const CLI::Range kTokenRange{1, 1 << 24};
 
+inline constexpr const char* kModelHelp = "An elastic .h5, a Hugging Face directory or a .gguf";
+
 struct ModelOptions {
-  std::string model;             // a Hugging Face directory or an elastic file
+  std::string model;             // an elastic file, a Hugging Face directory or a GGUF file
   std::string size;              // of an elastic file; empty: the largest
   std::string compute = "fp32";  // precision of the products
   std::string activations;       // empty: bf16 on cuda with bf16 products, else fp32

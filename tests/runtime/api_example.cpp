@@ -9,7 +9,7 @@ using namespace nestling;
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   try {
-    LoadedModel model(argv[1], DType::kF32);  // a directory, or an elastic file: all of its sizes
+    LoadedModel model(argv[1], DType::kF32);  // directory, .gguf or elastic file: all of its sizes
     model.select(argv[2]);                    // a name, or a budget as 65%; no weight is copied
     const ChatTemplate turns(model.tokenizer_files(), model.name());
     const std::string text = turns.render({{.role = "user", .content = argv[3]}}, true);

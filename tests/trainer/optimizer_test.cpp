@@ -146,7 +146,11 @@ TEST_P(ShardedOptimizer, GoesOnFromAStateOfOneRank) {
   Trained alone(GetParam(), *self), together(GetParam(), comm);
   alone.draw(1, 0, comm.size());
   alone.step(1);
-  testing::SavedOnce(alone.optimizer.state(), *self).load(together.optimizer.state(), comm);
+  {
+    testing::SavedOnce saved(alone.optimizer.state(), *self);
+    saved.load(together.optimizer.state(), comm);
+    comm.barrier();  // all of them read what rank 0 saved
+  }
   alone.draw(2, 0, comm.size());
   together.draw(2, comm.rank(), 1);
   EXPECT_EQ(together.step(2), alone.step(2));
