@@ -46,7 +46,8 @@ ParameterSource published_parameters(PublishedTensors& tensors, const ModelConfi
   auto specs = std::make_shared<std::vector<ParameterSpec>>(parameter_list(config));
   int64_t largest = 0;
   for (const ParameterSpec& spec : *specs) largest = std::max(largest, spec.size());
-  auto values = std::make_shared<Tensor>(Device::kCpu, DType::kF32, std::initializer_list{largest});
+  auto values =
+      std::make_shared<Tensor>(Device::kCpu, DType::kF32, std::initializer_list<int64_t>{largest});
   return [&tensors, order, specs, values](int64_t i) -> ConstView {
     const ParameterSpec& spec = (*specs)[static_cast<size_t>(i)];
     read_numbers(tensors, spec, values->ptr<float>());

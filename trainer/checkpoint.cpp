@@ -103,7 +103,7 @@ std::vector<SavedRun> write_runs(const fs::path& folder, const TrainingState& st
     check_run(run);
     if (run.saved && run.view.size() > 0) file.add(run);
   }
-  const std::vector<SavedRun> runs = file.commit();
+  std::vector<SavedRun> runs = file.commit();
   const MappedFile written(folder / state_file_name(rank));
   std::span<const std::byte> bytes = written.bytes();
   for (const SavedRun& run : runs) {
