@@ -158,15 +158,18 @@ TEST(Plan, SizesThatShareATeachersForwardAreTakenTogether) {
   EXPECT_LT(both, 2.0 * alone);
 }
 
-TEST(Plan, AStageOnCodesHasWholeLayers) {
+TEST(Plan, HasTheStageOnCodesInEverySetting) {
   const TempDir dir;
   RunConfig config = elastic_config(dir);
   config.qad = {.format = "fp8", .tokens = 4 * kGlobal};
+  config.parallel.shard = "layers";
   const Plan plan = plan_run(config, round_numbers());
-  ASSERT_EQ(plan.settings.size(), 2u);
-  for (const PlanSetting& s : plan.settings) EXPECT_EQ(s.shard, "optimizer");
-  EXPECT_EQ(stage(plan.own(), "qad", "codes").steps, 4);
-  EXPECT_GT(stage(plan.own(), "qad", "codes").flops, 0);
+  EXPECT_EQ(plan.own().shard, "layers");
+  ASSERT_EQ(plan.settings.size(), 4u);
+  for (const PlanSetting& s : plan.settings) {
+    EXPECT_EQ(stage(s, "qad", "codes").steps, 4);
+    EXPECT_GT(stage(s, "qad", "codes").flops, 0);
+  }
   // Operators of a tiny model start as long as they run.
   EXPECT_NE(plan_text(plan).find("too short to trust"), std::string::npos);
   ClusterConfig slow = round_numbers();

@@ -149,14 +149,6 @@ MemoryKeys keys_of(RunConfig& c) {
 MemoryKeys keys_of(PretrainConfig& c) {
   return {c.recompute, c.shard};
 }
-// Codes are trained with whole layers on every rank.
-bool may_share_layers(const RunConfig& c) {
-  return c.qad.format.empty();
-}
-bool may_share_layers(const PretrainConfig&) {
-  return true;
-}
-
 template <class Config>
 Plan plan_of(Config config, const ClusterConfig& cluster) {
   const MemoryKeys keys = keys_of(config);
@@ -168,7 +160,6 @@ Plan plan_of(Config config, const ClusterConfig& cluster) {
             .settings = {}};
   for (const char* each_shard : {"optimizer", "layers"})
     for (const char* each_recompute : {"none", "layer"}) {
-      if (std::string_view(each_shard) == "layers" && !may_share_layers(config)) continue;
       PlanSetting& setting =
           plan.settings.emplace_back(PlanSetting{.recompute = each_recompute, .shard = each_shard});
       setting.own = recompute == each_recompute && shard == each_shard;
