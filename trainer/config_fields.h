@@ -19,7 +19,8 @@ template <class T, class Struct>
 concept FieldsOf = std::same_as<std::remove_const_t<T>, Struct>;
 
 inline constexpr const char* kShardMeaning =
-    "what ranks hold in shares. optimizer: its moments; layers: all that belongs to the matrices of "
+    "what ranks hold in shares. optimizer: its moments; layers: all that belongs to the matrices "
+    "of "
     "layers, which come together a layer at a time: least memory, most to send";
 inline constexpr const char* kSourceMeaning =
     "a folder of Megatron-LM shards (.idx and .bin) or one shard's prefix; "
