@@ -16,6 +16,18 @@ int64_t ParameterSpec::padded_size() const {
   return (size() + kAlignElements - 1) / kAlignElements * kAlignElements;
 }
 
+std::vector<int64_t> ParameterSpec::shape() const {
+  std::vector<int64_t> extents;
+  for (const Dim& d : dims) extents.push_back(d.extent);
+  return extents;
+}
+
+View ParameterSpec::view_of(std::byte* data, DType dtype, Device device) const {
+  Extents extents{};
+  for (size_t d = 0; d < dims.size(); ++d) extents[d] = dims[d].extent;
+  return {data, dtype, device, extents, static_cast<int>(dims.size())};
+}
+
 std::string ParameterSpec::published_of(int64_t expert) const {
   const size_t at = published.find("{e}");
   if (at == std::string::npos) return published;

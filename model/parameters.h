@@ -78,6 +78,8 @@ struct ParameterSpec {
 
   int64_t size() const;
   int64_t padded_size() const;  // elements that it takes in flat memory
+  std::vector<int64_t> shape() const;
+  View view_of(std::byte* data, DType dtype, Device device) const;  // dense, of its shape
   bool stacked() const { return published.find("{e}") != std::string::npos; }
   std::string published_of(int64_t expert) const;  // with {e} replaced
 };

@@ -51,10 +51,7 @@ ParameterSource published_parameters(PublishedTensors& tensors, const ModelConfi
   return [&tensors, order, specs, values](int64_t i) -> ConstView {
     const ParameterSpec& spec = (*specs)[static_cast<size_t>(i)];
     read_numbers(tensors, spec, values->ptr<float>());
-    Extents shape{};
-    for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
-    const View whole(values->view().data(), DType::kF32, Device::kCpu, shape,
-                     static_cast<int>(spec.dims.size()));
+    const View whole = spec.view_of(values->view().data(), DType::kF32, Device::kCpu);
     if (order != nullptr) permute(spec, *order, whole);
     return whole;
   };

@@ -60,11 +60,9 @@ View SharedLayers::shaped(View window, int64_t i) const {
   const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
   const int64_t at = offsets_[static_cast<size_t>(i)];
   NESTLING_CHECK(at >= 0, spec.name, " is not shared");
-  Extents shape{};
-  for (size_t d = 0; d < spec.dims.size(); ++d) shape[d] = spec.dims[d].extent;
   std::byte* data = window.data();
   if (data != nullptr) data += at * dtype_bytes(window.dtype());
-  return {data, window.dtype(), device_, shape, static_cast<int>(spec.dims.size())};
+  return spec.view_of(data, window.dtype(), device_);
 }
 
 View SharedLayers::value(int64_t i) {

@@ -185,7 +185,7 @@ View Weights::at(Tensor& pool, const std::vector<int64_t>& offsets, int64_t i, D
   const auto index = static_cast<size_t>(i);
   std::byte* base = pool.view().data();
   if (base != nullptr) base += offsets[index] * dtype_bytes(dtype);
-  return shaped(base, dtype, device_, specs_[index], last_extent(specs_[index]));
+  return specs_[index].view_of(base, dtype, device_);
 }
 
 // A parameter's shape at a place of the pool of codes, with another last dimension.
@@ -306,7 +306,7 @@ void Weights::fill(int64_t i, const std::function<void(View)>& make) {
   if (there && device_ == Device::kCpu) return make(there);
   const ParameterSpec& spec = specs_[static_cast<size_t>(i)];
   Tensor values(Device::kCpu, DType::kF32, {spec.size()});
-  make(shaped(values.view().data(), DType::kF32, Device::kCpu, spec, last_extent(spec)));
+  make(spec.view_of(values.view().data(), DType::kF32, Device::kCpu));
   take(i, values);
 }
 

@@ -22,12 +22,6 @@ std::vector<int64_t> places_of_blocks(const std::vector<ParameterSpec>& specs) {
   return first;
 }
 
-std::vector<int64_t> extents_of(const ParameterSpec& spec) {
-  std::vector<int64_t> extents;
-  for (const Dim& dim : spec.dims) extents.push_back(dim.extent);
-  return extents;
-}
-
 View run_of(View whole, const ParameterRun& run) {
   return whole ? whole.reshape({whole.size()}).slice(0, run.begin, run.count) : whole;
 }
@@ -151,8 +145,7 @@ TrainingState WeightsOptimizer::state() {
   const View nothing = m_.view().slice(0, 0, 0);
   for (int64_t i = 0; i < weights_.count(); ++i) {
     const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(i)];
-    const StateRun none{
-        .name = spec.name, .shape = extents_of(spec), .view = nothing, .saved = false};
+    const StateRun none{.name = spec.name, .shape = spec.shape(), .view = nothing, .saved = false};
     state.push_back(weights_.shared(i)
                         ? none
                         : whole_run({spec.name, weights_.master(i)}, root && !spec.trained));
@@ -164,7 +157,7 @@ TrainingState WeightsOptimizer::state() {
   for (const Stepped& run : stepped()) {
     const ParameterSpec& spec = weights_.specs()[static_cast<size_t>(run.of.parameter)];
     state.push_back(
-        {.name = spec.name, .shape = extents_of(spec), .begin = run.of.begin, .view = run.master});
+        {.name = spec.name, .shape = spec.shape(), .begin = run.of.begin, .view = run.master});
     state.push_back(
         {.name = spec.name + "#m", .shape = {spec.size()}, .begin = run.of.begin, .view = run.m});
     state.push_back(
