@@ -83,6 +83,7 @@ ModelConfig read_parent_config(const std::filesystem::path& directory) {
 
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights, const Order* order) {
+  NESTLING_CHECK(order == nullptr || !weights.quantization(), "codes are not put in another order");
   if (weights.quantization() && weights.device() != Device::kCpu) {
     Weights host(config, Device::kCpu, {.quantization = weights.quantization()});
     PublishedTypes types = import_weights(directory, config, host);

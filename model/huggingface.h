@@ -45,7 +45,7 @@ using PublishedTypes = std::map<std::string, StoredType>;
 std::optional<Quantization> read_quantization(const std::filesystem::path& directory,
                                               const ModelConfig& config);
 
-// Fills the masters, with `order` their units in that order, and refreshes the low copies. Returns the types found.
+// Fills the masters, with `order` (not of codes) their units in that order, and refreshes the low copies. Returns the types found.
 PublishedTypes import_weights(const std::filesystem::path& directory, const ModelConfig& config,
                               Weights& weights, const Order* order = nullptr);
 

@@ -175,18 +175,20 @@ void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelPara
                     const ModelActs& acts, ConstView tokens, View dnormed) {
   NESTLING_CHECK(acts.layers.size() == w.layers.size(), "backward of a forward that saved nothing");
   norm_backward(run, w.final_norm, g.final_norm, acts.final_norm, dnormed, dnormed);
+  LayerRun inside = run;
+  inside.fresh = run.fresh && w.shared == nullptr;  // a window of gradients was another layer's
   for (size_t l = w.layers.size(); l-- > 0;) {
-    run.layer = l;
+    inside.layer = l;
     if (!is_kept(w.layers[l])) continue;
     const Arena::Mark mark(run.arena);
     if (w.shared != nullptr) {
       w.shared->bring(run.ctx, l);
       w.shared->clear_gradients(run.ctx, l);
-      run.fresh = false;
     }
-    backward_layer(run, w.layers[l], g.layers[l],
-                   run.recompute ? forward_again(run, w.layers[l], acts.layers[l], acts.outputs[l])
-                                 : acts.layers[l],
+    backward_layer(inside, w.layers[l], g.layers[l],
+                   run.recompute
+                       ? forward_again(inside, w.layers[l], acts.layers[l], acts.outputs[l])
+                       : acts.layers[l],
                    dnormed);
     if (w.shared != nullptr) w.shared->add_gradients(run.ctx, l);
   }
