@@ -207,11 +207,6 @@ std::vector<std::filesystem::path> CheckpointStore::list() const {
   return paths;
 }
 
-std::string CheckpointStore::verify(const std::filesystem::path& checkpoint) {
-  const auto alone = make_self_comm();
-  return why_not_whole(checkpoint, *alone);
-}
-
 void CheckpointStore::save(const CheckpointMeta& meta, const TrainingState& state, Comm& comm) {
   std::string name = step_name(meta.counters.step);
   comm.at_root([&] {

@@ -70,8 +70,6 @@ class CheckpointStore {
   // (differences of layout, a damaged checkpoint passed over).
   std::optional<CheckpointMeta> load(const TrainingState& state, std::vector<std::string>& said,
                                      Comm& comm) const;
-  // Checks every byte of one checkpoint against its manifest; the reason, or "". Of one rank alone.
-  static std::string verify(const std::filesystem::path& checkpoint);
   std::vector<std::filesystem::path> list() const;  // oldest first
 
  private:

@@ -7,6 +7,7 @@
 #include "tests/support/ranks.h"
 #include "tests/support/temp_dir.h"
 #include "trainer/checkpoint_manifest.h"
+#include "trainer/saved_state.h"
 #include "trainer/texts_of_ranks.h"
 
 namespace nestling {
@@ -91,7 +92,7 @@ TEST_F(CheckpointOfRanks, EveryRankFindsWhatItHolds) {
     into->expect(1);
   }
   EXPECT_TRUE(said.empty());
-  EXPECT_EQ(CheckpointStore::verify(store_.list().back()), "");
+  EXPECT_EQ(SavedState(store_.list().back()).check(), "");
   // A rank whose run is empty writes nothing.
   int64_t files = 0;
   for (const auto& entry : fs::directory_iterator(store_.list().back()))

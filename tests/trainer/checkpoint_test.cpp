@@ -17,6 +17,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "trainer/checkpoint_manifest.h"
+#include "trainer/saved_state.h"
 
 namespace nestling {
 namespace {
@@ -130,7 +131,7 @@ TEST(Checkpoint, ComesBackAndPrunes) {
   ASSERT_EQ(list.size(), 2u);
   EXPECT_EQ(list[0].filename(), "step-000015");
   EXPECT_EQ(list[1].filename(), "step-000020");
-  for (const auto& checkpoint : list) EXPECT_EQ(CheckpointStore::verify(checkpoint), "");
+  for (const auto& checkpoint : list) EXPECT_EQ(SavedState(checkpoint).check(), "");
   expect_error([&] { CheckpointStore(at, 1); }, {"checkpoint.keep is 1"});
 }
 

@@ -149,15 +149,17 @@ class Proof {
              const std::string& name, const std::string& resumed) {
     const StateDifference found =
         difference_from_checkpoint(state, at, checkpoint_of(saved_by, at.step));
-    std::vector<double> sums{static_cast<double>(found.bits > 0), static_cast<double>(found.bits)};
+    std::vector<double> sums{static_cast<double>(found.bits > 0), static_cast<double>(found.bits),
+                             static_cast<double>(found.bytes)};
     Context ctx(Device::kCpu);
     comm_.all_reduce(ctx, host_view(sums), Reduce::kSum);
     const auto ranks = static_cast<int64_t>(sums[0]);
     Check& made = result_.checks.emplace_back();
     made.name = name;
     made.ok = ranks == 0;
-    made.detail = str(resumed, "; ", found.tensors, " tensors and the counters, ", found.bytes,
-                      " bytes on each rank of ", comm_.size(), ": ");
+    made.detail =
+        str(resumed, "; ", found.tensors, " tensors and the counters, ",
+            static_cast<int64_t>(sums[2]), " bytes, what is on each rank of ", comm_.size(), ": ");
     if (made.ok)
       made.detail += "the same bits";
     else
