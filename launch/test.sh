@@ -21,14 +21,19 @@ esac
 # Threads that wait for each other sleep: on a shared machine spinning costs minutes.
 export OMP_WAIT_POLICY=passive
 export CTEST_OUTPUT_ON_FAILURE=1
-summary='' failed=0 begin=$SECONDS
+summary='' said='' failed=0 begin=$SECONDS
 
-# step NAME COMMAND...: runs it, and keeps its verdict for the end.
+# step NAME COMMAND...: runs it, and keeps its verdict, and the last it said if it failed, for the end.
 step() {
   local name=$1 from=$SECONDS verdict=ok
   shift
   echo "== $name"
-  "$@" || { verdict=FAILED; failed=1; }
+  # Not a pipe: that would wait for whatever a test left running.
+  "$@" > >(tee "build/step-$name.log") 2>&1 || {
+    verdict=FAILED failed=1
+    sleep 1  # for tee
+    said+="-- the end of $name"$'\n'$(tail -n 30 "build/step-$name.log")$'\n'
+  }
   summary+=$(printf '%-28s %-8s %4d s' "$name" "$verdict" $((SECONDS - from)))$'\n'
   [ $verdict = ok ]
 }
@@ -70,15 +75,15 @@ skips() {
 }
 
 finish() {
-  echo
+  printf '\n%s' "$said"
   echo "== summary, $((SECONDS - begin)) s in all"
   printf '%s' "$summary"
   [ $failed = 0 ] && echo "all of it passed" || echo "FAILED"
   exit $failed
 }
 
-step setup launch/setup.sh || finish
 mkdir -p build
+step setup launch/setup.sh || finish
 step format launch/format.sh --check
 step release-build build release || finish
 step fast-tests tests release -LE slow
