@@ -40,26 +40,25 @@ Quantization weight_scales(const ModelConfig& config, WeightFormat format, const
   const std::vector<bool> quantized = quantized_parameters(config);
   Quantization q{.format = format, .parameters = {}};
   q.parameters.resize(quantized.size());
-  std::map<std::string, float> largest;  // of the parts of one published tensor
+  std::map<std::string, std::vector<float>>
+      largest;  // of the parts of one published tensor, by expert
   for (int64_t i = 0; i < from.count(); ++i) {
     if (!quantized[static_cast<size_t>(i)]) continue;
     const ParameterSpec& spec = from.specs()[static_cast<size_t>(i)];
-    const int64_t tensors = published_matrix(spec).count;
-    TensorScales scales;
-    each_tensor(spec, tensors, [&](const auto& of, int64_t) {
-      scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)), spec.name)));
+    std::vector<float>& most = largest[spec.published];
+    most.resize(static_cast<size_t>(published_matrix(spec).count));
+    each_tensor(spec, std::ssize(most), [&](const auto& of, int64_t e) {
+      float& mine = most[static_cast<size_t>(e)];
+      mine = std::max(mine, largest_size(of(from.master(i)), spec.name));
     });
-    if (!spec.stacked()) {
-      float& most = largest[spec.published];
-      most = std::max(most, largest_size(from.master(i), spec.name));
-    }
+  }
+  for (int64_t i = 0; i < from.count(); ++i) {
+    if (!quantized[static_cast<size_t>(i)]) continue;
+    TensorScales scales;
+    for (const float most : largest.at(from.specs()[static_cast<size_t>(i)].published))
+      scales.weight.push_back(scale_of(format, most));
     q.parameters[static_cast<size_t>(i)] = std::move(scales);
   }
-  for (int64_t i = 0; i < from.count(); ++i)
-    if (auto& scales = q.parameters[static_cast<size_t>(i)])
-      if (const auto at = largest.find(from.specs()[static_cast<size_t>(i)].published);
-          at != largest.end())
-        scales->weight = {scale_of(format, at->second)};
   return q;
 }
 

@@ -261,7 +261,7 @@ INSTANTIATE_TEST_SUITE_P(All, Decode, ::testing::ValuesIn(places()), [](const au
   const Place& p = test.param;
   return str(device_name(p.device), "_", dtype_name(p.compute), "_", dtype_name(p.activations),
              p.format ? str("_", weight_format_name(*p.format)) : "",
-             p.family != Family::kNemotronH ? str("_", model_type(p.family)) : "");
+             p.family != Family::kNemotronH ? str("_", family_name(p.family)) : "");
 });
 
 }  // namespace
