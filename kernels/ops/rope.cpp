@@ -38,19 +38,17 @@ std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
 void rope(Context& ctx, const Rope& a) {
   constexpr const char* kOp = "rope";
   NESTLING_CHECK(a.x.rank() == 3, kOp, ": x is ", a.x.describe(), ", needs [T, heads, h]");
-  NESTLING_CHECK(a.inv_freq.rank() == 1 && 2 * a.inv_freq.dim(0) <= a.x.dim(2), kOp,
-                 ": inv_freq is ", a.inv_freq.describe(), ", needs at most half the channels of x ",
-                 a.x.describe());
-  NESTLING_CHECK(a.positions.rank() == 1, kOp, ": positions is ", a.positions.describe(),
-                 ", needs [T]");
-  check_shape(kOp, "positions", a.positions, {a.x.dim(0)});
-  check_dtype(kOp, "x", a.x, DType::kF32);
-  check_dtype(kOp, "inv_freq", a.inv_freq, DType::kF32);
-  check_dtype(kOp, "positions", a.positions, DType::kI32);
-  check_device(ctx, kOp, {a.x, a.inv_freq, a.positions});
+  NESTLING_CHECK(2 * std::ssize(a.inv_freq) <= a.x.dim(2), kOp, ": ", a.inv_freq.size(),
+                 " frequencies, needs at most half the channels of x ", a.x.describe());
+  NESTLING_CHECK(a.segments.tokens() == a.x.dim(0), kOp, ": segments cover ", a.segments.tokens(),
+                 " tokens of x ", a.x.describe());
+  NESTLING_CHECK(a.starts.empty() || std::ssize(a.starts) == a.segments.count(), kOp, ": ",
+                 a.starts.size(), " starts of ", a.segments.count(), " segments");
+  check_activations(ctx, kOp, {a.x});
+  check_device(ctx, kOp, {a.x});
   const auto turned =
-      static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.dim(0));
-  ctx.count(kOp, 3 * turned, 8 * turned);
+      static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.size());
+  ctx.count(kOp, 3 * turned, 2 * dtype_bytes(a.x.dtype()) * turned);
   dispatch(ctx, a, cpu::run, cuda::run);
 }
 
