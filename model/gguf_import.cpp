@@ -89,7 +89,7 @@ void check_tensors(const GgufFile& file, const ModelConfig& config) {
     const GgufStored& t = tensors.of(spec, place);
     if (!is_codes(t)) continue;
     NESTLING_CHECK_INPUT(takes_codes(config, spec), t.describe(),
-                         ": no product here takes codes of it; needs F32, F16, BF16 or Q8_0");
+                         ": no product here takes codes of it; needs another type");
     NESTLING_CHECK_INPUT(spec.dims.back().extent % kNvfp4Block == 0, t.describe(), ": runs of ",
                          spec.dims.back().extent, " columns are no whole blocks of ", kNvfp4Block);
     const std::string module = gguf_module(place.name);
@@ -204,7 +204,7 @@ void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weight
     }
     NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
                          ": its weights are codes, which run but are neither trained nor trained "
-                         "from; needs F32, F16, BF16 or Q8_0");
+                         "from; needs another type");
     weights.fill(i, [&](View values) { import_numbers(t, place.form, spec, values); });
   }
   Context ctx(weights.device());
