@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "model/gguf_names.h"
+#include "model/gguf_rope.h"
 #include "model/published_rows.h"
 
 namespace nestling {
@@ -27,6 +28,7 @@ void check_f16(const std::vector<float>& row, const std::string& name) {
 struct Parts {
   const Weights* weights;
   std::vector<int64_t> list;
+  int64_t head_dim;
   const ParameterSpec& spec() const { return weights->specs()[static_cast<size_t>(list.front())]; }
   int64_t experts() const { return spec().stacked() ? spec().dims[0].extent : 1; }
   int64_t rows() const { return spec().published_shape[0]; }
@@ -48,7 +50,7 @@ void produce_numbers(const Parts& parts, const GgufPlace& place, GgmlType type,
   std::vector<float> row(static_cast<size_t>(parts.cols()));
   std::vector<std::byte> bytes;
   parts.each_row([&](int64_t expert, int64_t r) {
-    rows.read(expert, r, row);
+    rows.read(expert, from_gguf_row(place.form, parts.head_dim, r), row);
     for (float& x : row) x = to_gguf_form(place.form, x);
     if (type == GgmlType::kF16) check_f16(row, place.name);
     encode_ggml_row(type, row, bytes);
@@ -56,14 +58,15 @@ void produce_numbers(const Parts& parts, const GgufPlace& place, GgmlType type,
   });
 }
 
-void produce_codes(const Parts& parts, const ByteSink& sink) {
+void produce_codes(const Parts& parts, GgufForm form, const ByteSink& sink) {
   std::vector<std::byte> codes(static_cast<size_t>(kNvfp4Codes.row_bytes(parts.cols())));
   std::vector<std::byte> scales(static_cast<size_t>(kBlockScales.row_bytes(parts.cols())));
   std::vector<std::byte> bytes;
   parts.each_row([&](int64_t expert, int64_t r) {
     const Published from{.parts = parts.list, .expert = expert};
-    gather_codes(*parts.weights, from, kNvfp4Codes, r, codes);
-    gather_codes(*parts.weights, from, kBlockScales, r, scales);
+    const int64_t row = from_gguf_row(form, parts.head_dim, r);
+    gather_codes(*parts.weights, from, kNvfp4Codes, row, codes);
+    gather_codes(*parts.weights, from, kBlockScales, row, scales);
     repack_nvfp4_row(codes, scales, bytes);
     sink(bytes);
   });
@@ -89,7 +92,7 @@ void add_scales(const Parts& parts, const std::string& name, std::vector<GgufTen
 }
 
 GgmlType type_of(const Parts& parts, GgufForm form, GgmlType asked) {
-  if (form != GgufForm::kProduct) return GgmlType::kF32;
+  if (!is_product(form)) return GgmlType::kF32;
   const bool codes = static_cast<bool>(parts.weights->codes(parts.list.front()));
   return asked == GgmlType::kNvfp4 && !codes ? GgmlType::kBF16 : asked;
 }
@@ -97,7 +100,7 @@ GgmlType type_of(const Parts& parts, GgufForm form, GgmlType asked) {
 // The tensor and what stands beside it.
 void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
                 const std::string& where, std::vector<GgufTensor>& tensors) {
-  const GgufPlace place = place_in_gguf(parts.spec());
+  const GgufPlace place = place_in_gguf(config, parts.spec());
   GgufTensor t{.name = place.name,
                .type = type_of(parts, place.form, asked),
                .shape = gguf_shape(config, parts.spec(), place.form),
@@ -105,7 +108,9 @@ void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
   check_rows(t, where);
   const bool codes = t.type == GgmlType::kNvfp4;
   if (codes)
-    t.produce = [parts](const ByteSink& sink) { produce_codes(parts, sink); };
+    t.produce = [parts, form = place.form](const ByteSink& sink) {
+      produce_codes(parts, form, sink);
+    };
   else
     t.produce = [parts, place, type = t.type](const ByteSink& sink) {
       produce_numbers(parts, place, type, sink);
@@ -122,9 +127,13 @@ void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
 std::vector<GgufTensor> gguf_tensors(const ModelConfig& config, const Weights& weights,
                                      GgmlType type, const std::string& where) {
   std::vector<GgufTensor> tensors;
+  if (config.rope_scaling.original_max_positions > 0)
+    tensors.push_back(f32_vector(
+        kRopeFactors, gguf_rope_factors(config.rotary, config.rope_theta, config.rope_scaling)));
   for (const NamedPublished& published : published_tensors(weights)) {
     if (published.from.expert > 0) continue;  // of experts the first stands for all
-    const Parts parts{.weights = &weights, .list = published.from.parts};
+    const Parts parts{
+        .weights = &weights, .list = published.from.parts, .head_dim = config.head_dim};
     add_tensor(config, parts, type, where, tensors);
   }
   return tensors;

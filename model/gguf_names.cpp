@@ -7,50 +7,41 @@ namespace nestling {
 
 namespace {
 
-struct GgufName {
-  const char* published;  // without the layer's beginning
-  const char* gguf;
-  GgufForm form;
-};
-constexpr GgufName kModelNames[] = {
-    {"backbone.embeddings.weight", "token_embd.weight", GgufForm::kProduct},
-    {"backbone.norm_f.weight", "output_norm.weight", GgufForm::kPlain},
-    {"lm_head.weight", "output.weight", GgufForm::kProduct},
-};
-constexpr GgufName kLayerNames[] = {
-    {"norm.weight", "attn_norm.weight", GgufForm::kPlain},
-    {"mixer.in_proj.weight", "ssm_in.weight", GgufForm::kProduct},
-    {"mixer.conv1d.weight", "ssm_conv1d.weight", GgufForm::kConv},
-    {"mixer.conv1d.bias", "ssm_conv1d.bias", GgufForm::kPlain},
-    {"mixer.dt_bias", "ssm_dt.bias", GgufForm::kPlain},
-    {"mixer.A_log", "ssm_a", GgufForm::kNegativeExp},
-    {"mixer.D", "ssm_d", GgufForm::kColumn},
-    {"mixer.norm.weight", "ssm_norm.weight", GgufForm::kGroups},
-    {"mixer.out_proj.weight", "ssm_out.weight", GgufForm::kProduct},
-    {"mixer.q_proj.weight", "attn_q.weight", GgufForm::kProduct},
-    {"mixer.k_proj.weight", "attn_k.weight", GgufForm::kProduct},
-    {"mixer.v_proj.weight", "attn_v.weight", GgufForm::kProduct},
-    {"mixer.o_proj.weight", "attn_output.weight", GgufForm::kProduct},
-    {"mixer.up_proj.weight", "ffn_up.weight", GgufForm::kProduct},
-    {"mixer.down_proj.weight", "ffn_down.weight", GgufForm::kProduct},
-    {"mixer.gate.weight", "ffn_gate_inp.weight", GgufForm::kPlain},
-    {"mixer.gate.e_score_correction_bias", "exp_probs_b.bias", GgufForm::kPlain},
-    {"mixer.experts.{e}.up_proj.weight", "ffn_up_exps.weight", GgufForm::kProduct},
-    {"mixer.experts.{e}.down_proj.weight", "ffn_down_exps.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.up_proj.weight", "ffn_up_shexp.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.down_proj.weight", "ffn_down_shexp.weight", GgufForm::kProduct},
-};
+std::string block_name(const GgufArchitecture& a, int64_t layer, const char* name) {
+  return str("blk.", layer / a.layers, ".", name);
+}
 
 }  // namespace
 
-GgufPlace place_in_gguf(const ParameterSpec& spec) {
-  for (const GgufName& n : kModelNames)
-    if (spec.layer < 0 && spec.published == n.published) return {n.gguf, n.form};
-  const std::string beginning = str("backbone.layers.", spec.layer, ".");
-  for (const GgufName& n : kLayerNames)
-    if (spec.layer >= 0 && spec.published == beginning + n.published)
-      return {str("blk.", spec.layer, ".", n.gguf), n.form};
+GgufPlace place_in_gguf(const ModelConfig& config, const ParameterSpec& spec) {
+  const GgufArchitecture& a = gguf_architecture_of(config, spec.published);
+  if (spec.layer < 0) {
+    for (const GgufName& n : a.model_names)
+      if (spec.published == n.published) return {n.gguf, n.form};
+  } else {
+    const std::string beginning = str(a.beginning, spec.layer / a.layers, ".");
+    for (const GgufName& n : a.layer_names)
+      if (spec.published == beginning + n.published)
+        return {block_name(a, spec.layer, n.gguf), n.form};
+  }
   throw Error(str(spec.published, ": has no name in GGUF"));
+}
+
+std::string gguf_conv_bias(const ModelConfig& config, int64_t layer) {
+  const GgufArchitecture& a = gguf_architecture_of(config, "a convolution");
+  return block_name(a, layer, "ssm_conv1d.bias");
+}
+
+int64_t to_gguf_row(GgufForm form, int64_t head_dim, int64_t row) {
+  if (form != GgufForm::kRotated) return row;
+  const int64_t half = head_dim / 2, in_head = row % head_dim;
+  return row - in_head + in_head % half * 2 + in_head / half;
+}
+
+int64_t from_gguf_row(GgufForm form, int64_t head_dim, int64_t row) {
+  if (form != GgufForm::kRotated) return row;
+  const int64_t half = head_dim / 2, in_head = row % head_dim;
+  return row - in_head + in_head % 2 * half + in_head / 2;
 }
 
 std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& spec,
@@ -66,6 +57,7 @@ std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& 
       return {config.groups, shape[0] / config.groups};
     case GgufForm::kPlain:
     case GgufForm::kProduct:
+    case GgufForm::kRotated:
       break;
   }
   std::vector<int64_t> whole = shape;
