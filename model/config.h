@@ -41,7 +41,7 @@ struct ModelConfig {
 
   float embedding_scale = 1;  // of what the embedding looks up
   float residual_scale = 1;   // of what a mixer adds to the residual stream
-  float logit_scale = 1;      // of logits
+  float logit_divisor = 1;    // what logits are divided by
 
   int64_t mamba_heads = 0;  // a multiple of groups
   int64_t mamba_head_dim = 0;

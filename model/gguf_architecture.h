@@ -4,8 +4,8 @@
 // Keys          one list, gone through in two ways (gguf_key_list.h).
 // Names         published tensors and llama.cpp's, with the form they are written in. A block of
 //               GGUF is one residual layer of nemotron_h, and two of the others: mixer, feed-forward.
-// Source        llama.cpp: src/models/{nemotron-h,llama,qwen3,qwen3moe}.cpp, src/llama-model.cpp,
-//               conversion/{nemotron,llama,qwen}.py.
+// Source        llama.cpp: src/models/{nemotron-h,llama,qwen3,qwen3moe,granite-hybrid}.cpp, src/llama-model.cpp,
+//               conversion/{nemotron,llama,qwen,granite}.py.
 #pragma once
 #include <span>
 #include <string>
@@ -32,16 +32,18 @@ struct GgufName {
   const char* published;  // without the layer's beginning
   const char* gguf;
   GgufForm form;
+  const char* part =
+      nullptr;  // of the published tensor, where it is several of GGUF's: "gate", "up"
 };
 
 struct GgufArchitecture {
   const char* name;  // general.architecture
   Family family;
   LayerKind feeding;      // its feed-forward layers: kDense or kMoe
-  int64_t layers;         // residual ones a block
   const char* beginning;  // published, of a block's tensors, before its number
   std::span<const GgufName> model_names, layer_names;
-  bool rope_factors;  // whether it may have kRopeFactors
+  bool rope_factors = false;     // whether it may have kRopeFactors
+  bool with_or_without = false;  // experts: the name says not
   // Throws kInput where llama.cpp does not run this one.
   void (*check)(const ModelConfig& config, const std::string& where);
   std::vector<GgufKey> (*write)(const ModelConfig& config);
@@ -51,6 +53,7 @@ struct GgufArchitecture {
 
 extern const GgufArchitecture kGgufNemotron, kGgufNemotronMoe;        // gguf_nemotron.cpp
 extern const GgufArchitecture kGgufLlama, kGgufQwen3, kGgufQwen3Moe;  // gguf_llama.cpp
+extern const GgufArchitecture kGgufGranite, kGgufGraniteMoe;          // gguf_granite.cpp
 
 // Of a model; kInput where llama.cpp has none.
 const GgufArchitecture& gguf_architecture_of(const ModelConfig& config, const std::string& where);

@@ -31,7 +31,7 @@ class GgufTensors {
     return *t;
   }
   const GgufStored& of(const ParameterSpec& spec, const GgufPlace& place) {
-    return need(place.name, gguf_shape(config_, spec, place.form));
+    return need(place.name, gguf_shape(config_, spec, place));
   }
   // The numbers beside a tensor of codes: one, or one an expert.
   std::vector<float> scales(const std::string& name, int64_t count) {
@@ -111,54 +111,51 @@ RopeScaling read_rope_scaling(const GgufFile& file, const ModelConfig& config) {
   return *scaling;
 }
 
-// Rows of a tensor as published ones, of expert `expert` where it holds several.
+// Rows of a tensor as published ones.
 class StoredRows {
  public:
-  StoredRows(const GgufStored& tensor, GgufForm form, const PublishedMatrix& m, int64_t head_dim)
-      : tensor_(tensor), form_(form), cols_(m.cols), head_dim_(head_dim) {
+  StoredRows(const GgufStored& tensor, const GgufPlace& place, const PublishedMatrix& m)
+      : tensor_(tensor), place_(place), cols_(m.cols) {
     if (m.cols == 1) vector_ = numbers_of(tensor);
   }
-  // Row `row` counts through the experts.
-  void read(int64_t row, std::span<float> out) const {
+  // Row `published` of expert `expert`, or of the only one.
+  void read(int64_t expert, int64_t published, std::span<float> out) const {
+    const int64_t row = expert * place_.rows + place_.row_of(published);
     if (cols_ == 1)
       out[0] = vector_[static_cast<size_t>(row)];
     else
-      decode_ggml_row(tensor_.type, tensor_.row(to_gguf_row(form_, head_dim_, row)), out);
-    for (float& x : out) x = from_gguf_form(form_, x);
+      decode_ggml_row(tensor_.type, tensor_.row(row), out);
+    for (float& x : out) x = from_gguf_form(place_.form, x);
   }
 
  private:
   const GgufStored& tensor_;
-  GgufForm form_;
-  int64_t cols_, head_dim_;
+  const GgufPlace& place_;
+  int64_t cols_;
   std::vector<float> vector_;  // of one column: all of it
 };
 
-void import_numbers(const GgufStored& t, GgufForm form, const ParameterSpec& spec, int64_t head_dim,
+void import_numbers(const GgufStored& t, const GgufPlace& place, const ParameterSpec& spec,
                     View values) {
   const PublishedMatrix m = published_matrix(spec);
-  const StoredRows rows(t, form, m, head_dim);
-  const int64_t of_expert = spec.published_shape[0];
+  const StoredRows rows(t, place, m);
   const std::string where = t.describe();
   for (int64_t e = 0; e < m.count; ++e)
     fill_matrix(
-        spec, spec.row_begin,
-        [&](int64_t row, std::span<float> out) { rows.read(e * of_expert + row, out); }, where,
-        values.ptr<float>() + e * m.rows * m.cols);
+        spec, spec.row_begin, [&](int64_t row, std::span<float> out) { rows.read(e, row, out); },
+        where, values.ptr<float>() + e * m.rows * m.cols);
 }
 
-void import_nvfp4(const GgufStored& t, GgufForm form, const ParameterSpec& spec, int64_t head_dim,
+void import_nvfp4(const GgufStored& t, const GgufPlace& place, const ParameterSpec& spec,
                   View codes, View block_scales) {
   const PublishedMatrix m = published_matrix(spec);
-  const int64_t of_expert = spec.published_shape[0];
   std::vector<std::byte> row_codes(static_cast<size_t>(kNvfp4Codes.row_bytes(m.cols)));
   std::vector<std::byte> row_scales(static_cast<size_t>(kBlockScales.row_bytes(m.cols)));
   const auto fill = [&](const CodeArray& a, View to, int64_t e) {
     scatter_codes(
         spec, spec.row_begin, a,
         [&](int64_t row) -> std::span<const std::byte> {
-          const int64_t r = to_gguf_row(form, head_dim, row);
-          unpack_nvfp4_row(t.row(e * of_expert + r), row_codes, row_scales);
+          unpack_nvfp4_row(t.row(e * place.rows + place.row_of(row)), row_codes, row_scales);
           return a.blocks ? row_scales : row_codes;
         },
         to.data() + e * m.rows * a.row_bytes(m.cols));
@@ -213,14 +210,13 @@ void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weight
     const GgufPlace place = place_in_gguf(config, spec);
     const GgufStored& t = tensors.of(spec, place);
     if (weights.codes(i)) {
-      import_nvfp4(t, place.form, spec, config.head_dim, weights.codes(i), weights.block_scales(i));
+      import_nvfp4(t, place, spec, weights.codes(i), weights.block_scales(i));
       continue;
     }
     NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
                          ": its weights are codes, which run but are neither trained nor trained "
                          "from; needs another type");
-    weights.fill(
-        i, [&](View values) { import_numbers(t, place.form, spec, config.head_dim, values); });
+    weights.fill(i, [&](View values) { import_numbers(t, place, spec, values); });
   }
   Context ctx(weights.device());
   weights.refresh_low(ctx);

@@ -28,6 +28,7 @@ inline constexpr int64_t kAnyContext = int64_t{1} << 20;
 //   constant                       written alone
 class WriteKeys {
  public:
+  static constexpr bool kReads = false;
   explicit WriteKeys(std::string architecture) : architecture_(std::move(architecture)) {}
   std::vector<GgufKey> take() { return std::move(keys_); }
 
@@ -69,6 +70,7 @@ class WriteKeys {
 
 class ReadKeys {
  public:
+  static constexpr bool kReads = true;
   ReadKeys(const GgufFile& file, std::string architecture)
       : file_(file), architecture_(std::move(architecture)) {}
 

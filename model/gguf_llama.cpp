@@ -96,7 +96,7 @@ void check(const ModelConfig& c, const std::string& where) {
        "qwen3 with Llama 3's scaled positions");
   const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
   need(c.attention_scale == 0 || c.attention_scale == scale, "scaled scores of this family");
-  need(c.embedding_scale == 1 && c.residual_scale == 1 && c.logit_scale == 1,
+  need(c.embedding_scale == 1 && c.residual_scale == 1 && c.logit_divisor == 1,
        "scaled embeddings, residuals or logits of this family");
   need(c.activation == Activation::kGatedSilu, "feed-forward of this family that is not gated");
   if (feeding != LayerKind::kMoe) return;
@@ -135,7 +135,6 @@ void read(const GgufFile& file, ModelConfig& c) {
 const GgufArchitecture kGgufLlama = {.name = "llama",
                                      .family = Family::kLlama,
                                      .feeding = LayerKind::kDense,
-                                     .layers = 2,
                                      .beginning = "model.layers.",
                                      .model_names = kModelNames,
                                      .layer_names = kLlamaNames,
@@ -146,7 +145,6 @@ const GgufArchitecture kGgufLlama = {.name = "llama",
 const GgufArchitecture kGgufQwen3 = {.name = "qwen3",
                                      .family = Family::kQwen3,
                                      .feeding = LayerKind::kDense,
-                                     .layers = 2,
                                      .beginning = "model.layers.",
                                      .model_names = kModelNames,
                                      .layer_names = kQwen3Names,
@@ -157,7 +155,6 @@ const GgufArchitecture kGgufQwen3 = {.name = "qwen3",
 const GgufArchitecture kGgufQwen3Moe = {.name = "qwen3moe",
                                         .family = Family::kQwen3Moe,
                                         .feeding = LayerKind::kMoe,
-                                        .layers = 2,
                                         .beginning = "model.layers.",
                                         .model_names = kModelNames,
                                         .layer_names = kQwen3Names,

@@ -3,12 +3,21 @@
 #include <bit>
 #include <cmath>
 
+#include "model/interleave.h"
+#include "model/published_names.h"
+
 namespace nestling {
 
 namespace {
 
-std::string block_name(const GgufArchitecture& a, int64_t layer, const char* name) {
-  return str("blk.", layer / a.layers, ".", name);
+std::string block_name(const ModelConfig& config, int64_t layer, const char* name) {
+  return str("blk.", layer / layers_of_block(config.family), ".", name);
+}
+
+// Whether `spec`, published as `published`, is what a name stands for.
+bool is_named(const ParameterSpec& spec, const std::string& published, const GgufName& n) {
+  return spec.published == published &&
+         (n.part == nullptr || spec.name == str(published, "/", n.part));
 }
 
 }  // namespace
@@ -17,37 +26,40 @@ GgufPlace place_in_gguf(const ModelConfig& config, const ParameterSpec& spec) {
   const GgufArchitecture& a = gguf_architecture_of(config, spec.published);
   if (spec.layer < 0) {
     for (const GgufName& n : a.model_names)
-      if (spec.published == n.published) return {n.gguf, n.form};
+      if (is_named(spec, n.published, n))
+        return {n.gguf, n.form, 0, spec.published_shape[0], config.head_dim};
   } else {
-    const std::string beginning = str(a.beginning, spec.layer / a.layers, ".");
+    const std::string beginning =
+        str(a.beginning, spec.layer / layers_of_block(config.family), ".");
     for (const GgufName& n : a.layer_names)
-      if (spec.published == beginning + n.published)
-        return {block_name(a, spec.layer, n.gguf), n.form};
+      if (is_named(spec, beginning + n.published, n))
+        return {block_name(config, spec.layer, n.gguf), n.form, n.part ? spec.row_begin : 0,
+                n.part ? published_matrix(spec).rows : spec.published_shape[0], config.head_dim};
   }
-  throw Error(str(spec.published, ": has no name in GGUF"));
+  throw Error(str(spec.name, ": has no name in GGUF"));
 }
 
 std::string gguf_conv_bias(const ModelConfig& config, int64_t layer) {
-  const GgufArchitecture& a = gguf_architecture_of(config, "a convolution");
-  return block_name(a, layer, "ssm_conv1d.bias");
+  return block_name(config, layer, "ssm_conv1d.bias");
 }
 
-int64_t to_gguf_row(GgufForm form, int64_t head_dim, int64_t row) {
+int64_t GgufPlace::published_row(int64_t row) const {
+  if (form != GgufForm::kRotated) return first_row + row;
+  const int64_t half = head_dim / 2, in_head = row % head_dim;
+  return first_row + row - in_head + in_head % 2 * half + in_head / 2;
+}
+
+int64_t GgufPlace::row_of(int64_t published) const {
+  const int64_t row = published - first_row;
   if (form != GgufForm::kRotated) return row;
   const int64_t half = head_dim / 2, in_head = row % head_dim;
   return row - in_head + in_head % half * 2 + in_head / half;
 }
 
-int64_t from_gguf_row(GgufForm form, int64_t head_dim, int64_t row) {
-  if (form != GgufForm::kRotated) return row;
-  const int64_t half = head_dim / 2, in_head = row % head_dim;
-  return row - in_head + in_head % 2 * half + in_head / 2;
-}
-
 std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& spec,
-                                GgufForm form) {
+                                const GgufPlace& place) {
   const std::vector<int64_t>& shape = spec.published_shape;
-  switch (form) {
+  switch (place.form) {
     case GgufForm::kConv:
       return {shape[0], shape[2]};
     case GgufForm::kNegativeExp:
@@ -61,6 +73,7 @@ std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& 
       break;
   }
   std::vector<int64_t> whole = shape;
+  whole[0] = place.rows;
   if (spec.stacked()) whole.insert(whole.begin(), spec.dims[0].extent);
   return whole;
 }

@@ -99,6 +99,7 @@ class WindowLoss {
                      .x = normed,
                      .w = model_.params().head,
                      .targets = wanted,
+                     .logit_scale = model_.params().logit_scale,
                      .chunk = loss_chunk(ctx_.code())});
     ctx_.synchronize();
     seconds_ += seconds_since(start);
@@ -129,6 +130,8 @@ class WindowLoss {
                      .kl_tokens = counts,
                      .teacher_x = parent_->of(arena_, text_, windows_, tokens, model_.name()),
                      .teacher_w = parent_->head(),
+                     .logit_scale = model_.params().logit_scale,
+                     .teacher_logit_scale = parent_->logit_scale(),
                      .chunk = loss_chunk(ctx_.code())});
     add_to(kl_, kl);
   }

@@ -226,7 +226,7 @@ TEST(GgufImport, OfSeveralInputScalesTheLargestIsTaken) {
   int found = 0;
   for (int64_t i = 0; i < got.weights.count(); ++i) {
     const auto at = static_cast<size_t>(i);
-    if (place_in_gguf(got.weights.specs()[at]).name != "blk.4.ffn_up_exps.weight") continue;
+    if (place_in_gguf(got.config, got.weights.specs()[at]).name != "blk.4.ffn_up_exps.weight") continue;
     EXPECT_EQ(got.weights.quantization()->parameters[at]->input, 2);
     ++found;
   }
