@@ -10,6 +10,7 @@
 #include "model/huggingface_codes.h"
 #include "model/interleave.h"
 #include "model/order.h"
+#include "model/published_names.h"
 #include "model/published_numbers.h"
 #include "model/published_rows.h"
 #include "model/published_tensors.h"
@@ -119,6 +120,7 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
 
 void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
                     const Weights& weights, const ExportOptions& options) {
+  check_blocks(config, directory.string());
   if (weights.device() != Device::kCpu)
     return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
   std::vector<TensorToStore> tensors;

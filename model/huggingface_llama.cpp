@@ -9,6 +9,7 @@ namespace {
 
 using namespace config_json;  // NOLINT(google-build-using-namespace): its functions are this file's vocabulary
 
+constexpr std::initializer_list<const char*> kExperts = {"num_experts", "num_local_experts"};
 constexpr int64_t kQwenHeadDim = 128;  // where config.json does not say
 
 // Rotation without a rule, or by that of Llama 3.
@@ -34,7 +35,7 @@ void refuse_unsupported(JsonRef root) {
 
 // Blocks with experts by Qwen3-MoE's two rules.
 bool has_experts(JsonRef root, int64_t block) {
-  if (integer_or(root, {"num_experts"}, 0) == 0) return false;
+  if (integer_or(root, kExperts, 0) == 0) return false;
   const int64_t step = integer_or(root, {"decoder_sparse_step"}, 1);
   if (step < 1) root.fail(str("decoder_sparse_step is ", step, ", needs 1 or more"));
   if ((block + 1) % step != 0) return false;
@@ -115,7 +116,7 @@ ModelConfig read_llama_config(JsonRef root, Family family) {
   c.activation = Activation::kGatedSilu;
   if (c.has(LayerKind::kDense)) c.ffn = need(root, {"intermediate_size"});
   if (!c.has(LayerKind::kMoe)) return c;
-  c.experts = need(root, {"num_experts"});
+  c.experts = need(root, kExperts);
   c.top_k = need(root, {"num_experts_per_tok"});
   c.expert_ffn = need(root, {"moe_intermediate_size"});
   c.gate.kind = GateKind::kSoftmaxTopK;

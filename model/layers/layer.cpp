@@ -45,28 +45,27 @@ void masked_backward(Context& ctx, View dx, ConstView x, ConstView m, View dm, i
 }
 
 View begin_mixer_output(LayerRun& run, ConstView input, View output, View& mixed) {
-  const bool masked_output = static_cast<bool>(run.layer_masks().out);
-  if (!masked_output && run.config.residual_scale == 1) {
+  const bool with_mask = static_cast<bool>(run.layer_masks().out);
+  if (!with_mask && run.config.residual_scale == 1) {
     copy(run.ctx, output, input);
     return output;
   }
-  const View to = alloc_like(masked_output ? run.arena : run.ctx.scratch(), input);
+  const View to = alloc_like(with_mask ? run.arena : run.ctx.scratch(), input);
   fill_zero(run.ctx, to);
-  if (masked_output) mixed = to;
+  if (with_mask) mixed = to;
   return to;
 }
 
 void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView to) {
-  if (to.data() == output.data()) return;
   const float factor = run.config.residual_scale;
   if (const ConstView m = run.layer_masks().out) {
     mask_forward(run.ctx, {.y = output, .x = to, .m = m});
     if (factor != 1) scale(run.ctx, output, factor);
     add(run.ctx, output, output, input);
-    return;
+  } else if (factor != 1) {
+    copy(run.ctx, output, input);
+    add_scaled(run.ctx, output, to, factor);
   }
-  copy(run.ctx, output, input);
-  add_scaled(run.ctx, output, to, factor);
 }
 
 View begin_step_output(StepRun& run, View h) {
@@ -77,19 +76,23 @@ View begin_step_output(StepRun& run, View h) {
 }
 
 void end_step_output(StepRun& run, View h, ConstView to) {
-  if (to.data() != h.data()) add_scaled(run.ctx, h, to, run.config.residual_scale);
+  if (run.config.residual_scale != 1) add_scaled(run.ctx, h, to, run.config.residual_scale);
 }
 
 ConstView mixer_output_backward(LayerRun& run, ConstView mixed, ConstView dh) {
   const float factor = run.config.residual_scale;
   if (!mixed && factor == 1) return dh;
   const View dmixed = alloc_like(run.arena, dh);
-  copy(run.ctx, dmixed, dh);
-  if (factor != 1) scale(run.ctx, dmixed, factor);
+  ConstView dscaled = dh;
+  if (factor != 1) {
+    copy(run.ctx, dmixed, dh);
+    scale(run.ctx, dmixed, factor);
+    dscaled = dmixed;
+  }
   if (mixed)
     mask_backward(run.ctx, {.dx = dmixed,
                             .dm = run.layer_mask_grads().out,
-                            .dy = dmixed,
+                            .dy = dscaled,
                             .x = mixed,
                             .m = run.layer_masks().out});
   return dmixed;
