@@ -2,14 +2,14 @@
 // same lists of keys and tensors, read the other way.
 //
 // Config        from the keys of the architecture, and ids of special tokens from those of the
-//               tokenizer. A bias of the convolution that is zero in every layer is none. What no
+//               tokenizer; Llama 3's scaling of positions from its factors (gguf_rope.h). A bias of the convolution that is zero in every layer is none. What no
 //               key says, how the scan is cut, is nestling.chunk_size where this program wrote the
 //               file, else 128: it changes rounding alone.
-// Tensors       to slot-major masters: F32, F16, BF16 and Q8_0 as the numbers they stand for, which
-//               is exact. NVFP4 stays codes, with the scales beside it; of several input scales of
+// Tensors       to slot-major masters, as the numbers they stand for (ggml_type.h). NVFP4 stays codes, with the scales beside it; of several input scales of
 //               experts the largest. ssm_a is -exp(A_log): A_log is a number of which that is so.
-//               Rows of query and key heads are taken as they stand. llama.cpp's converter puts
-//               them in another order within each head, of both alike: the products are the same.
+//               Rows of query and key heads that lie in pairs go back to their halves; of nemotron_h,
+//               which has no positions, they are taken as they stand: llama.cpp's converter puts
+//               them in another order within each head, of both alike, and the products are the same.
 // Refused       kInput naming file and key or tensor: other architectures, tensors that are
 //               missing, extra, of another shape or not finite, NVFP4 where no layer takes codes,
 //               layers of one kind with different widths, latent experts, a model in several files.

@@ -98,8 +98,9 @@ Json template_json(const GgufFile& file, const GgufVocabulary& tokens, bool adds
 }
 
 std::string tokenizer_json(const GgufFile& file, const GgufVocabulary& tokens) {
-  const GgufPretokenizer pre = gguf_pretokenizer(file.text(gguf_key::kTokenizerPre),
-                                                 file.name() + ": key " + gguf_key::kTokenizerPre);
+  const char* key = gguf_key::kTokenizerPre;
+  const GgufPretokenizer pre =
+      gguf_pretokenizer(file.has(key) ? file.text(key) : "default", file.name() + ": key " + key);
   return dump_json({{"version", "1.0"},
                     {"normalizer", nullptr},
                     {"pre_tokenizer", pre.json()},

@@ -1,11 +1,23 @@
 #include "kernels/ops/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "kernels/ops/dispatch.h"
 
 namespace nestling {
+
+double rope_slowing(double frequency, const RopeScaling& scaling) {
+  if (scaling.original_max_positions <= 0) return 1;
+  // Turns within the original context: many keep their frequency, few are slowed by `factor`,
+  // between the two limits both are blended.
+  const double turns = scaling.original_max_positions * frequency / (2 * std::numbers::pi);
+  const double blend =
+      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const double keep = std::clamp(blend, 0.0, 1.0);
+  return keep + (1 - keep) / scaling.factor;
+}
 
 std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
                                             const RopeScaling& scaling) {
@@ -20,17 +32,8 @@ std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
                        ", needs 0 < low < high and a positive factor");
   std::vector<float> frequencies;
   for (int64_t i = 0; i < rotary; i += 2) {
-    double f = std::pow(theta, -static_cast<double>(i) / static_cast<double>(rotary));
-    if (scaled) {
-      // Turns within the original context: many keep their frequency, few are slowed by `factor`,
-      // between the two limits both are blended.
-      const double turns = scaling.original_max_positions * f / (2 * std::numbers::pi);
-      const double blend =
-          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-      const double keep = blend < 0 ? 0 : blend > 1 ? 1 : blend;
-      f *= keep + (1 - keep) / scaling.factor;
-    }
-    frequencies.push_back(static_cast<float>(f));
+    const double f = std::pow(theta, -static_cast<double>(i) / static_cast<double>(rotary));
+    frequencies.push_back(static_cast<float>(f * rope_slowing(f, scaling)));
   }
   return frequencies;
 }

@@ -25,6 +25,8 @@ struct RopeScaling {
   double high_freq_factor = 4.0;
   double original_max_positions = 0;  // 0: no scaling
 };
+// What a frequency is multiplied by; 1 without scaling.
+double rope_slowing(double frequency, const RopeScaling& scaling);
 std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
                                             const RopeScaling& scaling);
 

@@ -251,6 +251,19 @@ TEST_F(GgufTokenizerFiles, WhatIsPutAroundATextIsSaidOrThatOfThePreTokenizer) {
                                      .json()["post_processor"]["single"][1]["SpecialToken"]["id"]);
 }
 
+TEST_F(GgufTokenizerFiles, AFileThatNamesNoPreTokenizerHasTheDefaultOne) {
+  std::vector<GgufKey> keys = written("starcoder.json");
+  const auto json = [&] { return parse_json(read(keys).at("tokenizer.json"), "t").json(); };
+  const auto digits = json();
+  set(keys, "tokenizer.ggml.pre", std::string("refact"));
+  EXPECT_EQ(json(), digits);
+  set(keys, "tokenizer.ggml.pre", std::string("default"));
+  const auto otherwise = json();
+  EXPECT_NE(otherwise["pre_tokenizer"], digits["pre_tokenizer"]);
+  drop(keys, "tokenizer.ggml.pre");
+  EXPECT_EQ(json(), otherwise);
+}
+
 TEST_F(GgufTokenizerFiles, WhatIsNotKnownIsRefusedByName) {
   const std::vector<GgufKey> good = written("gpt2.json");
   const auto refused = [&](const std::string& key, GgufValue value,
