@@ -42,7 +42,7 @@ const std::vector<GgufPre>& known_pres() {
        false,
        {"gpt-4o", "llama4"}},
       {{kByteLevel}, false, false, {"gpt-2", "phi-2", "gigachat", "mellum", "exaone4"}},
-      {{R"(\p{N})", kByteLevel}, false, false, {"smollm"}},
+      {{R"(\p{N})", kByteLevel}, false, false, {"smollm", "starcoder", "refact"}},
   };
   return pres;
 }
