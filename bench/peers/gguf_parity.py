@@ -109,7 +109,7 @@ def one(options, model, precision, folder, scratch):
     found["to_llama_cpp"] = distance(made, logits_of(peer, windows))
     found["holds"] &= holds(options, precision, found["to_llama_cpp"])
     print(f"  to llama.cpp {said(found['to_llama_cpp'])}")
-    unlike = sum(a != peer.tokens(line) for a, line in zip(ids, lines))
+    unlike = sum(a != peer.tokens(line, True) for a, line in zip(ids, lines))
     peer.close()
     if lines:
         found.update(lines=len(lines), other_than_directory=other, other_than_llama_cpp=unlike)
