@@ -1,6 +1,7 @@
 #include "model/gguf_import.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
 
 #include "model/gguf_names.h"
@@ -146,6 +147,16 @@ void import_numbers(const GgufStored& t, const GgufPlace& place, const Parameter
         where, values.ptr<float>() + e * m.rows * m.cols);
 }
 
+void read_parameter(GgufTensors& tensors, const ModelConfig& config, const ParameterSpec& spec,
+                    View values) {
+  const GgufPlace place = place_in_gguf(config, spec);
+  const GgufStored& t = tensors.of(spec, place);
+  NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
+                       ": its weights are codes, which run but are neither trained nor trained "
+                       "from; needs another type");
+  import_numbers(t, place, spec, values);
+}
+
 void import_nvfp4(const GgufStored& t, const GgufPlace& place, const ParameterSpec& spec,
                   View codes, View block_scales) {
   const PublishedMatrix m = published_matrix(spec);
@@ -201,26 +212,45 @@ std::optional<Quantization> read_gguf_quantization(const GgufFile& file,
   return any ? std::optional(std::move(q)) : std::nullopt;
 }
 
-void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights) {
+void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights,
+                         const Order* order) {
   NESTLING_CHECK(!weights.quantization() || weights.device() == Device::kCpu,
                  "codes are read on the CPU");
+  NESTLING_CHECK(order == nullptr || !weights.quantization(), "codes are not put in another order");
+  if (order != nullptr) check_order(config, *order);
   GgufTensors tensors(file, config);
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    const GgufPlace place = place_in_gguf(config, spec);
-    const GgufStored& t = tensors.of(spec, place);
     if (weights.codes(i)) {
-      import_nvfp4(t, place, spec, weights.codes(i), weights.block_scales(i));
+      const GgufPlace place = place_in_gguf(config, spec);
+      import_nvfp4(tensors.of(spec, place), place, spec, weights.codes(i), weights.block_scales(i));
       continue;
     }
-    NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
-                         ": its weights are codes, which run but are neither trained nor trained "
-                         "from; needs another type");
-    weights.fill(i, [&](View values) { import_numbers(t, place, spec, values); });
+    weights.fill(i, [&](View values) {
+      read_parameter(tensors, config, spec, values);
+      if (order != nullptr) permute(spec, *order, values);
+    });
   }
   Context ctx(weights.device());
   weights.refresh_low(ctx);
   ctx.synchronize();
+}
+
+ParameterSource gguf_parameters(const GgufFile& file, const ModelConfig& config,
+                                const Order* order) {
+  auto specs = std::make_shared<std::vector<ParameterSpec>>(parameter_list(config));
+  int64_t largest = 0;
+  for (const ParameterSpec& spec : *specs) largest = std::max(largest, spec.size());
+  auto memory =
+      std::make_shared<Tensor>(Device::kCpu, DType::kF32, std::initializer_list<int64_t>{largest});
+  return [&file, &config, order, specs, memory](int64_t i) -> ConstView {
+    const ParameterSpec& spec = (*specs)[static_cast<size_t>(i)];
+    GgufTensors tensors(file, config);
+    const View values = spec.view_of(memory->view().data(), DType::kF32, Device::kCpu);
+    read_parameter(tensors, config, spec, values);
+    if (order != nullptr) permute(spec, *order, values);
+    return values;
+  };
 }
 
 }  // namespace nestling

@@ -16,6 +16,8 @@
 // Source        as model/gguf.h; llama.cpp: conversion/nemotron.py.
 #pragma once
 #include "data/gguf_reader.h"
+#include "model/elastic_file.h"
+#include "model/order.h"
 #include "model/weights.h"
 
 namespace nestling {
@@ -26,7 +28,13 @@ ModelConfig gguf_keys_config(const GgufFile& file);
 ModelConfig read_gguf_config(const GgufFile& file);
 // The scales of what is NVFP4; none: nothing is.
 std::optional<Quantization> read_gguf_quantization(const GgufFile& file, const ModelConfig& config);
-// Fills what the weights hold of them, on any device, codes on the CPU alone; and refreshes the low copies.
-void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights);
+// Fills what the weights hold of them, on any device, codes on the CPU alone; with `order` (not of codes) their units in
+// that order; and refreshes the low copies.
+void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights,
+                         const Order* order = nullptr);
+// The parameters of the list one after another, for write_elastic(). Borrows all that it is given; the memory of one
+// parameter is used for the next.
+ParameterSource gguf_parameters(const GgufFile& file, const ModelConfig& config,
+                                const Order* order = nullptr);
 
 }  // namespace nestling

@@ -179,7 +179,8 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<PretrainConfig> C>
 void visit_fields(V& v, C& c) {
   visit_folder_fields(v, c);
-  v.field("init", c.init, "a model directory to start from; empty: fresh weights of `model`",
+  v.field("init", c.init,
+          "a model directory or GGUF file to start from; empty: fresh weights of `model`",
           TextRule{});
   v.group("model", c.model, "a fresh model");
   v.field("tokenizer", c.tokenizer, "directory with tokenizer.json",

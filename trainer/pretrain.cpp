@@ -6,6 +6,7 @@
 #include "kernels/core/host_view.h"
 #include "model/family.h"
 #include "model/huggingface.h"
+#include "runtime/parent.h"
 #include "trainer/pin_machine.h"
 #include "trainer/schedule.h"
 #include "trainer/train_step.h"
@@ -59,7 +60,7 @@ void Pretraining::check_balance(const ModelConfig& model) const {
 
 ModelConfig Pretraining::architecture() const {
   if (!config_.init.empty()) {
-    ModelConfig model = read_parent_config(config_.init);
+    ModelConfig model = Parent(config_.init, "init").config();
     NESTLING_CHECK_INPUT(run_.tokenizer().vocab_size() <= model.vocab, "tokenizer ",
                          config_.tokenizer, " has ids up to ", run_.tokenizer().vocab_size() - 1,
                          ", init ", config_.init, " a vocab_size of ", model.vocab);
@@ -90,7 +91,7 @@ void Pretraining::start() {
   else if (config_.init.empty())
     step_.weights().initialize(config_.seed);
   else
-    import_weights(config_.init, model_, step_.weights());
+    Parent(config_.init, "init").import(model_, step_.weights());
 }
 
 std::vector<Batch> Pretraining::next_batches() {

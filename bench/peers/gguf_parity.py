@@ -14,12 +14,14 @@ The converter knows tokenizers by a digest of what they make of a text; --pre sa
 --keep DIR leaves the files there. --json FILE. Exit 0: all hold, 1: a miss, 2: bad usage.
 """
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import llama_cpp as L
 import numpy
 import torch
 
@@ -181,6 +183,8 @@ def arguments():
 
 def main():
     options, results = arguments(), []
+    silent = L.llama_log_callback(lambda level, text, data: print(text.decode(errors="replace"), end="", file=sys.stderr) if level == 4 else None)  # errors
+    L.llama_log_set(silent, ctypes.c_void_p(0))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
