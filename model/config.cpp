@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/ops/rope.h"
+#include "model/family.h"
 #include "model/parameters.h"
 #include "model/published_names.h"
 
@@ -49,32 +50,6 @@ void validate_positions(const ModelConfig& c, const Checker& check) {
                        " rotary channels of a head, needs an even number");
   if (c.rotary > 0)
     static_cast<void>(rope_inverse_frequencies(c.rotary, c.rope_theta, c.rope_scaling));
-}
-
-// A published form says no more than its family computes.
-void validate_family(const ModelConfig& c, const std::string& where) {
-  const auto need = [&](bool holds, const char* what) {
-    NESTLING_CHECK_INPUT(holds, where, ": this family has ", what);
-  };
-  const bool nemotron = c.family == Family::kNemotronH,
-             granite = c.family == Family::kGraniteHybrid;
-  const bool qwen = c.family == Family::kQwen3 || c.family == Family::kQwen3Moe;
-  need(nemotron == (c.activation == Activation::kSquaredRelu), "one feed-forward activation");
-  need(!c.has(LayerKind::kAttention) || c.head_norm == qwen, "norms of heads, or none");
-  need(granite || (c.rotary == 0) == nemotron, "rotated heads, or none");
-  const bool scaled = c.embedding_scale != 1 || c.residual_scale != 1 || c.logit_divisor != 1 ||
-                      c.attention_scale != 0;
-  need(granite || !scaled, "no scales");
-  const GateKind gate = nemotron  ? GateKind::kSigmoid
-                        : granite ? GateKind::kTopKSoftmax
-                                  : GateKind::kSoftmaxTopK;
-  need(!c.has(LayerKind::kMoe) || c.gate.kind == gate, "another gate of experts");
-  for (const float scale : {c.embedding_scale, c.residual_scale, c.logit_divisor})
-    NESTLING_CHECK_INPUT(std::isfinite(scale) && scale > 0, where, ": a scale is ", scale,
-                         ", needs to be finite and above zero");
-  NESTLING_CHECK_INPUT(std::isfinite(c.attention_scale) && c.attention_scale >= 0, where,
-                       ": attention_multiplier is ", c.attention_scale);
-  check_blocks(c, where);
 }
 
 // Extents that are each within their range may have a product that is not.
@@ -124,7 +99,8 @@ void ModelConfig::validate(const std::string& where) const {
   }
   if (has(LayerKind::kDense)) check.range("intermediate_size", ffn, 1);
   if (has(LayerKind::kMoe)) validate_moe(*this, check);
-  validate_family(*this, where);
+  check_family(*this, where);
+  check_blocks(*this, where);
   validate_size(*this, where);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "model/family.h"
 #include "model/gguf_architecture.h"
 #include "model/gguf_key_list.h"
 
@@ -136,9 +137,7 @@ void read(const GgufFile& file, ModelConfig& c) {
   constexpr int64_t kSoftmax = 1;
   keys.only("expert_gating_func", kSoftmax, "softmax");
   keys.plain_attention();
-  c.family = Architecture.family;
-  c.activation = Activation::kGatedSilu;
-  if (Architecture.feeding == LayerKind::kMoe) c.gate.kind = GateKind::kTopKSoftmax;
+  set_family(c, Architecture.family);
   visit(keys, c, Architecture.feeding);
 }
 

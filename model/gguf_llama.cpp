@@ -2,6 +2,7 @@
 // feed-forward.
 #include <cmath>
 
+#include "model/family.h"
 #include "model/gguf_architecture.h"
 #include "model/gguf_key_list.h"
 
@@ -123,10 +124,7 @@ void read(const GgufFile& file, ModelConfig& c) {
   constexpr int64_t kSoftmax = 1;
   keys.only("expert_gating_func", kSoftmax, "softmax");
   keys.plain_attention();
-  c.family = Architecture.family;
-  c.activation = Activation::kGatedSilu;
-  c.head_norm = c.family != Family::kLlama;
-  if (moe) c.gate = {.kind = GateKind::kSoftmaxTopK, .renormalize = true};
+  set_family(c, Architecture.family);
   visit(keys, c, Architecture.feeding);
 }
 

@@ -1,6 +1,5 @@
-#include <array>
-
 #include "model/config_json.h"
+#include "model/family.h"
 #include "model/huggingface.h"
 #include "model/huggingface_families.h"
 
@@ -8,26 +7,12 @@ namespace nestling {
 
 namespace {
 
-struct ModelType {
-  const char* name;
-  Family family;
-};
-constexpr std::array kModelTypes = {
-    ModelType{"nemotron_h", Family::kNemotronH},
-    ModelType{"llama", Family::kLlama},
-    ModelType{"qwen3", Family::kQwen3},
-    ModelType{"qwen3_moe", Family::kQwen3Moe},
-    ModelType{"granitemoehybrid", Family::kGraniteHybrid},
-};
-
 Family family_of(JsonRef root) {
-  const std::string& type = root.at("model_type").string();
-  std::string known;
-  for (const ModelType& m : kModelTypes) {
-    if (type == m.name) return m.family;
-    known += std::string(known.empty() ? "" : ", ") + m.name;
+  try {
+    return parse_family(root.at("model_type").string());
+  } catch (const Error& e) {
+    root.fail(e.what());
   }
-  root.fail(str("model_type '", type, "' is not supported; there are ", known));
 }
 
 ModelConfig read_family(JsonRef root, Family family) {
@@ -46,12 +31,6 @@ ModelConfig read_family(JsonRef root, Family family) {
 
 }  // namespace
 
-const char* model_type(Family family) {
-  for (const ModelType& m : kModelTypes)
-    if (m.family == family) return m.name;
-  throw Error("a family that has no model type");
-}
-
 ModelConfig read_model_config(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "config.json";
   NESTLING_CHECK_INPUT(std::filesystem::exists(file), file.string(),
@@ -64,7 +43,6 @@ ModelConfig parse_model_config(JsonRef root, const std::string& where) {
   using namespace config_json;  // NOLINT(google-build-using-namespace): it reads one
   const Family family = family_of(root);
   ModelConfig c = read_family(root, family);
-  c.family = family;
   c.vocab = need(root, {"vocab_size"});
   c.hidden = need(root, {"hidden_size"});
   c.tied = flag_or(root, {"tie_word_embeddings"}, false);

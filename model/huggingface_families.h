@@ -9,8 +9,6 @@
 
 namespace nestling {
 
-const char* model_type(Family family);  // config.json's name of it
-
 ModelConfig read_nemotron_config(JsonRef root);
 Json nemotron_config_json(const ModelConfig& c, StoredType type);
 

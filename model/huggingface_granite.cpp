@@ -1,4 +1,5 @@
 #include "model/config_json.h"
+#include "model/family.h"
 #include "model/huggingface_families.h"
 
 namespace nestling {
@@ -61,7 +62,6 @@ void read_experts(JsonRef root, ModelConfig& c) {
   c.experts = need(root, {"num_local_experts"});
   c.top_k = need(root, {"num_experts_per_tok"});
   c.expert_ffn = need(root, {"intermediate_size"});
-  c.gate.kind = GateKind::kTopKSoftmax;
 }
 
 Json layer_types(const ModelConfig& c) {
@@ -89,9 +89,9 @@ ModelConfig read_granite_config(JsonRef root) {
   refuse_unsupported(root);
   const bool experts = integer_or(root, {"num_local_experts"}, 0) > 0;
   ModelConfig c;
+  set_family(c, Family::kGraniteHybrid);
   c.pattern = pattern_of(root, experts);
   c.eps = static_cast<float>(number_or(root, {"rms_norm_eps"}, 1e-6));
-  c.activation = Activation::kGatedSilu;
   c.embedding_scale = static_cast<float>(number_or(root, {"embedding_multiplier"}, 1.0));
   c.residual_scale = static_cast<float>(number_or(root, {"residual_multiplier"}, 1.0));
   c.logit_divisor = static_cast<float>(number_or(root, {"logits_scaling"}, 1.0));
@@ -111,7 +111,7 @@ Json granite_config_json(const ModelConfig& c, StoredType type) {
   const auto or_one = [](int64_t x) { return x > 0 ? x : 1; };  // readers want every key positive
   const bool experts = c.has(LayerKind::kMoe);
   Json j = {{"architectures", {"GraniteMoeHybridForCausalLM"}},
-            {"model_type", model_type(c.family)},
+            {"model_type", family_name(c.family)},
             {"num_hidden_layers", c.layers() / 2},
             {"layer_types", layer_types(c)},
             {"rms_norm_eps", shortest(c.eps)},

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "model/config_json.h"
+#include "model/family.h"
 #include "model/huggingface_families.h"
 
 namespace nestling {
@@ -103,6 +104,7 @@ void write_rope(const ModelConfig& c, Json& j) {
 ModelConfig read_llama_config(JsonRef root, Family family) {
   refuse_unsupported(root);
   ModelConfig c;
+  set_family(c, family);
   c.pattern = pattern_of(root, family);
   c.eps = static_cast<float>(number_or(root, {"rms_norm_eps"}, 1e-6));
   c.query_heads = need(root, {"num_attention_heads"});
@@ -111,22 +113,19 @@ ModelConfig read_llama_config(JsonRef root, Family family) {
                             ? need(root, {"hidden_size"}) / c.query_heads
                             : kQwenHeadDim;
   c.head_dim = integer_or(root, {"head_dim"}, share);
-  c.head_norm = family != Family::kLlama;
   read_rope(root, c);
-  c.activation = Activation::kGatedSilu;
   if (c.has(LayerKind::kDense)) c.ffn = need(root, {"intermediate_size"});
   if (!c.has(LayerKind::kMoe)) return c;
   c.experts = need(root, kExperts);
   c.top_k = need(root, {"num_experts_per_tok"});
   c.expert_ffn = need(root, {"moe_intermediate_size"});
-  c.gate.kind = GateKind::kSoftmaxTopK;
   c.gate.renormalize = flag_or(root, {"norm_topk_prob"}, false);
   return c;
 }
 
 Json llama_config_json(const ModelConfig& c, StoredType type) {
   Json j = {{"architectures", {architecture_of(c.family)}},
-            {"model_type", model_type(c.family)},
+            {"model_type", family_name(c.family)},
             {"num_hidden_layers", c.layers() / 2},
             {"rms_norm_eps", shortest(c.eps)},
             {"num_attention_heads", c.query_heads},

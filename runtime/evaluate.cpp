@@ -165,7 +165,7 @@ std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
     Asked a{.problem = reasoning::generate(task, level, reasoning::Split::kHeldOut, o.seed,
                                            static_cast<uint64_t>(i)),
             .prompt = {}};
-    a.prompt = model.tokenizer().encode(reasoning::prompt_text(a.problem), false);
+    a.prompt = model.tokenizer().encode(reasoning::prompt_text(a.problem), true);
     asked.push_back(std::move(a));
   }
   return asked;

@@ -146,7 +146,7 @@ def one(options, model, precision, folder, scratch):
     found["to_llama_cpp"] = distance(made, logits_of(peer, windows))
     found["holds"] &= holds(options, precision, found["to_llama_cpp"])
     print(f"  to llama.cpp {said(found['to_llama_cpp'])}")
-    unlike = sum(a != peer.tokens(line) for a, line in zip(ids, lines))
+    unlike = sum(a != peer.tokens(line, True) for a, line in zip(ids, lines))
     peer.close()
     if options.export and precision == "f32":
         found["exported"] = exported(options, model, windows, exact, scratch)

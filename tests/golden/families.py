@@ -3,12 +3,15 @@
 
     python tests/golden/families.py            write all cases here
     python tests/golden/families.py --check    compute again, compare with the committed files, write nothing
+
+Its Oracle and its random configs serve bench/peers/parity.py too.
 """
 import argparse
 import contextlib
 import json
 import math
 import platform
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -86,6 +89,32 @@ CASES = {
                                      chunk=8, shared=33, conv_bias=False, kernel=3, embedding=3.0, attention=0.2, residual=0.8, logits=0.7, position="rope"), 30,
                       dict(saved=True)),
 }
+
+
+def random_config(seed):
+    """A config of each family in turn, every structural choice drawn from `seed`."""
+    r = random.Random(seed)
+    kv, vocab, eps = r.choice([1, 2, 3]), r.randint(64, 200), r.choice([1e-5, 1e-6])
+    query, layers = kv * r.randint(1, 4), r.randint(1, 4)
+    width, theta, tied = 2 * r.randint(2, 10), r.choice([10000.0, 100000, 500000.0, 1000000]), r.random() < 0.5
+    common = dict(hidden=query * 2 * r.randint(2, 8), vocab=vocab, query=query, kv=kv, theta=theta, tied=tied)
+    experts = dict(experts=r.randint(3, 9), top_k=r.randint(1, 3), expert_ffn=r.randint(4, 20), norm_topk=r.random() < 0.5, step=r.choice([1, 1, 2]))
+    kind = ("llama", "qwen3", "qwen3_moe", "granite")[seed % 4]
+    if kind == "llama":
+        scaled = {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": r.choice([64, 128, 8192]), "factor": r.choice([4.0, 8.0, 32.0])}}
+        return llama_config(layers=layers, ffn=r.randint(20, 90), **common, **(dict(head_dim=width) if r.random() < 0.5 else {})) | (scaled if r.random() < 0.6 else {})
+    if kind == "qwen3":
+        return qwen_config(kind, layers=layers, ffn=r.randint(20, 90), head_dim=width, **common)
+    if kind == "qwen3_moe":
+        if experts["top_k"] == 1:
+            experts["norm_topk"] = False  # or the gate has no say
+        return moe_config(layers=layers, ffn=r.randint(20, 90), head_dim=width, dense=[i for i in range(layers) if r.random() < 0.2], **experts, **common)
+    groups = r.choice([1, 1, 2])
+    some = lambda lo, hi: round(r.uniform(lo, hi), 3)
+    return granite_config(kinds="".join(r.choice("MM*") for _ in range(layers)), heads=groups * r.choice([d for d in range(1, 9) if 2 * common["hidden"] % (groups * d) == 0]),
+                          state=r.randint(3, 20), groups=groups, chunk=r.choice([4, 7, 16, 256]), shared=r.randint(10, 50), ffn=r.randint(4, 20), eps=eps, conv_bias=r.random() < 0.7,
+                          kernel=r.choice([2, 3, 4, 4]), embedding=some(0.5, 12), attention=some(0.05, 0.6), residual=some(0.2, 1), logits=some(0.5, 8),
+                          position=r.choice(["nope", "rope"]), **(dict(experts=experts["experts"], top_k=experts["top_k"]) if r.random() < 0.6 else {}), **common)
 
 
 # ---------------------------------------------------------------------------------------------------- tensors
@@ -208,23 +237,32 @@ def _arithmetic(module, dtype):
         module.torch, torch.Tensor.float = torch, kept
 
 
-class Oracle:
-    """transformers' model of one directory. c: the config as on the hub."""
+def frequencies(config):
+    """Those of RoPE by transformers' own reading of a directory, in float64; None: no positions."""
+    if getattr(config, "position_embedding_type", "rope") != "rope":
+        return None
+    p = config.rope_parameters
+    return reference.rope_frequencies({"head_dim": getattr(config, "head_dim", None), "hidden_size": config.hidden_size, "num_attention_heads": config.num_attention_heads,
+                                       "rope_theta": p["rope_theta"], "rope_scaling": {"default": None, "llama3": p}[p["rope_type"]]})
 
-    def __init__(self, path, c, dtype=torch.float32):
-        self.c, self.dtype, self.module = c, dtype, MODULES[c["model_type"]]
+
+class Oracle:
+    """transformers' model of one directory."""
+
+    def __init__(self, path, dtype=torch.float32):
         self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager",
                                                                        experts_implementation="eager").eval().to(dtype)
-        assert type(self.model).__name__ == CLASSES[c["model_type"]]
+        kind = self.model.config.model_type
+        self.dtype, self.module = dtype, MODULES[kind]
+        assert type(self.model).__name__ == CLASSES[kind]
         for m in self.model.modules():
             if hasattr(m, "time_step_limit"):
                 assert m.time_step_limit == (0.0, float("inf"))  # dt is not clamped
-        rope = self.model.model.rotary_emb
-        assert (rope is not None) == reference.rotates(c)
+        rope, self.exact = self.model.model.rotary_emb, frequencies(self.model.config)
+        assert (rope is not None) == (self.exact is not None)
         if rope is not None:
-            exact = reference.rope_frequencies(c)
-            assert nemotron.relative_l2(rope.inv_freq, exact) < 1e-7  # the library computes them in float32
-            rope.inv_freq = exact.to(dtype)
+            assert nemotron.relative_l2(rope.inv_freq, self.exact) < 1e-7  # the library computes them in float32
+            rope.inv_freq = self.exact.to(dtype)
         self.gates = [m for m in self.model.modules() if isinstance(m, (qwen3_moe.Qwen3MoeTopKRouter, granite.GraniteMoeHybridTopKRouter))]
 
     def logits(self, ids):
@@ -241,7 +279,8 @@ class Oracle:
         least = math.inf
         for gate, logits in seen:
             top = logits.sort(-1, descending=True).values
-            least = min(least, float((top[:, gate.top_k - 1] - top[:, gate.top_k]).min()))
+            if gate.top_k < gate.num_experts:
+                least = min(least, float((top[:, gate.top_k - 1] - top[:, gate.top_k]).min()))
         return least
 
     def loss_and_gradients(self, ids, targets):
@@ -271,23 +310,21 @@ def published(name, grad):
 
 
 # ---------------------------------------------------------------------------------------------------- one case
-def draw_case(path, name, index):
+def draw_directory(path, c, length, storage, first_seed):
     """A directory whose gates decide by a margin: (config, seed, tensors, ids, targets, margin, float32, float64)."""
-    c, length, storage = CASES[name]
     c = c | ({"torch_dtype": "bfloat16"} if storage.get("dtype") == torch.bfloat16 else {})
-    for attempt in range(100):
-        seed = 100000 + 1000 * index + attempt
+    for seed in range(first_seed, first_seed + 100):
         tensors = draw_tensors(c, seed, storage.get("dtype", torch.float32))
         if path.exists():
             shutil.rmtree(path)
         write_directory(path, c, tensors, storage.get("saved", False))
         tokens = torch.randint(0, c["vocab_size"], (length + 1,), generator=torch.Generator().manual_seed(seed + 500))
         ids, targets = tokens[:-1].clone(), tokens[1:].clone()
-        single, double = Oracle(path, c), Oracle(path, c, torch.float64)
+        single, double = Oracle(path), Oracle(path, torch.float64)
         margin = min(single.margin(ids), double.margin(ids))
         if margin >= MIN_MARGIN:
             return c, seed, tensors, ids, targets, margin, single, double
-    raise RuntimeError(f"{name}: no draw with a gate margin of {MIN_MARGIN}")
+    raise RuntimeError(f"{path.name}: no draw with a gate margin of {MIN_MARGIN}")
 
 
 # What a reader may miss, and must show: the logits move by this if a key is taken for its usual value.
@@ -308,7 +345,9 @@ def without(c):
 
 def make_case(root, name, index):
     path = root / name
-    c, seed, tensors, ids, targets, margin, single, double = draw_case(path, name, index)
+    c, seed, tensors, ids, targets, margin, single, double = draw_directory(path, *CASES[name], 100000 + 1000 * index)
+    if reference.rotates(c):
+        assert torch.equal(single.exact, reference.rope_frequencies(c))
     logits, loss, gradients = single.loss_and_gradients(ids, targets)
     logits64, loss64, gradients64 = double.loss_and_gradients(ids, targets)
 

@@ -148,7 +148,7 @@ TEST_P(FamilyModel, HalfABlockLeftOutRunsAndIsNotPublished) {
 
 INSTANTIATE_TEST_SUITE_P(, FamilyModel, ::testing::ValuesIn(family_configs()),
                          [](const auto& test) {
-                           return std::string(model_type(test.param.family));
+                           return std::string(family_name(test.param.family));
                          });
 
 }  // namespace

@@ -18,7 +18,6 @@ ModelConfig qwen3_config() {
   ModelConfig c = gated_config(Family::kQwen3, "*-*-*-");
   c.rotary = c.head_dim;
   c.rope_theta = 1e6;
-  c.head_norm = true;
   c.eps = 1e-6f;
   c.validate("qwen3");
   return c;

@@ -264,6 +264,20 @@ TEST_F(GgufTokenizerFiles, AFileThatNamesNoPreTokenizerHasTheDefaultOne) {
   EXPECT_EQ(json(), otherwise);
 }
 
+TEST_F(GgufTokenizerFiles, OneWayOfSplittingHasSeveralNames) {
+  std::vector<GgufKey> keys = written("starcoder.json");
+  const auto ids = [&] {
+    return Tokenizer(read(keys).at("tokenizer.json"), "t").encode("x1234 = don't  12", false);
+  };
+  const std::vector<int32_t> want = ids();
+  for (const char* name : {"smollm", "starcoder", "refact"}) {
+    set(keys, "tokenizer.ggml.pre", std::string(name));
+    EXPECT_EQ(ids(), want) << name;
+  }
+  set(keys, "tokenizer.ggml.pre", std::string("gpt-2"));  // which keeps digits together
+  EXPECT_NE(ids(), want);
+}
+
 TEST_F(GgufTokenizerFiles, WhatIsNotKnownIsRefusedByName) {
   const std::vector<GgufKey> good = written("gpt2.json");
   const auto refused = [&](const std::string& key, GgufValue value,

@@ -105,7 +105,7 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<Weight>
   BatchLoss result;
   for (int64_t t = 0; t < kTokens; ++t) result.loss += nll.ptr<float>()[t] / kTokens;
   for (const LayerActs& layer : acts.layers)
-    if (const auto* moe = std::get_if<MoeActs>(&layer))
+    if (const auto* moe = std::get_if<MoeActs>(&layer); moe != nullptr && moe->index)
       for (int64_t t = 0; t < moe->index.dim(0); ++t) {
         const int64_t k = moe->index.dim(1);
         const int32_t* first = moe->index.ptr<int32_t>() + t * k;

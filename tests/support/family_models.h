@@ -3,30 +3,27 @@
 #include <string>
 #include <vector>
 
-#include "model/config.h"
-#include "model/huggingface_families.h"
+#include "model/family.h"
 
 namespace nestling::testing {
 
 inline ModelConfig gated_config(Family family, const std::string& pattern) {
   ModelConfig c;
-  c.family = family;
+  set_family(c, family);
   c.pattern = pattern;
   c.vocab = 40;
   c.hidden = 32;
   c.query_heads = 6;
   c.kv_heads = 2;
   c.head_dim = 8;
-  c.activation = Activation::kGatedSilu;
   c.ffn = 48;
   return c;
 }
 
-inline void add_experts(ModelConfig& c, GateKind kind) {
+inline void add_experts(ModelConfig& c) {
   c.experts = 6;
   c.top_k = 2;
   c.expert_ffn = 32;
-  c.gate.kind = kind;
 }
 
 inline ModelConfig llama_config() {
@@ -43,8 +40,7 @@ inline ModelConfig qwen3_moe_config() {
   ModelConfig c = gated_config(Family::kQwen3Moe, "*-*E");
   c.rotary = 8;
   c.rope_theta = 1e6;
-  c.head_norm = true;
-  add_experts(c, GateKind::kSoftmaxTopK);
+  add_experts(c);
   c.validate("qwen3_moe");
   return c;
 }
@@ -52,7 +48,7 @@ inline ModelConfig qwen3_moe_config() {
 inline ModelConfig granite_config() {
   ModelConfig c = gated_config(Family::kGraniteHybrid, "ME*E");
   c.ffn = 0;
-  add_experts(c, GateKind::kTopKSoftmax);
+  add_experts(c);
   c.shared_ffn = 48;
   c.mamba_heads = 9;
   c.mamba_head_dim = 8;
