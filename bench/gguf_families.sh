@@ -21,10 +21,9 @@ python=${PYTHON:-bench/peers/.venv/bin/python}
 missed=0
 say() { # COMMAND...: it and what it prints, into output.txt too; without the paths of this machine
   echo "\$ $*" | sed -e "s#$llama_cpp#LLAMA_CPP#; s#$file#FILE#; s#$out/##" >>"$out/output.txt"
-  "$@" 2> >(grep -v '^\(llama\|graph\|sched\|resolve\|~llama\|load\|print_info\|init_tok\|set_abort\|common\|\.\)' >&2) |
-    sed -e "s#$file#FILE#" | tee -a "$out/output.txt" || missed=1
+  "$@" 2>&1 | sed -e "s#$file#FILE#" | tee -a "$out/output.txt" || missed=1
 }
-say "$python" bench/peers/gguf_parity.py "$program" "$llama_cpp" --families --export --precisions f32,bf16,q8_0 --json "$out/drawn.json"
+say "$python" bench/peers/gguf_parity.py "$program" "$llama_cpp" --families --export --precisions f32,bf16,q8_0 --most-kl 0.03 --json "$out/drawn.json"
 say "$program" inspect "$file"
 say "$python" bench/peers/gguf_published.py "$program" "$file" --json "$out/published.json"
 say "$program" generate "$file" --temperature 0 --prompt "What is the capital of France?" --max-new-tokens 32
