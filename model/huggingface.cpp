@@ -120,7 +120,7 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
 
 void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
                     const Weights& weights, const ExportOptions& options) {
-  check_blocks(config, directory.string());
+  check_published_form(config, directory.string());
   if (weights.device() != Device::kCpu)
     return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
   std::vector<TensorToStore> tensors;

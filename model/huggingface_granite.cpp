@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "model/config_json.h"
 #include "model/family.h"
 #include "model/huggingface_families.h"
@@ -80,7 +82,7 @@ void write_mamba(const ModelConfig& c, Json& j) {
   j["mamba_conv_bias"] = c.conv_bias;
   j["mamba_chunk_size"] = c.chunk;
   j["mamba_proj_bias"] = false;
-  j["mamba_expand"] = c.inner() % c.hidden == 0 ? c.inner() / c.hidden : 2;
+  j["mamba_expand"] = std::max<int64_t>(1, c.inner() / c.hidden);  // read where mamba_d_head is not
 }
 
 }  // namespace

@@ -127,4 +127,18 @@ void check_blocks(const ModelConfig& config, const std::string& where) {
   }
 }
 
+void check_published_form(const ModelConfig& c, const std::string& where) {
+  check_blocks(c, where);
+  NESTLING_CHECK_INPUT(
+      c.family != Family::kLlama || c.hidden % c.query_heads == 0, where, ": a hidden width of ",
+      c.hidden, " with ", c.query_heads,
+      " query heads: transformers refuses a Llama whose hidden width is no multiple "
+      "of its heads; `nestling export` writes it for llama.cpp");
+  const bool mamba = c.family == Family::kGraniteHybrid && c.has(LayerKind::kMamba);
+  NESTLING_CHECK_INPUT(!mamba || c.inner() % c.hidden == 0, where, ": Mamba layers of ", c.inner(),
+                       " channels with a hidden width of ", c.hidden,
+                       ": transformers refuses a Granite in which the one is not a whole number of "
+                       "times the other");
+}
+
 }  // namespace nestling

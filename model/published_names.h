@@ -25,4 +25,8 @@ bool publishes_experts_stacked(Family family);
 int64_t layers_of_block(Family family);
 void check_blocks(const ModelConfig& config, const std::string& where);
 
+// The same, and throws kInput where transformers itself refuses what config.json would say: a Llama whose hidden width is no
+// multiple of its query heads, a Granite whose Mamba layers are no whole times as wide as the hidden state.
+void check_published_form(const ModelConfig& config, const std::string& where);
+
 }  // namespace nestling

@@ -21,8 +21,8 @@ ElasticSpace space_of_family(const ModelConfig& c) {
   ElasticSpace space{
       .config = c, .axes = {{.axis = Axis::kHidden, .widths = {32, 16}}}, .layer_order = {}};
   const std::map<Axis, std::vector<int64_t>> choices = {
-      {Axis::kMambaHeads, {9, 6, 3}}, {Axis::kMambaChannels, {8, 5}}, {Axis::kState, {32, 16}},
-      {Axis::kQueryHeads, {6, 4, 2}}, {Axis::kFfn, {48, 32, 16}},     {Axis::kExperts, {6, 5, 3}},
+      {Axis::kMambaHeads, {8, 6, 2}}, {Axis::kMambaChannels, {8, 5}}, {Axis::kState, {32, 16}},
+      {Axis::kQueryHeads, {8, 4, 2}}, {Axis::kFfn, {48, 32, 16}},     {Axis::kExperts, {6, 5, 3}},
       {Axis::kExpertFfn, {32, 16}},   {Axis::kSharedFfn, {48, 16}}};
   for (const auto& [axis, widths] : choices)
     for (const LayerKind kind :
@@ -125,6 +125,21 @@ TEST_P(FamilyModel, AnElasticFileHoldsTheSizesAndGivesThePublishedBytesBack) {
   for (const char* file : {"model.safetensors", "config.json"})
     EXPECT_EQ(read_bytes(dir.path() / "again" / file), read_bytes(dir.path() / "parent" / file))
         << file;
+}
+
+// What transformers itself refuses is not written.
+TEST(FamilyForm, WhatTransformersRefusesIsNotPublished) {
+  const TempDir dir;
+  ModelConfig llama = llama_config();
+  llama.query_heads = 6;
+  const Weights a(llama, Device::kCpu, {});
+  expect_error([&] { export_weights(dir.path(), llama, a, {}); },
+               {"hidden width of 32", "6 query heads"});
+  ModelConfig granite = granite_config();
+  granite.mamba_heads = 6;
+  const Weights b(granite, Device::kCpu, {});
+  expect_error([&] { export_weights(dir.path(), granite, b, {}); },
+               {"48 channels", "hidden width of 32"});
 }
 
 // A size may leave out half a block. It runs, but no published config can say it.

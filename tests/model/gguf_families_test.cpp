@@ -224,7 +224,8 @@ TEST(GgufFamilies, WhatLlamaCppCannotBeToldIsRefused) {
   refused(
       llama_config(), [](ModelConfig& c) { c.rotary = 4; }, "turns a part of a head");
   refused(
-      granite_config(), [](ModelConfig&) {}, "not twice as wide as its hidden state");
+      granite_config(), [](ModelConfig& c) { c.mamba_heads = 6; },
+      "not twice as wide as its hidden state");
   refused(
       hybrid_config(), [](ModelConfig& c) { c.pattern = "MEME"; }, "without an attention layer");
   refused(

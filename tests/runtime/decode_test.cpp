@@ -199,7 +199,7 @@ TEST_P(Decode, StepByStepEqualsPrefillInASmallerSize) {
   for (LayerWidths& layer : widths.layers) {
     if (layer.query_heads > 0 && !GetParam().format) layer.query_heads = config.kv_heads;
     if (layer.mamba_heads == 0) continue;
-    layer.mamba_heads = 3;
+    layer.mamba_heads = config.groups;
     if (GetParam().format != WeightFormat::kNvfp4) layer.mamba_channels = 5;
   }
   const auto views = prefix_parameters(config, widths, weights.params());

@@ -13,7 +13,7 @@ inline ModelConfig gated_config(Family family, const std::string& pattern) {
   c.pattern = pattern;
   c.vocab = 40;
   c.hidden = 32;
-  c.query_heads = 6;
+  c.query_heads = 8;
   c.kv_heads = 2;
   c.head_dim = 8;
   c.ffn = 48;
@@ -50,10 +50,10 @@ inline ModelConfig granite_config() {
   c.ffn = 0;
   add_experts(c);
   c.shared_ffn = 48;
-  c.mamba_heads = 9;
+  c.mamba_heads = 8;
   c.mamba_head_dim = 8;
   c.state = 32;
-  c.groups = 3;
+  c.groups = 2;
   c.conv_kernel = 4;
   c.chunk = 8;
   c.embedding_scale = 3;

@@ -10,9 +10,10 @@ trap 'rm -rf "$work"' EXIT
 fail() { echo "$*" >&2; cat "$work/out" >&2; exit 1; }
 cd "$work"
 
-# MODEL CHOICES EXTRA: what the family's model is made of, which axes are cut, and what else the parent's config says.
+# NAME MODEL CHOICES HALF EXTRA: what the family's model is made of, which axes are cut, what the smaller size costs, and
+# what else the parent's config says.
 family() {
-  name=$1 model=$2 choices=$3 extra=$4
+  name=$1 model=$2 choices=$3 half=$4 extra=$5
   rm -rf runs
   cat >parent.yaml <<YAML
 name: parent
@@ -37,7 +38,7 @@ data:
   calibration: {samples: 4, seq_len: 64}
 elastic:
   choices: {$choices}
-  sizes: [{name: full, target: full}, {name: half, target: {active_params: 72%}}]
+  sizes: [{name: full, target: full}, {name: half, target: {active_params: $half}}]
 router: {hidden: 16, dead_zone: 0.15, freeze: {at_tokens: 512}}
 optimizer: {lr: 1.0e-3}
 precision: {compute: fp32}
@@ -68,13 +69,13 @@ YAML
   echo "$name: pretrained, distilled, on codes too, verified, cut"
 }
 
-family llama "pattern: '*-*-', ffn: 64, tied: true" "hidden: [100%, 75%, 50%], query_heads: [100%, 50%], ffn: [100%, 50%]" ""
-family qwen3 "pattern: '*-*-', ffn: 64, rope_theta: 1000000" "hidden: [100%, 75%, 50%], ffn: [100%, 75%, 50%]" ""
+family llama "pattern: '*-*-', ffn: 64, tied: true" "hidden: [100%, 75%, 50%], query_heads: [100%, 50%], ffn: [100%, 50%]" 72% ""
+family qwen3 "pattern: '*-*-', ffn: 64, rope_theta: 1000000" "hidden: [100%, 75%, 50%], ffn: [100%, 75%, 50%]" 72% ""
 family qwen3_moe "pattern: '*-*E', ffn: 64, experts: 6, top_k: 2, expert_ffn: 32" \
-  "hidden: [100%, 75%, 50%], experts: [100%, 50%], expert_ffn: [100%, 50%]" "moe: {bias_rate: 0}"
-family granitemoehybrid "pattern: 'ME*E', mamba_heads: 4, mamba_head_dim: 8, state: 16, groups: 1, chunk: 16, experts: 6,
+  "hidden: [100%, 75%, 50%], experts: [100%, 50%], expert_ffn: [100%, 50%]" 72% "moe: {bias_rate: 0}"
+family granitemoehybrid "pattern: 'ME*E', mamba_heads: 16, mamba_head_dim: 8, state: 16, groups: 1, chunk: 16, experts: 6,
   top_k: 2, expert_ffn: 32, shared_ffn: 32, embedding_scale: 3, residual_scale: 0.4, logit_divisor: 2, attention_scale: 0.2" \
-  "hidden: [100%, 75%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%], shared_ffn: [100%, 50%]" "moe: {bias_rate: 0}"
+  "hidden: [100%, 50%], mamba_heads: [100%, 50%], experts: [100%, 50%], shared_ffn: [100%, 50%]" 50% "moe: {bias_rate: 0}"
 
 "$program" pretrain parent.yaml --set moe.bias_rate=0.001 >out 2>&1 && fail "a bias that is not there was to be moved"
 grep -q 'moe.bias_rate' out || fail "not said: there is no bias to move"
