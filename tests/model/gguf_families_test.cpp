@@ -40,7 +40,6 @@ ModelConfig hybrid_config(const std::string& pattern = "ME*EME") {
   if (c.has(LayerKind::kDense)) {
     c.experts = c.top_k = c.expert_ffn = c.shared_ffn = 0;
     c.ffn = 48;
-    c.gate = {};
   }
   c.validate("granite");
   return c;
