@@ -177,7 +177,8 @@ void decode(const BlockQ6K& b, float* out) {
   for (int i = 0; i < kLarge; ++i) {
     const uint8_t byte = b.codes[i / 128 * 64 + i % 64];  // 128 codes to 64 bytes
     const int lower = i % 128 < 64 ? lower_half(byte) : upper_half(byte);
-    const float step = half(b.d) * static_cast<float>(b.scales[i / 16]);
+    const int8_t scale = b.scales[i / 16];
+    const float step = half(b.d) * static_cast<float>(scale);
     out[i] = step * static_cast<float>((lower | code2(b.upper, i) << 4) - 32);
   }
 }
