@@ -255,6 +255,9 @@ TEST_F(GgufTokenizerFiles, AFileThatNamesNoPreTokenizerHasTheDefaultOne) {
   std::vector<GgufKey> keys = written("starcoder.json");
   const auto json = [&] { return parse_json(read(keys).at("tokenizer.json"), "t").json(); };
   const auto digits = json();
+  for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"})
+    EXPECT_TRUE(digits["decoder"].contains(key))
+        << "without it the tokenizers package refuses the file";
   set(keys, "tokenizer.ggml.pre", std::string("refact"));
   EXPECT_EQ(json(), digits);
   set(keys, "tokenizer.ggml.pre", std::string("default"));
