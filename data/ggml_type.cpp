@@ -5,6 +5,7 @@
 #include <cstring>
 #include <immintrin.h>
 
+#include "data/ggml_blocks.h"
 #include "data/narrow.h"
 #include "data/widen.h"
 #include "kernels/core/check.h"
@@ -34,11 +35,6 @@ Q8Block encode_q8(const float* x) {
   return block;
 }
 
-void decode_q8(const Q8Block& block, float* out) {
-  const float scale = _cvtsh_ss(block.scale);
-  for (int64_t i = 0; i < kQ8Block; ++i) out[i] = scale * static_cast<float>(block.values[i]);
-}
-
 std::byte code_at(const std::byte* codes, int64_t i) {
   return i % 2 == 0 ? codes[i / 2] & std::byte{0xf} : codes[i / 2] >> 4;
 }
@@ -52,46 +48,57 @@ GgmlBlock ggml_block(GgmlType type) {
     case GgmlType::kF16:
     case GgmlType::kBF16:
       return {1, 2};
-    case GgmlType::kQ8:
-      return {kQ8Block, sizeof(Q8Block)};
     case GgmlType::kNvfp4:
       return {kNvfp4Blocks * kNvfp4Block, kNvfp4Blocks * (1 + kNvfp4Block / 2)};
+    default:
+      break;
   }
-  throw Error(str("no GGUF type ", static_cast<uint32_t>(type)));
+  const GgmlBlocks* blocks = ggml_blocks(type);
+  NESTLING_CHECK(blocks != nullptr, "no GGUF type ", static_cast<uint32_t>(type));
+  return blocks->block;
 }
 
+namespace {
+
+constexpr const char* kNames[] = {
+    "F32",     "F16",   "Q4_0",   "Q4_1",  nullptr, nullptr,  "Q5_0",  "Q5_1",    "Q8_0",
+    "Q8_1",    "Q2_K",  "Q3_K",   "Q4_K",  "Q5_K",  "Q6_K",   "Q8_K",  "IQ2_XXS", "IQ2_XS",
+    "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",     "I32",
+    "I64",     "F64",   "IQ1_M",  "BF16",  nullptr, nullptr,  nullptr, "TQ1_0",   "TQ2_0",
+    nullptr,   nullptr, nullptr,  "MXFP4", "NVFP4", "Q1_0",   "Q2_0"};
+
+// All types of this program, of plain numbers first.
+std::vector<GgmlType> all_types() {
+  std::vector<GgmlType> types = {GgmlType::kF32, GgmlType::kF16, GgmlType::kBF16};
+  for (const GgmlBlocks& b : all_ggml_blocks()) types.push_back(b.type);
+  types.push_back(GgmlType::kNvfp4);
+  return types;
+}
+
+}  // namespace
+
 const char* ggml_type_name(GgmlType type) {
-  switch (type) {
-    case GgmlType::kF32:
-      return "F32";
-    case GgmlType::kF16:
-      return "F16";
-    case GgmlType::kBF16:
-      return "BF16";
-    case GgmlType::kQ8:
-      return "Q8_0";
-    case GgmlType::kNvfp4:
-      return "NVFP4";
-  }
-  throw Error(str("no GGUF type ", static_cast<uint32_t>(type)));
+  ggml_block(type);  // throws where there is none
+  return kNames[static_cast<uint32_t>(type)];
 }
 
 std::optional<GgmlType> ggml_type(uint32_t number) {
-  for (const GgmlType type :
-       {GgmlType::kF32, GgmlType::kF16, GgmlType::kQ8, GgmlType::kBF16, GgmlType::kNvfp4})
+  for (const GgmlType type : all_types())
     if (static_cast<uint32_t>(type) == number) return type;
   return {};
 }
 
 std::string ggml_type_label(uint32_t number) {
-  constexpr const char* kNames[] = {
-      "F32",     "F16",   "Q4_0",   "Q4_1",  nullptr, nullptr,  "Q5_0",  "Q5_1",    "Q8_0",
-      "Q8_1",    "Q2_K",  "Q3_K",   "Q4_K",  "Q5_K",  "Q6_K",   "Q8_K",  "IQ2_XXS", "IQ2_XS",
-      "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",     "I32",
-      "I64",     "F64",   "IQ1_M",  "BF16",  nullptr, nullptr,  nullptr, "TQ1_0",   "TQ2_0",
-      nullptr,   nullptr, nullptr,  "MXFP4", "NVFP4", "Q1_0",   "Q2_0"};
   const bool named = number < std::size(kNames) && kNames[number] != nullptr;
   return named ? kNames[number] : str("of type ", number, ", which ggml has not");
+}
+
+std::string ggml_type_list() {
+  std::string list;
+  const std::vector<GgmlType> types = all_types();
+  for (size_t i = 0; i < types.size(); ++i)
+    list += str(i == 0 ? "" : i + 1 < types.size() ? ", " : " or ", ggml_type_name(types[i]));
+  return list;
 }
 
 std::optional<int64_t> ggml_bytes(GgmlType type, std::span<const int64_t> shape) {
@@ -117,6 +124,8 @@ void encode_ggml_row(GgmlType type, std::span<const float> row, std::vector<std:
       break;
     case GgmlType::kNvfp4:
       throw Error("numbers are not made NVFP4 here; codes are repacked");
+    default:
+      throw Error(str("numbers are not made ", ggml_type_name(type), " here"));
   }
   const auto blocks = static_cast<int64_t>(row.size()) / kQ8Block;
   NESTLING_CHECK(blocks * kQ8Block == std::ssize(row), "a row of ", row.size(),
@@ -141,16 +150,15 @@ void decode_ggml_row(GgmlType type, std::span<const std::byte> bytes, std::span<
       return widen_to_float(StoredType::kF16, bytes, out.data());
     case GgmlType::kBF16:
       return widen_to_float(StoredType::kBF16, bytes, out.data());
-    case GgmlType::kQ8:
-      break;
     case GgmlType::kNvfp4:
       throw Error("codes of NVFP4 are not made numbers here; they are unpacked");
+    default:
+      break;
   }
-  for (int64_t b = 0; b < count / kQ8Block; ++b) {
-    Q8Block block;
-    std::memcpy(&block, bytes.data() + b * static_cast<int64_t>(sizeof block), sizeof block);
-    decode_q8(block, out.data() + b * kQ8Block);
-  }
+  const GgmlBlocks& blocks = *ggml_blocks(type);
+  const auto [elements, size] = blocks.block;
+  for (int64_t b = 0; b < count / elements; ++b)
+    blocks.decode(bytes.data() + b * size, out.data() + b * elements);
 }
 
 void repack_nvfp4_row(std::span<const std::byte> codes, std::span<const std::byte> block_scales,

@@ -173,7 +173,7 @@ GgufStored GgufFile::read_tensor(Cursor& in, uint64_t index) const {
   const auto type = in.take_one<uint32_t>(what);
   const auto known = ggml_type(type);
   NESTLING_CHECK_INPUT(known.has_value(), name(), ": ", what, " is ", ggml_type_label(type),
-                       "; needs F32, F16, BF16, Q8_0 or NVFP4");
+                       "; needs ", ggml_type_list());
   t.type = *known;
   return t;
 }

@@ -8,8 +8,7 @@
 //               against the file's size; no name twice; shapes, their products and whole blocks;
 //               tensors in order, each at the first multiple of the alignment after the one before,
 //               so that none overlaps another, as ggml asks; every byte of theirs in the file.
-// Types         F32, F16, BF16, Q8_0, NVFP4 (ggml_type.h). A tensor of another is refused by its
-//               name and the type's.
+// Types         those of ggml_type.h. A tensor of another is refused by its name and the type's.
 // Errors        kInput naming file and key or tensor. No input crashes, or allocates more than in
 //               proportion to the file.
 // Threads       const; may be read in many threads at once.

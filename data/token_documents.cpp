@@ -16,8 +16,7 @@ class OfText : public TokenDocuments {
 
   bool next(int64_t limit, TokenDocument& document) override {
     if (!source_->next(text_)) return false;
-    document.tokens = options_.tokenizer.encode(text_, false);
-    document.tokens.push_back(options_.end_of_text);
+    document.tokens = options_.tokenizer.document(text_, options_.end_of_text);
     document.length = std::ssize(document.tokens);
     document.tokens.resize(static_cast<size_t>(std::min(limit, document.length)));
     return true;

@@ -1,8 +1,8 @@
 // token_documents.h - documents as tokens, one after the other, for who reads them once: of token shards, or of a
 // text that is tokenised on the way.
 //
-// A spec is a shard prefix or a folder of shards (shards.h), or a text (text_source.h). A document of a text is
-// closed with `end_of_text`; those of shards are as they are stored, and those without tokens passed over.
+// A spec is a shard prefix or a folder of shards (shards.h), or a text (text_source.h). A document of a text has
+// what the tokenizer's template puts around it and is closed with `end_of_text`; those of shards are as they are stored, and those without tokens passed over.
 // Errors        Error of kind kInput naming the file, at opening or where it is read.
 // Ownership     borrows the tokenizer.
 #pragma once

@@ -6,8 +6,8 @@
 
 namespace nestling {
 
-ShardCounts write_shard(TextSource& source, const Encode& encode, int32_t end_of_text,
-                        int64_t vocabulary, const std::filesystem::path& prefix) {
+ShardCounts write_shard(TextSource& source, const Encode& encode, int64_t vocabulary,
+                        const std::filesystem::path& prefix) {
   constexpr size_t kBlock = 8192;  // documents in memory at a time
   ShardWriter writer(prefix, vocabulary);
   ShardCounts counts;
@@ -26,7 +26,6 @@ ShardCounts write_shard(TextSource& source, const Encode& encode, int32_t end_of
         const std::string text = texts[i]();
         bytes[i] = text.size();
         ids[i] = encode(text);
-        ids[i].push_back(end_of_text);
       }
     });
     for (size_t i = 0; i < n; ++i) {

@@ -14,17 +14,17 @@
 
 namespace nestling {
 
-// Text to token ids without special tokens added. Called by several threads at once.
+// Text to the token ids of a document, with what closes it. Called by several threads at once.
 using Encode = std::function<std::vector<int32_t>(std::string_view)>;
 
 struct ShardCounts {
   int64_t documents = 0;
-  int64_t bytes = 0;   // of text
-  int64_t tokens = 0;  // with one end-of-text token a document
+  int64_t bytes = 0;  // of text
+  int64_t tokens = 0;
 };
 
-// Writes <prefix>.bin and .idx. Each document gets `end_of_text` appended.
-ShardCounts write_shard(TextSource& source, const Encode& encode, int32_t end_of_text,
-                        int64_t vocabulary, const std::filesystem::path& prefix);
+// Writes <prefix>.bin and .idx.
+ShardCounts write_shard(TextSource& source, const Encode& encode, int64_t vocabulary,
+                        const std::filesystem::path& prefix);
 
 }  // namespace nestling

@@ -140,6 +140,13 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::document(std::string_view text, int32_t end) const {
+  std::vector<int32_t> ids = encode(text, true);
+  const std::vector<int32_t>& after = state_->spec.after;
+  if (after.empty() || after.back() != end) ids.push_back(end);
+  return ids;
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::string bytes;
   for (int32_t id : ids)

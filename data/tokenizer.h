@@ -40,6 +40,9 @@ class Tokenizer {
   // add_special_tokens puts around the text what the file's template does (BOS). Special tokens
   // that stand in the text are found either way.
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
+  // What training and measurements read of a text: with what the file's template puts around it, and
+  // closed with `end` unless the template does that.
+  std::vector<int32_t> document(std::string_view text, int32_t end) const;
   // Bytes that are not UTF-8 come out as U+FFFD. Throws kInput for an id without a token.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const;
 

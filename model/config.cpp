@@ -2,7 +2,10 @@
 
 #include <cmath>
 
+#include "kernels/ops/rope.h"
+#include "model/family.h"
 #include "model/parameters.h"
+#include "model/published_names.h"
 
 namespace nestling {
 
@@ -41,6 +44,14 @@ void validate_moe(const ModelConfig& c, const Checker& check) {
                        c.gate.scale, ", needs a finite number");
 }
 
+void validate_positions(const ModelConfig& c, const Checker& check) {
+  check.range("rotary channels of a head", c.rotary, 0, c.head_dim);
+  NESTLING_CHECK_INPUT(c.rotary % 2 == 0, check.where, ": ", c.rotary,
+                       " rotary channels of a head, needs an even number");
+  if (c.rotary > 0)
+    static_cast<void>(rope_inverse_frequencies(c.rotary, c.rope_theta, c.rope_scaling));
+}
+
 // Extents that are each within their range may have a product that is not.
 void validate_size(const ModelConfig& c, const std::string& where) {
   double parameters = 0;
@@ -75,6 +86,7 @@ void ModelConfig::validate(const std::string& where) const {
     check.range("num_attention_heads", query_heads, 1, 65536);
     check.divides("num_attention_heads", query_heads, "num_key_value_heads", kv_heads);
     check.range("head_dim", head_dim, 1, 4096);
+    validate_positions(*this, check);
   }
   if (has(LayerKind::kMamba)) {
     check.range("n_groups", groups, 1, 65536);
@@ -87,6 +99,8 @@ void ModelConfig::validate(const std::string& where) const {
   }
   if (has(LayerKind::kDense)) check.range("intermediate_size", ffn, 1);
   if (has(LayerKind::kMoe)) validate_moe(*this, check);
+  check_family(*this, where);
+  check_blocks(*this, where);
   validate_size(*this, where);
 }
 

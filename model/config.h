@@ -2,19 +2,28 @@
 //
 // A model is a list of residual layers, each one RMS norm and one mixer, written as a pattern with
 // a character a layer: M Mamba-2, * attention, - dense feed-forward, E mixture of experts. Fields
-// that a pattern does not use are zero.
+// that a pattern does not use are zero. Families whose published blocks hold two norms and two
+// mixers have two layers a block.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "kernels/ops/gate.h"
+#include "kernels/ops/rope.h"
 
 namespace nestling {
+
+// Whose published form a model has: names of tensors, keys of config.json. No arithmetic depends on it.
+enum class Family : uint8_t { kNemotronH, kLlama, kQwen3, kQwen3Moe, kGraniteHybrid };
+
+// Of feed-forward layers and experts: down(relu(up)^2), or down(silu(gate) up).
+enum class Activation : uint8_t { kSquaredRelu, kGatedSilu };
 
 enum class LayerKind : char { kMamba = 'M', kAttention = '*', kDense = '-', kMoe = 'E' };
 
 struct ModelConfig {
+  Family family = Family::kNemotronH;
   std::string pattern;  // one LayerKind character a layer
   int64_t vocab = 0;
   int64_t hidden = 0;
@@ -24,6 +33,15 @@ struct ModelConfig {
   int64_t query_heads = 0;  // a multiple of kv_heads
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  bool head_norm = false;     // RMS norm of every query and key head, before rotation
+  int64_t rotary = 0;         // channels of a query or key head that are rotated; 0: no positions
+  double rope_theta = 10000;  // base of their frequencies
+  RopeScaling rope_scaling;
+  float attention_scale = 0;  // of scores; 0: 1 / sqrt(head_dim)
+
+  float embedding_scale = 1;  // of what the embedding looks up
+  float residual_scale = 1;   // of what a mixer adds to the residual stream
+  float logit_divisor = 1;    // what logits are divided by
 
   int64_t mamba_heads = 0;  // a multiple of groups
   int64_t mamba_head_dim = 0;
@@ -33,7 +51,8 @@ struct ModelConfig {
   bool conv_bias = true;
   int64_t chunk = 128;  // of the scan: speed and rounding, not shape
 
-  int64_t ffn = 0;  // dense layers, squared ReLU
+  Activation activation = Activation::kSquaredRelu;
+  int64_t ffn = 0;  // dense layers
 
   int64_t experts = 0;
   int64_t top_k = 0;

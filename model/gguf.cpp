@@ -1,8 +1,10 @@
 #include "model/gguf.h"
 
 #include <cmath>
+#include <map>
 
 #include "model/gguf_names.h"
+#include "model/gguf_rope.h"
 #include "model/published_rows.h"
 
 namespace nestling {
@@ -23,34 +25,33 @@ void check_f16(const std::vector<float>& row, const std::string& name) {
                          " is beyond F16; --precision bf16 holds it");
 }
 
-// The parameters of one GGUF tensor: those of a published one, of experts of all of them.
+// The parameters of one GGUF tensor, by rising row; of experts all of them.
 struct Parts {
   const Weights* weights;
+  GgufPlace place;
   std::vector<int64_t> list;
   const ParameterSpec& spec() const { return weights->specs()[static_cast<size_t>(list.front())]; }
   int64_t experts() const { return spec().stacked() ? spec().dims[0].extent : 1; }
-  int64_t rows() const { return spec().published_shape[0]; }
   int64_t cols() const {
     int64_t n = 1;
     for (size_t d = 1; d < spec().published_shape.size(); ++d) n *= spec().published_shape[d];
     return n;
   }
   template <class Fn>
-  void each_row(const Fn& fn) const {  // fn(expert, row), as they are written
+  void each_row(const Fn& fn) const {  // fn(expert, published row), as they are written
     for (int64_t e = 0; e < experts(); ++e)
-      for (int64_t r = 0; r < rows(); ++r) fn(e, r);
+      for (int64_t r = 0; r < place.rows; ++r) fn(e, place.published_row(r));
   }
 };
 
-void produce_numbers(const Parts& parts, const GgufPlace& place, GgmlType type,
-                     const ByteSink& sink) {
+void produce_numbers(const Parts& parts, GgmlType type, const ByteSink& sink) {
   const PublishedRows rows(*parts.weights, parts.list);
   std::vector<float> row(static_cast<size_t>(parts.cols()));
   std::vector<std::byte> bytes;
   parts.each_row([&](int64_t expert, int64_t r) {
     rows.read(expert, r, row);
-    for (float& x : row) x = to_gguf_form(place.form, x);
-    if (type == GgmlType::kF16) check_f16(row, place.name);
+    for (float& x : row) x = to_gguf_form(parts.place.form, x);
+    if (type == GgmlType::kF16) check_f16(row, parts.place.name);
     encode_ggml_row(type, row, bytes);
     sink(bytes);
   });
@@ -89,7 +90,7 @@ void add_scales(const Parts& parts, const std::string& name, std::vector<GgufTen
 }
 
 GgmlType type_of(const Parts& parts, GgufForm form, GgmlType asked) {
-  if (form != GgufForm::kProduct) return GgmlType::kF32;
+  if (!is_product(form)) return GgmlType::kF32;
   const bool codes = static_cast<bool>(parts.weights->codes(parts.list.front()));
   return asked == GgmlType::kNvfp4 && !codes ? GgmlType::kBF16 : asked;
 }
@@ -97,24 +98,37 @@ GgmlType type_of(const Parts& parts, GgufForm form, GgmlType asked) {
 // The tensor and what stands beside it.
 void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
                 const std::string& where, std::vector<GgufTensor>& tensors) {
-  const GgufPlace place = place_in_gguf(parts.spec());
+  const GgufPlace& place = parts.place;
   GgufTensor t{.name = place.name,
                .type = type_of(parts, place.form, asked),
-               .shape = gguf_shape(config, parts.spec(), place.form),
+               .shape = gguf_shape(config, parts.spec(), place),
                .produce = {}};
   check_rows(t, where);
   const bool codes = t.type == GgmlType::kNvfp4;
   if (codes)
     t.produce = [parts](const ByteSink& sink) { produce_codes(parts, sink); };
   else
-    t.produce = [parts, place, type = t.type](const ByteSink& sink) {
-      produce_numbers(parts, place, type, sink);
+    t.produce = [parts, type = t.type](const ByteSink& sink) {
+      produce_numbers(parts, type, sink);
     };
   tensors.push_back(std::move(t));
   if (codes) add_scales(parts, place.name, tensors);
   if (place.form == GgufForm::kConv && !config.conv_bias)
     tensors.push_back(f32_vector(gguf_module(place.name) + ".bias",
-                                 std::vector<float>(static_cast<size_t>(parts.rows()), 0.0f)));
+                                 std::vector<float>(static_cast<size_t>(place.rows), 0.0f)));
+}
+
+// As the list goes.
+std::vector<Parts> parts_of(const ModelConfig& config, const Weights& weights) {
+  std::vector<Parts> all;
+  std::map<std::string, size_t> index;
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    GgufPlace place = place_in_gguf(config, weights.specs()[static_cast<size_t>(i)]);
+    const auto [at, fresh] = index.emplace(place.name, all.size());
+    if (fresh) all.push_back({.weights = &weights, .place = std::move(place), .list = {}});
+    all[at->second].list.push_back(i);
+  }
+  return all;
 }
 
 }  // namespace
@@ -122,11 +136,11 @@ void add_tensor(const ModelConfig& config, const Parts& parts, GgmlType asked,
 std::vector<GgufTensor> gguf_tensors(const ModelConfig& config, const Weights& weights,
                                      GgmlType type, const std::string& where) {
   std::vector<GgufTensor> tensors;
-  for (const NamedPublished& published : published_tensors(weights)) {
-    if (published.from.expert > 0) continue;  // of experts the first stands for all
-    const Parts parts{.weights = &weights, .list = published.from.parts};
+  if (config.rope_scaling.original_max_positions > 0)
+    tensors.push_back(f32_vector(
+        kRopeFactors, gguf_rope_factors(config.rotary, config.rope_theta, config.rope_scaling)));
+  for (const Parts& parts : parts_of(config, weights))
     add_tensor(config, parts, type, where, tensors);
-  }
   return tensors;
 }
 

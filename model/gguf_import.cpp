@@ -1,9 +1,11 @@
 #include "model/gguf_import.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
 
 #include "model/gguf_names.h"
+#include "model/gguf_rope.h"
 #include "model/interleave.h"
 #include "model/published_rows.h"
 
@@ -30,7 +32,7 @@ class GgufTensors {
     return *t;
   }
   const GgufStored& of(const ParameterSpec& spec, const GgufPlace& place) {
-    return need(place.name, gguf_shape(config_, spec, place.form));
+    return need(place.name, gguf_shape(config_, spec, place));
   }
   // The numbers beside a tensor of codes: one, or one an expert.
   std::vector<float> scales(const std::string& name, int64_t count) {
@@ -53,10 +55,6 @@ class GgufTensors {
   std::set<std::string> used_;
 };
 
-std::string conv_bias_name(int64_t layer) {
-  return str("blk.", layer, ".ssm_conv1d.bias");
-}
-
 std::vector<float> numbers_of(const GgufStored& t) {
   int64_t count = 1;
   for (const int64_t n : t.shape) count *= n;
@@ -68,7 +66,7 @@ std::vector<float> numbers_of(const GgufStored& t) {
 // Whether any layer's convolution has a bias that is not zero.
 bool has_conv_bias(const GgufFile& file, const ModelConfig& config) {
   for (int64_t l = 0; l < config.layers(); ++l) {
-    const GgufStored* t = file.find(conv_bias_name(l));
+    const GgufStored* t = file.find(gguf_conv_bias(config, l));
     if (t == nullptr) continue;
     NESTLING_CHECK_INPUT(t->type != GgmlType::kNvfp4, t->describe(), ": a bias in codes");
     const std::vector<float> bias = numbers_of(*t);
@@ -85,11 +83,11 @@ bool is_codes(const GgufStored& t) {
 void check_tensors(const GgufFile& file, const ModelConfig& config) {
   GgufTensors tensors(file, config);
   for (const ParameterSpec& spec : parameter_list(config)) {
-    const GgufPlace place = place_in_gguf(spec);
+    const GgufPlace place = place_in_gguf(config, spec);
     const GgufStored& t = tensors.of(spec, place);
     if (!is_codes(t)) continue;
     NESTLING_CHECK_INPUT(takes_codes(config, spec), t.describe(),
-                         ": no product here takes codes of it; needs F32, F16, BF16 or Q8_0");
+                         ": no product here takes codes of it; needs another type");
     NESTLING_CHECK_INPUT(spec.dims.back().extent % kNvfp4Block == 0, t.describe(), ": runs of ",
                          spec.dims.back().extent, " columns are no whole blocks of ", kNvfp4Block);
     const std::string module = gguf_module(place.name);
@@ -97,55 +95,78 @@ void check_tensors(const GgufFile& file, const ModelConfig& config) {
     tensors.scales(module + ".input_scale", published_matrix(spec).count);
   }
   for (int64_t l = 0; l < config.layers() && !config.conv_bias; ++l)
-    tensors.pass_over(conv_bias_name(l));  // zeros
+    tensors.pass_over(gguf_conv_bias(config, l));  // zeros
+  if (gguf_architecture_of(config, file.name()).rope_factors) tensors.pass_over(kRopeFactors);
   tensors.check_all_used();
 }
 
-// Rows of a tensor as published ones, of expert `expert` where it holds several.
+// Llama 3's scaling of positions; of a file without factors none.
+RopeScaling read_rope_scaling(const GgufFile& file, const ModelConfig& config) {
+  const GgufStored* t = file.find(kRopeFactors);
+  if (t == nullptr || !gguf_architecture_of(file).rope_factors) return {};
+  NESTLING_CHECK_INPUT(t->type == GgmlType::kF32 && t->shape == std::vector{config.rotary / 2},
+                       t->describe(), ": needs F32 [", config.rotary / 2, "]");
+  const auto scaling = rope_scaling_of(numbers_of(*t), config.rope_theta);
+  NESTLING_CHECK_INPUT(scaling.has_value(), t->describe(),
+                       ": no scaling of positions as Llama 3's gives these factors");
+  return *scaling;
+}
+
+// Rows of a tensor as published ones.
 class StoredRows {
  public:
-  StoredRows(const GgufStored& tensor, GgufForm form, const PublishedMatrix& m)
-      : tensor_(tensor), form_(form), cols_(m.cols) {
+  StoredRows(const GgufStored& tensor, const GgufPlace& place, const PublishedMatrix& m)
+      : tensor_(tensor), place_(place), cols_(m.cols) {
     if (m.cols == 1) vector_ = numbers_of(tensor);
   }
-  // Row `row` counts through the experts.
-  void read(int64_t row, std::span<float> out) const {
+  // Row `published` of expert `expert`, or of the only one.
+  void read(int64_t expert, int64_t published, std::span<float> out) const {
+    const int64_t row = expert * place_.rows + place_.row_of(published);
     if (cols_ == 1)
       out[0] = vector_[static_cast<size_t>(row)];
     else
       decode_ggml_row(tensor_.type, tensor_.row(row), out);
-    for (float& x : out) x = from_gguf_form(form_, x);
+    for (float& x : out) x = from_gguf_form(place_.form, x);
   }
 
  private:
   const GgufStored& tensor_;
-  GgufForm form_;
+  const GgufPlace& place_;
   int64_t cols_;
   std::vector<float> vector_;  // of one column: all of it
 };
 
-void import_numbers(const GgufStored& t, GgufForm form, const ParameterSpec& spec, View values) {
+void import_numbers(const GgufStored& t, const GgufPlace& place, const ParameterSpec& spec,
+                    View values) {
   const PublishedMatrix m = published_matrix(spec);
-  const StoredRows rows(t, form, m);
-  const int64_t of_expert = spec.published_shape[0];
+  const StoredRows rows(t, place, m);
   const std::string where = t.describe();
   for (int64_t e = 0; e < m.count; ++e)
     fill_matrix(
-        spec, spec.row_begin,
-        [&](int64_t row, std::span<float> out) { rows.read(e * of_expert + row, out); }, where,
-        values.ptr<float>() + e * m.rows * m.cols);
+        spec, spec.row_begin, [&](int64_t row, std::span<float> out) { rows.read(e, row, out); },
+        where, values.ptr<float>() + e * m.rows * m.cols);
 }
 
-void import_nvfp4(const GgufStored& t, const ParameterSpec& spec, View codes, View block_scales) {
+void read_parameter(GgufTensors& tensors, const ModelConfig& config, const ParameterSpec& spec,
+                    View values) {
+  const GgufPlace place = place_in_gguf(config, spec);
+  const GgufStored& t = tensors.of(spec, place);
+  NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
+                       ": its weights are codes, which run but are neither trained nor trained "
+                       "from; needs another type");
+  import_numbers(t, place, spec, values);
+}
+
+void import_nvfp4(const GgufStored& t, const GgufPlace& place, const ParameterSpec& spec,
+                  View codes, View block_scales) {
   const PublishedMatrix m = published_matrix(spec);
-  const int64_t of_expert = spec.published_shape[0];
   std::vector<std::byte> row_codes(static_cast<size_t>(kNvfp4Codes.row_bytes(m.cols)));
   std::vector<std::byte> row_scales(static_cast<size_t>(kBlockScales.row_bytes(m.cols)));
   const auto fill = [&](const CodeArray& a, View to, int64_t e) {
     scatter_codes(
         spec, spec.row_begin, a,
         [&](int64_t row) -> std::span<const std::byte> {
-          unpack_nvfp4_row(t.row(e * of_expert + row), row_codes, row_scales);
+          unpack_nvfp4_row(t.row(e * place.rows + place.row_of(row)), row_codes, row_scales);
           return a.blocks ? row_scales : row_codes;
         },
         to.data() + e * m.rows * a.row_bytes(m.cols));
@@ -163,6 +184,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   ModelConfig config = gguf_keys_config(file);
   config.tied = file.find("output.weight") == nullptr;
   config.conv_bias = has_conv_bias(file, config);
+  config.rope_scaling = read_rope_scaling(file, config);
   config.validate(file.name());
   check_tensors(file, config);
   return config;
@@ -176,7 +198,7 @@ std::optional<Quantization> read_gguf_quantization(const GgufFile& file,
   bool any = false;
   GgufTensors tensors(file, config);
   for (size_t i = 0; i < specs.size(); ++i) {
-    const GgufPlace place = place_in_gguf(specs[i]);
+    const GgufPlace place = place_in_gguf(config, specs[i]);
     if (!is_codes(tensors.of(specs[i], place))) continue;
     const std::string module = gguf_module(place.name);
     const int64_t count = published_matrix(specs[i]).count;
@@ -190,26 +212,45 @@ std::optional<Quantization> read_gguf_quantization(const GgufFile& file,
   return any ? std::optional(std::move(q)) : std::nullopt;
 }
 
-void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights) {
+void import_gguf_weights(const GgufFile& file, const ModelConfig& config, Weights& weights,
+                         const Order* order) {
   NESTLING_CHECK(!weights.quantization() || weights.device() == Device::kCpu,
                  "codes are read on the CPU");
+  NESTLING_CHECK(order == nullptr || !weights.quantization(), "codes are not put in another order");
+  if (order != nullptr) check_order(config, *order);
   GgufTensors tensors(file, config);
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    const GgufPlace place = place_in_gguf(spec);
-    const GgufStored& t = tensors.of(spec, place);
     if (weights.codes(i)) {
-      import_nvfp4(t, spec, weights.codes(i), weights.block_scales(i));
+      const GgufPlace place = place_in_gguf(config, spec);
+      import_nvfp4(tensors.of(spec, place), place, spec, weights.codes(i), weights.block_scales(i));
       continue;
     }
-    NESTLING_CHECK_INPUT(!is_codes(t), t.describe(),
-                         ": its weights are codes, which run but are neither trained nor trained "
-                         "from; needs F32, F16, BF16 or Q8_0");
-    weights.fill(i, [&](View values) { import_numbers(t, place.form, spec, values); });
+    weights.fill(i, [&](View values) {
+      read_parameter(tensors, config, spec, values);
+      if (order != nullptr) permute(spec, *order, values);
+    });
   }
   Context ctx(weights.device());
   weights.refresh_low(ctx);
   ctx.synchronize();
+}
+
+ParameterSource gguf_parameters(const GgufFile& file, const ModelConfig& config,
+                                const Order* order) {
+  auto specs = std::make_shared<std::vector<ParameterSpec>>(parameter_list(config));
+  int64_t largest = 0;
+  for (const ParameterSpec& spec : *specs) largest = std::max(largest, spec.size());
+  auto memory =
+      std::make_shared<Tensor>(Device::kCpu, DType::kF32, std::initializer_list<int64_t>{largest});
+  return [&file, &config, order, specs, memory](int64_t i) -> ConstView {
+    const ParameterSpec& spec = (*specs)[static_cast<size_t>(i)];
+    GgufTensors tensors(file, config);
+    const View values = spec.view_of(memory->view().data(), DType::kF32, Device::kCpu);
+    read_parameter(tensors, config, spec, values);
+    if (order != nullptr) permute(spec, *order, values);
+    return values;
+  };
 }
 
 }  // namespace nestling

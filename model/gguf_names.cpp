@@ -3,60 +3,63 @@
 #include <bit>
 #include <cmath>
 
+#include "model/interleave.h"
+#include "model/published_names.h"
+
 namespace nestling {
 
 namespace {
 
-struct GgufName {
-  const char* published;  // without the layer's beginning
-  const char* gguf;
-  GgufForm form;
-};
-constexpr GgufName kModelNames[] = {
-    {"backbone.embeddings.weight", "token_embd.weight", GgufForm::kProduct},
-    {"backbone.norm_f.weight", "output_norm.weight", GgufForm::kPlain},
-    {"lm_head.weight", "output.weight", GgufForm::kProduct},
-};
-constexpr GgufName kLayerNames[] = {
-    {"norm.weight", "attn_norm.weight", GgufForm::kPlain},
-    {"mixer.in_proj.weight", "ssm_in.weight", GgufForm::kProduct},
-    {"mixer.conv1d.weight", "ssm_conv1d.weight", GgufForm::kConv},
-    {"mixer.conv1d.bias", "ssm_conv1d.bias", GgufForm::kPlain},
-    {"mixer.dt_bias", "ssm_dt.bias", GgufForm::kPlain},
-    {"mixer.A_log", "ssm_a", GgufForm::kNegativeExp},
-    {"mixer.D", "ssm_d", GgufForm::kColumn},
-    {"mixer.norm.weight", "ssm_norm.weight", GgufForm::kGroups},
-    {"mixer.out_proj.weight", "ssm_out.weight", GgufForm::kProduct},
-    {"mixer.q_proj.weight", "attn_q.weight", GgufForm::kProduct},
-    {"mixer.k_proj.weight", "attn_k.weight", GgufForm::kProduct},
-    {"mixer.v_proj.weight", "attn_v.weight", GgufForm::kProduct},
-    {"mixer.o_proj.weight", "attn_output.weight", GgufForm::kProduct},
-    {"mixer.up_proj.weight", "ffn_up.weight", GgufForm::kProduct},
-    {"mixer.down_proj.weight", "ffn_down.weight", GgufForm::kProduct},
-    {"mixer.gate.weight", "ffn_gate_inp.weight", GgufForm::kPlain},
-    {"mixer.gate.e_score_correction_bias", "exp_probs_b.bias", GgufForm::kPlain},
-    {"mixer.experts.{e}.up_proj.weight", "ffn_up_exps.weight", GgufForm::kProduct},
-    {"mixer.experts.{e}.down_proj.weight", "ffn_down_exps.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.up_proj.weight", "ffn_up_shexp.weight", GgufForm::kProduct},
-    {"mixer.shared_experts.down_proj.weight", "ffn_down_shexp.weight", GgufForm::kProduct},
-};
+std::string block_name(const ModelConfig& config, int64_t layer, const char* name) {
+  return str("blk.", layer / layers_of_block(config.family), ".", name);
+}
+
+// Whether `spec`, published as `published`, is what a name stands for.
+bool is_named(const ParameterSpec& spec, const std::string& published, const GgufName& n) {
+  return spec.published == published &&
+         (n.part == nullptr || spec.name == str(published, "/", n.part));
+}
 
 }  // namespace
 
-GgufPlace place_in_gguf(const ParameterSpec& spec) {
-  for (const GgufName& n : kModelNames)
-    if (spec.layer < 0 && spec.published == n.published) return {n.gguf, n.form};
-  const std::string beginning = str("backbone.layers.", spec.layer, ".");
-  for (const GgufName& n : kLayerNames)
-    if (spec.layer >= 0 && spec.published == beginning + n.published)
-      return {str("blk.", spec.layer, ".", n.gguf), n.form};
-  throw Error(str(spec.published, ": has no name in GGUF"));
+GgufPlace place_in_gguf(const ModelConfig& config, const ParameterSpec& spec) {
+  const GgufArchitecture& a = gguf_architecture_of(config, spec.published);
+  if (spec.layer < 0) {
+    for (const GgufName& n : a.model_names)
+      if (is_named(spec, n.published, n))
+        return {n.gguf, n.form, 0, spec.published_shape[0], config.head_dim};
+  } else {
+    const std::string beginning =
+        str(a.beginning, spec.layer / layers_of_block(config.family), ".");
+    for (const GgufName& n : a.layer_names)
+      if (is_named(spec, beginning + n.published, n))
+        return {block_name(config, spec.layer, n.gguf), n.form, n.part ? spec.row_begin : 0,
+                n.part ? published_matrix(spec).rows : spec.published_shape[0], config.head_dim};
+  }
+  throw Error(str(spec.name, ": has no name in GGUF"));
+}
+
+std::string gguf_conv_bias(const ModelConfig& config, int64_t layer) {
+  return block_name(config, layer, "ssm_conv1d.bias");
+}
+
+int64_t GgufPlace::published_row(int64_t row) const {
+  if (form != GgufForm::kRotated) return first_row + row;
+  const int64_t half = head_dim / 2, in_head = row % head_dim;
+  return first_row + row - in_head + in_head % 2 * half + in_head / 2;
+}
+
+int64_t GgufPlace::row_of(int64_t published) const {
+  const int64_t row = published - first_row;
+  if (form != GgufForm::kRotated) return row;
+  const int64_t half = head_dim / 2, in_head = row % head_dim;
+  return row - in_head + in_head % half * 2 + in_head / half;
 }
 
 std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& spec,
-                                GgufForm form) {
+                                const GgufPlace& place) {
   const std::vector<int64_t>& shape = spec.published_shape;
-  switch (form) {
+  switch (place.form) {
     case GgufForm::kConv:
       return {shape[0], shape[2]};
     case GgufForm::kNegativeExp:
@@ -66,9 +69,11 @@ std::vector<int64_t> gguf_shape(const ModelConfig& config, const ParameterSpec& 
       return {config.groups, shape[0] / config.groups};
     case GgufForm::kPlain:
     case GgufForm::kProduct:
+    case GgufForm::kRotated:
       break;
   }
   std::vector<int64_t> whole = shape;
+  whole[0] = place.rows;
   if (spec.stacked()) whole.insert(whole.begin(), spec.dims[0].extent);
   return whole;
 }

@@ -8,7 +8,9 @@
 #include "data/narrow.h"
 #include "data/safetensors_writer.h"
 #include "model/huggingface_codes.h"
+#include "model/interleave.h"
 #include "model/order.h"
+#include "model/published_names.h"
 #include "model/published_numbers.h"
 #include "model/published_rows.h"
 #include "model/published_tensors.h"
@@ -25,19 +27,20 @@ StoredType type_of(const ExportOptions& options, const std::string& name,
 
 TensorToStore to_store(const Weights& weights, const NamedPublished& tensor, StoredType type) {
   const Published& p = tensor.from;
-  const std::vector<int64_t>& shape =
-      weights.specs()[static_cast<size_t>(p.parts.front())].published_shape;
+  const ParameterSpec& spec = weights.specs()[static_cast<size_t>(p.parts.front())];
+  const int64_t experts = spec.one_tensor ? spec.dims[0].extent : 1;
+  const int64_t length = spec.published_shape[0], cols = published_matrix(spec).cols;
+  std::vector<int64_t> shape = spec.published_shape;
+  if (spec.one_tensor) shape.insert(shape.begin(), experts);
   return {.name = tensor.name,
           .type = type,
-          .shape = shape,
-          .produce = [&weights, p, type, shape](const ByteSink& sink) {
+          .shape = std::move(shape),
+          .produce = [&weights, p, type, experts, length, cols](const ByteSink& sink) {
             const PublishedRows rows(weights, p.parts);
-            int64_t cols = 1;
-            for (size_t d = 1; d < shape.size(); ++d) cols *= shape[d];
             std::vector<float> row(static_cast<size_t>(cols));
             std::vector<std::byte> bytes;
-            for (int64_t r = 0; r < shape[0]; ++r) {
-              rows.read(p.expert, r, row);
+            for (int64_t i = 0; i < experts * length; ++i) {
+              rows.read(p.expert + i / length, i % length, row);
               narrow_from_float(type, row, bytes);
               sink(bytes);
             }
@@ -117,6 +120,7 @@ PublishedTypes import_weights(const std::filesystem::path& directory, const Mode
 
 void export_weights(const std::filesystem::path& directory, const ModelConfig& config,
                     const Weights& weights, const ExportOptions& options) {
+  check_published_form(config, directory.string());
   if (weights.device() != Device::kCpu)
     return export_weights(directory, config, weights.on(Device::kCpu, DType::kF32), options);
   std::vector<TensorToStore> tensors;

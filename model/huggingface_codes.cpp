@@ -100,8 +100,8 @@ std::vector<std::string> excluded_modules(const Weights& weights) {
   std::vector<std::string> modules;
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    const bool matrix = spec.published_shape.size() > 1 && spec.published.ends_with(kWeight) &&
-                        !spec.published.ends_with("embeddings.weight");
+    const bool matrix =
+        spec.published_shape.size() > 1 && spec.published.ends_with(kWeight) && spec.layer >= 0;
     if (!matrix || weights.codes(i)) continue;
     for (int64_t e = 0; e < published_matrix(spec).count; ++e) {
       std::string module = module_of(spec.published_of(e));
@@ -168,6 +168,9 @@ void store_codes(const Weights& weights, const NamedPublished& tensor,
                  std::vector<TensorToStore>& tensors) {
   const Published& p = tensor.from;
   const Quantization& q = *weights.quantization();
+  NESTLING_CHECK_INPUT(
+      !weights.specs()[static_cast<size_t>(p.parts.front())].one_tensor, tensor.name,
+      ": this family publishes experts as one tensor, for which there is no form in codes");
   const TensorScales& scales = *q.parameters[static_cast<size_t>(p.parts.front())];
   const std::string module = module_of(tensor.name);
   const float weight = scales.weight[static_cast<size_t>(p.expert)];

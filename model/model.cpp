@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/core/span.h"
+#include "kernels/ops/elementwise.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/mask.h"
@@ -23,6 +24,7 @@ static_assert(std::size(kForward) == std::variant_size_v<LayerActs>);
 LayerActs forward_layer(LayerRun& run, const LayerParams<Weight>& w, ConstView input, View output,
                         const LayerCache* cache) {
   const Span span(run.ctx, kForward[w.index()]);
+  const Arena::Mark scratch(run.ctx.scratch());
   if (const auto* m = std::get_if<MambaParams<Weight>>(&w))
     return mamba_forward(run, *m, input, output, cache ? &cache->mamba : nullptr);
   if (const auto* a = std::get_if<AttentionParams<Weight>>(&w))
@@ -92,9 +94,14 @@ ConstView hidden_mask(const LayerRun& run) {
   return run.masks ? run.masks->hidden : ConstView();
 }
 
+void look_up(Context& ctx, const ModelConfig& config, ConstView table, ConstView tokens, View h) {
+  embedding_forward(ctx, {.y = h, .table = table, .ids = tokens});
+  if (config.embedding_scale != 1) scale(ctx, h, config.embedding_scale);
+}
+
 void embed(LayerRun& run, ConstView table, ConstView tokens, View h) {
   const Span span(run.ctx, "embedding forward");
-  embedding_forward(run.ctx, {.y = h, .table = table, .ids = tokens});
+  look_up(run.ctx, run.config, table, tokens, h);
   if (const ConstView m = hidden_mask(run)) mask_forward(run.ctx, {.y = h, .x = h, .m = m});
 }
 
@@ -103,7 +110,7 @@ void hidden_mask_backward(LayerRun& run, ConstView table, ConstView tokens, View
   if (!hidden_mask(run)) return;
   const Arena::Mark mark(run.arena);
   const View raw = run.arena.alloc(DType::kF32, {dh.dim(0), dh.dim(1)});
-  embedding_forward(run.ctx, {.y = raw, .table = table, .ids = tokens});
+  look_up(run.ctx, run.config, table, tokens, raw);
   mask_backward(run.ctx, {.dx = dh,
                           .dm = run.mask_grads ? run.mask_grads->hidden : View(),
                           .dy = dh,
@@ -114,6 +121,7 @@ void hidden_mask_backward(LayerRun& run, ConstView table, ConstView tokens, View
 void embed_backward(LayerRun& run, ConstView table, View dtable, ConstView tokens, View dh) {
   const Span span(run.ctx, "embedding backward");
   hidden_mask_backward(run, table, tokens, dh);
+  if (run.config.embedding_scale != 1) scale(run.ctx, dh, run.config.embedding_scale);
   embedding_backward(run.ctx, {.dtable = dtable, .dy = dh, .ids = tokens});
 }
 
@@ -202,7 +210,7 @@ void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
   const Arena::Mark mark(ctx.scratch());
   const int64_t batch = tokens.dim(0);
   const View h = ctx.scratch().alloc(DType::kF32, {batch, w.embeddings.dim(1)});
-  embedding_forward(ctx, {.y = h, .table = w.embeddings, .ids = tokens});
+  look_up(ctx, run.config, w.embeddings, tokens, h);
   for (size_t l = 0; l < w.layers.size(); ++l) {
     if (!is_kept(w.layers[l])) continue;
     if (const auto* m = std::get_if<MambaParams<Weight>>(&w.layers[l]))
@@ -219,6 +227,7 @@ void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
 
 void model_logits(Context& ctx, const ModelParams<Weight>& w, ConstView normed, View out) {
   linear_forward(ctx, {.y = out, .x = normed, .w = w.head});
+  if (w.logit_scale != 1) scale(ctx, out, w.logit_scale);
 }
 
 }  // namespace nestling

@@ -73,6 +73,8 @@ struct ParameterSpec {
   // row_begin+rows).
   std::vector<int64_t> published_shape;
   int64_t row_begin = 0;
+  bool one_tensor =
+      false;        // the experts' matrices are published as one tensor [experts, rows, columns]
   Interleave rows;  // of the first dimension (after the expert)
   Interleave cols;  // of the second
 
@@ -80,7 +82,7 @@ struct ParameterSpec {
   int64_t padded_size() const;  // elements that it takes in flat memory
   std::vector<int64_t> shape() const;
   View view_of(std::byte* data, DType dtype, Device device) const;  // dense, of its shape
-  bool stacked() const { return published.find("{e}") != std::string::npos; }
+  bool stacked() const { return one_tensor || published.find("{e}") != std::string::npos; }
   std::string published_of(int64_t expert) const;  // with {e} replaced
 };
 
@@ -101,27 +103,31 @@ struct MambaParams {
 
 template <class T>
 struct AttentionParams {
-  T norm;  // [D]
-  T q;     // [Q, h, D]
-  T k, v;  // [K, h, D]
-  T o;     // [D, Q, h]
+  T norm;            // [D]
+  T q;               // [Q, h, D]
+  T k, v;            // [K, h, D]
+  T q_norm, k_norm;  // [h]      with head_norm
+  T o;               // [D, Q, h]
 };
 
 template <class T>
 struct FfnParams {
-  T norm;  // [D]
-  T up;    // [F, D]
-  T down;  // [D, F]
+  T norm;     // [D]
+  T up_gate;  // [F, D]   of a gated activation
+  T up;       // [F, D]
+  T down;     // [D, F]
 };
 
 template <class T>
 struct MoeParams {
-  T norm;         // [D]
-  T gate;         // [E, D] f32 always: expert choice is made in full precision
-  T gate_bias;    // [E]    a buffer, moved by the balancing rule, not by a gradient
-  T up;           // [E, Fe, D]
-  T down;         // [E, D, Fe]
-  T shared_up;    // [Fs, D]  absent without a shared expert
+  T norm;       // [D]
+  T gate;       // [E, D] f32 always: expert choice is made in full precision
+  T gate_bias;  // [E]    of sigmoid gates: a buffer, moved by the balancing rule, not by a gradient
+  T up_gate;    // [E, Fe, D]   of a gated activation
+  T up;         // [E, Fe, D]
+  T down;       // [E, D, Fe]
+  T shared_up_gate;  // [Fs, D]      of a gated activation; the shared ones absent without a shared expert
+  T shared_up;    // [Fs, D]
   T shared_down;  // [D, Fs]
 };
 
@@ -138,8 +144,9 @@ template <class T>
 struct ModelParams {
   T embeddings{};  // [V, D]
   std::vector<LayerParams<T>> layers;
-  T final_norm{};  // [D]
-  T head{};        // [V, D]; tied: the embeddings
+  T final_norm{};         // [D]
+  T head{};               // [V, D]; tied: the embeddings
+  float logit_scale = 1;  // of what it makes
   SharedLayers* shared =
       nullptr;  // what brings a layer's matrices where these views look (Weights::params)
 };

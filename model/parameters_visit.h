@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "model/parameters.h"
+#include "model/published_names.h"
 
 namespace nestling {
 
@@ -14,12 +15,10 @@ struct SpecMaker {
   const ModelConfig& c;
   int64_t layer = -1;
 
-  std::string at(const std::string& suffix) const {
-    return "backbone.layers." + std::to_string(layer) + "." + suffix;
-  }
+  // `suffix` is the tensor's name in the family that all are named after, Nemotron-H.
   ParameterSpec whole(const std::string& suffix, std::vector<Dim> dims, Init init) const {
     ParameterSpec s;
-    s.published = layer >= 0 ? at(suffix) : suffix;
+    s.published = published_name(c, layer, suffix);
     s.name = s.published;
     s.dims = std::move(dims);
     for (const Dim& d : s.dims) s.published_shape.push_back(d.extent);
@@ -44,6 +43,23 @@ struct SpecMaker {
   }
   ParameterSpec norm() const {
     return vector("norm.weight", {{c.hidden, Axis::kHidden}}, Init::kOne);
+  }
+
+  // What enters a feed-forward activation, `up` or what gates it, of `rows` rows. Published side by side in one
+  // tensor, the gate's rows come first.
+  ParameterSpec ffn_in(const std::string& suffix, std::vector<Dim> dims, bool gate) const {
+    const int64_t rows = dims[dims.size() - 2].extent;
+    const bool both = c.activation == Activation::kGatedSilu && publishes_up_with_gate(c.family);
+    ParameterSpec s =
+        matrix(suffix, std::move(dims), {both ? 2 * rows : rows, c.hidden}, Init::kNormal);
+    if (!both) return s;
+    s.name += gate ? "/gate" : "/up";
+    s.row_begin = gate ? 0 : rows;
+    return s;
+  }
+  ParameterSpec of_experts(ParameterSpec s) const {
+    s.one_tensor = publishes_experts_stacked(c.family);
+    return s;
   }
 
   Interleave head_order() const { return {c.mamba_heads / c.groups, c.groups}; }
@@ -138,6 +154,10 @@ void visit_layer(const SpecMaker& m, AttentionParams<T>& p, Fn& fn) {
                    Init::kNormal));
   fn(p.v, m.matrix("mixer.v_proj.weight", {{c.kv_heads}, {c.head_dim}, hidden}, {kv, c.hidden},
                    Init::kNormal));
+  if (c.head_norm) {
+    fn(p.q_norm, m.vector("mixer.q_norm.weight", {{c.head_dim}}, Init::kOne));
+    fn(p.k_norm, m.vector("mixer.k_norm.weight", {{c.head_dim}}, Init::kOne));
+  }
   fn(p.o, with_cols(m.matrix("mixer.o_proj.weight", {hidden, heads, {c.head_dim}}, {c.hidden, q},
                              Init::kNormalResidual),
                     m.query_order()));
@@ -149,7 +169,9 @@ void visit_layer(const SpecMaker& m, FfnParams<T>& p, Fn& fn) {
   const Dim hidden{c.hidden, Axis::kHidden};
   const Dim ffn{c.ffn, Axis::kFfn};
   fn(p.norm, m.norm());
-  fn(p.up, m.matrix("mixer.up_proj.weight", {ffn, hidden}, {c.ffn, c.hidden}, Init::kNormal));
+  if (c.activation == Activation::kGatedSilu)
+    fn(p.up_gate, m.ffn_in("mixer.gate_proj.weight", {ffn, hidden}, true));
+  fn(p.up, m.ffn_in("mixer.up_proj.weight", {ffn, hidden}, false));
   fn(p.down,
      m.matrix("mixer.down_proj.weight", {hidden, ffn}, {c.hidden, c.ffn}, Init::kNormalResidual));
 }
@@ -167,16 +189,24 @@ void visit_layer(const SpecMaker& m, MoeParams<T>& p, Fn& fn) {
   gate.product = false;
   gate.gradient_by_product = false;
   fn(p.gate, gate);
-  ParameterSpec bias = m.vector("mixer.gate.e_score_correction_bias", {experts}, Init::kZero);
-  bias.trained = false;
-  fn(p.gate_bias, bias);
-  fn(p.up, m.matrix("mixer.experts.{e}.up_proj.weight", {experts, ffn, hidden},
-                    {c.expert_ffn, c.hidden}, Init::kNormal));
-  fn(p.down, m.matrix("mixer.experts.{e}.down_proj.weight", {experts, hidden, ffn},
-                      {c.hidden, c.expert_ffn}, Init::kNormalResidual));
+  if (c.gate.kind == GateKind::kSigmoid) {
+    ParameterSpec bias = m.vector("mixer.gate.e_score_correction_bias", {experts}, Init::kZero);
+    bias.trained = false;
+    fn(p.gate_bias, bias);
+  }
+  const bool gated = c.activation == Activation::kGatedSilu;
+  if (gated)
+    fn(p.up_gate,
+       m.of_experts(m.ffn_in("mixer.experts.{e}.gate_proj.weight", {experts, ffn, hidden}, true)));
+  fn(p.up,
+     m.of_experts(m.ffn_in("mixer.experts.{e}.up_proj.weight", {experts, ffn, hidden}, false)));
+  fn(p.down, m.of_experts(m.matrix("mixer.experts.{e}.down_proj.weight", {experts, hidden, ffn},
+                                   {c.hidden, c.expert_ffn}, Init::kNormalResidual)));
   if (c.shared_ffn > 0) {
-    fn(p.shared_up, m.matrix("mixer.shared_experts.up_proj.weight", {shared, hidden},
-                             {c.shared_ffn, c.hidden}, Init::kNormal));
+    if (gated)
+      fn(p.shared_up_gate,
+         m.ffn_in("mixer.shared_experts.gate_proj.weight", {shared, hidden}, true));
+    fn(p.shared_up, m.ffn_in("mixer.shared_experts.up_proj.weight", {shared, hidden}, false));
     fn(p.shared_down, m.matrix("mixer.shared_experts.down_proj.weight", {hidden, shared},
                                {c.hidden, c.shared_ffn}, Init::kNormalResidual));
   }
@@ -228,6 +258,7 @@ ModelParams<T> bind_parameters(const ModelConfig& config, const std::function<T(
   int64_t next = 0;
   visit_parameters(config, p, [&](T& field, const ParameterSpec&) { field = at(next++); });
   if (config.tied) p.head = p.embeddings;
+  p.logit_scale = 1 / config.logit_divisor;
   return p;
 }
 

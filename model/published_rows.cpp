@@ -53,7 +53,8 @@ std::vector<NamedPublished> published_tensors(const Weights& weights) {
   std::map<std::string, size_t> place;
   for (int64_t i = 0; i < weights.count(); ++i) {
     const ParameterSpec& spec = weights.specs()[static_cast<size_t>(i)];
-    for (int64_t e = 0; e < published_matrix(spec).count; ++e) {
+    const int64_t tensors = spec.one_tensor ? 1 : published_matrix(spec).count;
+    for (int64_t e = 0; e < tensors; ++e) {
       const std::string name = spec.published_of(e);
       const auto [at, fresh] = place.emplace(name, order.size());
       if (fresh) order.push_back({name, {.parts = {}, .expert = e}});

@@ -23,7 +23,8 @@ struct NamedPublished {
   std::string name;
   Published from;
 };
-// As the list goes; the experts of one parameter one after another.
+// As the list goes; the experts of one parameter one after another, or, where they are published as
+// one tensor, all of them in the one of expert 0.
 std::vector<NamedPublished> published_tensors(const Weights& weights);
 
 // Rows of published tensors as f32: of masters, or of what codes stand for

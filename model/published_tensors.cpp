@@ -7,7 +7,8 @@ namespace nestling {
 namespace {
 
 // The hub's spelling of a tensor's name.
-std::string canonical_name(std::string name) {
+std::string canonical_name(Family family, std::string name) {
+  if (family != Family::kNemotronH) return name;
   if (name.starts_with("model.")) name = "backbone." + name.substr(6);
   if (name == "backbone.embedding.weight") name = "backbone.embeddings.weight";
   return name;
@@ -25,7 +26,7 @@ PublishedTensors::PublishedTensors(const std::filesystem::path& directory,
                                    const ModelConfig& config)
     : files_(directory), directory_(directory.string()) {
   for (const StoredTensor* tensor : files_.tensors()) {
-    const std::string name = canonical_name(tensor->name);
+    const std::string name = canonical_name(config.family, tensor->name);
     if (name.starts_with("mtp.") || (config.tied && name == "lm_head.weight")) continue;
     const bool fresh = by_name_.emplace(name, tensor).second;
     NESTLING_CHECK_INPUT(fresh, tensor->file, ": tensor ", tensor->name,
@@ -62,15 +63,18 @@ void PublishedTensors::check_all_used() const {
 
 void PublishedTensors::each_expert(const ParameterSpec& spec, const Fn& fn) {
   const PublishedMatrix m = published_matrix(spec);
+  const int64_t rows = spec.published_shape[0];
+  const auto each_in = [&](const std::string& name) {
+    const StoredTensor& all = need(name, {m.count, rows, spec.published_shape[1]});
+    for (int64_t e = 0; e < m.count; ++e) fn(all, e * rows + spec.row_begin, e);
+  };
+  if (spec.one_tensor) return each_in(spec.published);
   std::string joined = spec.published;
   joined.erase(joined.find("{e}."), 4);
   const std::string bare = joined.substr(0, joined.size() - std::string(".weight").size());
   for (const std::string& name : {joined, bare}) {
     if (find(name) == nullptr) continue;
-    const StoredTensor& all =
-        need(name, {m.count, spec.published_shape[0], spec.published_shape[1]});
-    for (int64_t e = 0; e < m.count; ++e) fn(all, e * m.rows, e);
-    return;
+    return each_in(name);
   }
   for (int64_t e = 0; e < m.count; ++e) fn(need(spec.published_of(e), spec.published_shape), 0, e);
 }

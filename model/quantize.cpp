@@ -34,32 +34,40 @@ void each_tensor(const ParameterSpec& spec, int64_t scales, const Fn& fn) {
   for (int64_t e = 0; e < scales; ++e) fn([&](auto v) { return matrix(v.slice(0, e, 1)); }, e);
 }
 
+// Tensors of one name have one scale: parts of a published tensor, and what gates an activation with what it gates,
+// which programs that serve join to one product.
+std::string scaled_as(const ParameterSpec& spec) {
+  std::string name = spec.published;
+  constexpr std::string_view kGate = "gate_proj";
+  if (const size_t at = name.find(kGate); at != std::string::npos)
+    name.replace(at, kGate.size(), "up_proj");
+  return name;
+}
+
 }  // namespace
 
 Quantization weight_scales(const ModelConfig& config, WeightFormat format, const Weights& from) {
   const std::vector<bool> quantized = quantized_parameters(config);
   Quantization q{.format = format, .parameters = {}};
   q.parameters.resize(quantized.size());
-  std::map<std::string, float> largest;  // of the parts of one published tensor
+  std::map<std::string, std::vector<float>> largest;  // by expert
   for (int64_t i = 0; i < from.count(); ++i) {
     if (!quantized[static_cast<size_t>(i)]) continue;
     const ParameterSpec& spec = from.specs()[static_cast<size_t>(i)];
-    const int64_t tensors = published_matrix(spec).count;
-    TensorScales scales;
-    each_tensor(spec, tensors, [&](const auto& of, int64_t) {
-      scales.weight.push_back(scale_of(format, largest_size(of(from.master(i)), spec.name)));
+    std::vector<float>& most = largest[scaled_as(spec)];
+    most.resize(static_cast<size_t>(published_matrix(spec).count));
+    each_tensor(spec, std::ssize(most), [&](const auto& of, int64_t e) {
+      float& mine = most[static_cast<size_t>(e)];
+      mine = std::max(mine, largest_size(of(from.master(i)), spec.name));
     });
-    if (!spec.stacked()) {
-      float& most = largest[spec.published];
-      most = std::max(most, largest_size(from.master(i), spec.name));
-    }
+  }
+  for (int64_t i = 0; i < from.count(); ++i) {
+    if (!quantized[static_cast<size_t>(i)]) continue;
+    TensorScales scales;
+    for (const float most : largest.at(scaled_as(from.specs()[static_cast<size_t>(i)])))
+      scales.weight.push_back(scale_of(format, most));
     q.parameters[static_cast<size_t>(i)] = std::move(scales);
   }
-  for (int64_t i = 0; i < from.count(); ++i)
-    if (auto& scales = q.parameters[static_cast<size_t>(i)])
-      if (const auto at = largest.find(from.specs()[static_cast<size_t>(i)].published);
-          at != largest.end())
-        scales->weight = {scale_of(format, at->second)};
   return q;
 }
 
@@ -69,12 +77,12 @@ void set_input_scales(Quantization& q, const ModelConfig& config, std::span<cons
                  "ranges of ", largest.size(), " parameters for ", specs.size());
   std::map<std::string, float> of_published;
   for (size_t i = 0; i < specs.size(); ++i) {
-    float& most = of_published[specs[i].published];
+    float& most = of_published[scaled_as(specs[i])];
     most = std::max(most, largest[i]);
   }
   for (size_t i = 0; i < specs.size(); ++i)
     if (auto& scales = q.parameters[i])
-      scales->input = scale_of(q.format, of_published[specs[i].published]);
+      scales->input = scale_of(q.format, of_published[scaled_as(specs[i])]);
 }
 
 Quantization unit_scales(const ModelConfig& config, WeightFormat format) {

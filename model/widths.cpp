@@ -195,6 +195,7 @@ ModelParams<V> prefix_parameters(const ModelConfig& config, const Widths& widths
                            width_of(widths, std::max<int64_t>(spec.layer, 0), axis));
   });
   if (config.tied) cut.head = cut.embeddings;
+  cut.logit_scale = parent.logit_scale;
   cut.shared = parent.shared;
   return cut;
 }

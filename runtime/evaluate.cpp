@@ -99,6 +99,7 @@ class WindowLoss {
                      .x = normed,
                      .w = model_.params().head,
                      .targets = wanted,
+                     .logit_scale = model_.params().logit_scale,
                      .chunk = loss_chunk(ctx_.code())});
     ctx_.synchronize();
     seconds_ += seconds_since(start);
@@ -129,6 +130,8 @@ class WindowLoss {
                      .kl_tokens = counts,
                      .teacher_x = parent_->of(arena_, text_, windows_, tokens, model_.name()),
                      .teacher_w = parent_->head(),
+                     .logit_scale = model_.params().logit_scale,
+                     .teacher_logit_scale = parent_->logit_scale(),
                      .chunk = loss_chunk(ctx_.code())});
     add_to(kl_, kl);
   }
@@ -162,7 +165,7 @@ std::vector<Asked> ask(const LoadedModel& model, const ReasoningOptions& o) {
     Asked a{.problem = reasoning::generate(task, level, reasoning::Split::kHeldOut, o.seed,
                                            static_cast<uint64_t>(i)),
             .prompt = {}};
-    a.prompt = model.tokenizer().encode(reasoning::prompt_text(a.problem), false);
+    a.prompt = model.tokenizer().encode(reasoning::prompt_text(a.problem), true);
     asked.push_back(std::move(a));
   }
   return asked;

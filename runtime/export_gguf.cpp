@@ -84,7 +84,8 @@ std::string size_label(const ModelConfig& config, const ParameterCost& cost) {
   if (!config.has(LayerKind::kMoe)) return rounded(static_cast<double>(cost.total));
   int64_t layers = 0;
   for (int64_t l = 0; l < config.layers(); ++l) layers += config.kind(l) == LayerKind::kMoe;
-  const int64_t one = layers * 2 * config.expert_ffn * config.hidden;
+  const int64_t matrices = config.activation == Activation::kGatedSilu ? 3 : 2;
+  const int64_t one = layers * matrices * config.expert_ffn * config.hidden;
   return str(config.experts, "x",
              rounded(static_cast<double>(cost.total - (config.experts - 1) * one)));
 }

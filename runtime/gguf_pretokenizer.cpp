@@ -42,7 +42,16 @@ const std::vector<GgufPre>& known_pres() {
        false,
        {"gpt-4o", "llama4"}},
       {{kByteLevel}, false, false, {"gpt-2", "phi-2", "gigachat", "mellum", "exaone4"}},
-      {{R"(\p{N})", kByteLevel}, false, false, {"smollm"}},
+      {{R"(\p{N})", kByteLevel},
+       false,
+       false,
+       {"smollm", "starcoder", "refact", "command-r", "codeshell"}},
+      {{R"([\p{P}\$\+<=>\^~\|]+)",
+        R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))", R"(\p{N}+)",
+        R"([0-9][0-9][0-9])"},
+       false,
+       false,
+       {"default"}},
   };
   return pres;
 }

@@ -86,25 +86,37 @@ Json template_json(const GgufFile& file, const GgufVocabulary& tokens, bool adds
   const auto adds = [&](const char* key, bool otherwise) {
     return file.has(key) ? file.flag(key) : otherwise;
   };
-  Json single = Json::array(), known = Json::object();
-  if (adds(gguf_key::kAddBos, adds_bos)) single.push_back(tokens.special(gguf_key::kBos, known));
-  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  if (adds(gguf_key::kAddEos, false)) single.push_back(tokens.special(gguf_key::kEnds[0], known));
-  if (single.size() == 1) return nullptr;
+  const bool begins = adds(gguf_key::kAddBos, adds_bos), ends = adds(gguf_key::kAddEos, false);
+  if (!begins && !ends) return nullptr;
+  Json known = Json::object();
+  const auto around = [&](const char* sequence, int type, Json& parts) {
+    if (begins) parts.push_back(tokens.special(gguf_key::kBos, known));
+    parts.push_back({{"Sequence", {{"id", sequence}, {"type_id", type}}}});
+    if (ends) parts.push_back(tokens.special(gguf_key::kEnds[0], known));
+  };
+  Json single = Json::array();
+  around("A", 0, single);
+  Json pair = single;
+  around("B", 1, pair);
   return {{"type", "TemplateProcessing"},
           {"single", single},
-          {"pair", Json::array()},
+          {"pair", pair},
           {"special_tokens", known}};
 }
 
 std::string tokenizer_json(const GgufFile& file, const GgufVocabulary& tokens) {
-  const GgufPretokenizer pre = gguf_pretokenizer(file.text(gguf_key::kTokenizerPre),
-                                                 file.name() + ": key " + gguf_key::kTokenizerPre);
+  const char* key = gguf_key::kTokenizerPre;
+  const GgufPretokenizer pre =
+      gguf_pretokenizer(file.has(key) ? file.text(key) : "default", file.name() + ": key " + key);
   return dump_json({{"version", "1.0"},
                     {"normalizer", nullptr},
                     {"pre_tokenizer", pre.json()},
                     {"post_processor", template_json(file, tokens, pre.adds_bos)},
-                    {"decoder", {{"type", "ByteLevel"}}},
+                    {"decoder",
+                     {{"type", "ByteLevel"},
+                      {"add_prefix_space", false},
+                      {"trim_offsets", true},
+                      {"use_regex", true}}},
                     {"added_tokens", tokens.added()},
                     {"model",
                      {{"type", "BPE"},

@@ -8,6 +8,7 @@
 #include "model/cost.h"
 #include "model/elastic_file.h"
 #include "model/elastic_quantization.h"
+#include "model/gguf_import.h"
 #include "model/huggingface.h"
 #include "model/model.h"
 #include "model/quantize.h"
@@ -38,6 +39,15 @@ bool holds_weights(const fs::path& directory) {
 // config.json is enough of a directory.
 Described describe(const fs::path& path) {
   NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
+  if (is_gguf(path)) {
+    const GgufFile file(path);
+    ModelConfig config = read_gguf_config(file);
+    auto quantization = read_gguf_quantization(file, config);
+    Size size{.name = path.stem().string(), .target = {}, .widths = full_widths(config)};
+    return {.config = std::move(config),
+            .sizes = {std::move(size)},
+            .quantization = std::move(quantization)};
+  }
   if (!fs::is_directory(path)) {
     ElasticHeader header = read_elastic_header(path);
     return {.config = header.model.config,

@@ -2,7 +2,8 @@
 
 namespace nestling {
 
-ParentStates::ParentStates(LoadedModel& parent) : name_(parent.name()) {
+ParentStates::ParentStates(LoadedModel& parent)
+    : name_(parent.name()), logit_scale_(parent.params().logit_scale) {
   const ConstView head = parent.params().head;
   head_ = Tensor(head.device(), head.dtype(), {head.dim(0), head.dim(1)});
   copy(head_.view(), head);

@@ -23,6 +23,7 @@ class ParentStates {
   const std::string& name() const { return name_; }
   int64_t vocab() const { return head_.view().dim(0); }
   ConstView head() const { return head_.view(); }
+  float logit_scale() const { return logit_scale_; }
 
   // Window `index` of a text; one that is there already stays.
   void keep(const std::string& text, int64_t index, const std::vector<int32_t>& tokens,
@@ -37,6 +38,7 @@ class ParentStates {
     Tensor states;
   };
   std::string name_;
+  float logit_scale_;
   Tensor head_;
   std::map<std::pair<std::string, int64_t>, Window> windows_;
 };

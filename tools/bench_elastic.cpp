@@ -12,6 +12,7 @@
 #include "kernels/core/parallel.h"
 #include "model/huggingface.h"
 #include "model/order.h"
+#include "runtime/parent.h"
 #include "tools/bench/device_block.h"
 #include "tools/bench/step_setting.h"
 #include "tools/bench/timing.h"
@@ -65,7 +66,7 @@ RunConfig config_of(const BenchElasticOptions& o) {
 // The first `count` batches of the config's training text, each sequence one document.
 std::vector<Batch> training_text(const RunConfig& config, int64_t seq_len, int64_t sequences,
                                  int64_t count, const fs::path& cache, Comm& comm) {
-  const Tokenizer tokenizer{fs::path(config.parent)};
+  const Tokenizer tokenizer = open_tokenizer(config.parent);
   std::vector<std::string> said;
   Batches text(prepare_sources(config.data.train,
                                {.tokenizer = tokenizer,
@@ -338,13 +339,14 @@ int bench_elastic(const BenchElasticOptions& options) {
   if (o.threads > 0) set_thread_count(o.threads);
   const RunConfig config = config_of(o);
   std::vector<Variant> variants = variants_of(o, config);
-  const ModelConfig model = read_parent_config(config.parent);
+  const Parent parent(config.parent, "parent");
+  const ModelConfig model = parent.config();
   const auto comm = make_self_comm();
   Context ctx(parse_device(o.device));
   const ScratchFolder cache;
   const CalibrationConfig& c = config.data.calibration;
   Weights teacher(model, ctx.device(), {.compute = config.precision.compute_type()});
-  import_weights(config.parent, model, teacher);
+  parent.import(model, teacher);
   const std::vector<int64_t> layers =
       sort_parent(teacher, model, ctx, *comm,
                   training_text(config, c.seq_len, 1, c.samples, cache.path(), *comm));

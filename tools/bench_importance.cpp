@@ -34,9 +34,9 @@ class PackedText {
     while (std::ssize(tokens_) <= seq_len) {
       NESTLING_CHECK_INPUT(source_->next(text), spec_, ": not enough text");
       starts_.push_back(std::ssize(tokens_));
-      const std::vector<int32_t> more = model_.tokenizer().encode(text, false);
+      const std::vector<int32_t> more =
+          model_.tokenizer().document(text, static_cast<int32_t>(model_.config().eos.front()));
       tokens_.insert(tokens_.end(), more.begin(), more.end());
-      tokens_.push_back(static_cast<int32_t>(model_.config().eos.front()));
     }
     Batch b;
     b.sequences = 1;

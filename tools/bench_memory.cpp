@@ -11,7 +11,7 @@
 #include "data/json.h"
 #include "kernels/core/isa.h"
 #include "kernels/core/parallel.h"
-#include "model/huggingface.h"
+#include "runtime/parent.h"
 #include "tools/random_batch.h"
 #include "trainer/distill_step.h"
 #include "trainer/pin_machine.h"
@@ -56,11 +56,11 @@ struct Measured {
 Measured measure(const BenchMemoryOptions& o, const RunConfig& config) {
   Context ctx(Device::kCpu);
   const auto comm = make_self_comm();
-  const ElasticSpace space =
-      make_space(read_parent_config(config.parent), written_choices(config.elastic.choices),
-                 config.elastic.multiple_of, {});
+  const Parent parent(config.parent, "parent");
+  const ElasticSpace space = make_space(parent.config(), written_choices(config.elastic.choices),
+                                        config.elastic.multiple_of, {});
   Weights teacher(space.config, Device::kCpu, {.compute = teacher_precision(config)});
-  import_weights(config.parent, space.config, teacher);
+  parent.import(space.config, teacher);
   RouterTraining router(space, config);
   if (o.mode == "slice") router.freeze_evenly();
   DistillStep step(space, config, teacher, router, ctx, *comm);

@@ -96,7 +96,7 @@ void add_thinking(CLI::App& command, ThinkingControl& control) {
 
 std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& given, bool raw) {
   const std::string prompt = given == "-" ? standard_input() : given;
-  if (raw) return model.tokenizer().encode(prompt, false);
+  if (raw) return model.tokenizer().encode(prompt, true);
   const ChatTemplate turns(model.tokenizer_files(), model.name() + " (--raw needs none)");
   const std::string text = turns.render({{.role = "user", .content = prompt}}, true);
   return model.tokenizer().encode(text, false);

@@ -30,8 +30,8 @@ struct ModelOptions {
   void apply() const;  // the thread count
 };
 
-// A user's turn and the opening of the answer, thinking on, by the model's own chat template; `raw`: the text as it is. A
-// prompt "-" is what standard input holds.
+// A user's turn and the opening of the answer, thinking on, by the model's own chat template; `raw`: the text with what
+// the tokenizer puts around it. A prompt "-" is what standard input holds.
 // Throws kInput where there is no template.
 std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& prompt, bool raw);
 

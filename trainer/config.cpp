@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <set>
 
+#include "model/family.h"
 #include "trainer/config_fields.h"
 #include "trainer/config_visitors.h"
 
@@ -110,6 +111,7 @@ std::string pretrain_config_reference() {
 
 ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab) {
   ModelConfig m;
+  set_family(m, parse_family(shape.family));
   m.pattern = shape.pattern;
   m.vocab = vocab;
   m.hidden = shape.hidden;
@@ -129,6 +131,12 @@ ModelConfig model_config_of(const ShapeConfig& shape, int64_t vocab) {
   m.expert_ffn = shape.expert_ffn;
   m.shared_ffn = shape.shared_ffn;
   m.gate.scale = static_cast<float>(shape.routed_scale);
+  m.rope_theta = shape.rope_theta;
+  if (always_rotates(m.family)) m.rotary = m.head_dim;
+  m.attention_scale = static_cast<float>(shape.attention_scale);
+  m.embedding_scale = static_cast<float>(shape.embedding_scale);
+  m.residual_scale = static_cast<float>(shape.residual_scale);
+  m.logit_divisor = static_cast<float>(shape.logit_divisor);
   m.max_positions = shape.max_positions;
   return m;
 }

@@ -25,7 +25,8 @@ struct TextConfig {  // what is scored by itself: no weight
   std::string path;
 };
 
-struct ShapeConfig {  // a fresh model; widths as in model/config.h
+struct ShapeConfig {                  // a fresh model; widths as in model/config.h
+  std::string family = "nemotron_h";  // as config.json names it
   std::string pattern;
   int64_t hidden = 0;
   int64_t query_heads = 0, kv_heads = 0, head_dim = 0;
@@ -33,6 +34,8 @@ struct ShapeConfig {  // a fresh model; widths as in model/config.h
   int64_t ffn = 0;
   int64_t experts = 0, top_k = 0, expert_ffn = 0, shared_ffn = 0;
   double routed_scale = 1.0;
+  double rope_theta = 10000;
+  double attention_scale = 0, embedding_scale = 1, residual_scale = 1, logit_divisor = 1;
   bool tied = false;
   int64_t max_positions = 4096;
 };

@@ -43,6 +43,14 @@ void visit_fields(V& v, C& c) {
   const IntegerRule extent{.low = 0, .high = kMaxWidth};
   const IntegerRule heads{.low = 0, .high = 65536};
   const IntegerRule inner{.low = 0, .high = 4096};
+  const NumberRule factor{.low = 0, .high = 1e6, .above = true};
+  v.field(
+      "family", c.family,
+      "whose layers these are, and in whose form the model is published: llama, qwen3 and "
+      "qwen3_moe rotate "
+      "heads (RoPE), Qwen's norm them first; all but nemotron_h have gated feed-forwards and two "
+      "layers a published block",
+      TextRule{.one_of = {"nemotron_h", "llama", "qwen3", "qwen3_moe", "granitemoehybrid"}});
   v.field("pattern", c.pattern,
           "a character a layer: M Mamba-2, * attention, - dense feed-forward, E mixture of experts",
           TextRule{.letters = "M*-E"});
@@ -65,6 +73,14 @@ void visit_fields(V& v, C& c) {
   v.field("shared_ffn", c.shared_ffn, "channels of the shared expert; 0: none", extent);
   v.field("routed_scale", c.routed_scale, "factor on the sum of the routed experts",
           NumberRule{.low = 0, .high = 1e3, .above = true});
+  v.field("rope_theta", c.rope_theta, "base of the frequencies of rotated heads",
+          NumberRule{.low = 1, .high = 1e12});
+  v.field("attention_scale", c.attention_scale, "factor on attention scores; 0: 1 / sqrt(head_dim)",
+          NumberRule{.low = 0, .high = 1e3});
+  v.field("embedding_scale", c.embedding_scale, "granitemoehybrid: factor on embeddings", factor);
+  v.field("residual_scale", c.residual_scale,
+          "granitemoehybrid: factor on what a layer adds to the residual stream", factor);
+  v.field("logit_divisor", c.logit_divisor, "granitemoehybrid: what logits are divided by", factor);
   v.field("tied", c.tied, "the output projection is the embedding table", FlagRule{});
   v.field("max_positions", c.max_positions, "longest sequence the model states it was made for",
           IntegerRule{.low = 1, .high = kMaxCount});
@@ -163,7 +179,8 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<PretrainConfig> C>
 void visit_fields(V& v, C& c) {
   visit_folder_fields(v, c);
-  v.field("init", c.init, "a model directory to start from; empty: fresh weights of `model`",
+  v.field("init", c.init,
+          "a model directory or GGUF file to start from; empty: fresh weights of `model`",
           TextRule{});
   v.group("model", c.model, "a fresh model");
   v.field("tokenizer", c.tokenizer, "directory with tokenizer.json",

@@ -89,7 +89,7 @@ DistillStep::Teacher DistillStep::teach(const Batch& batch, int64_t students) {
                  .activations = activations};
     copy(ctx_, x, model_forward(run, w, device_view(ctx_, arena_, batch.tokens)).final_norm.normed);
   }
-  if (!shared) return {.x = x, .w = w.head};
+  if (!shared) return {.x = x, .w = w.head, .logits = {}, .logit_scale = w.logit_scale};
   const int64_t chunk = loss_chunk(ctx_.code());
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t n = std::min(chunk, count - begin);
@@ -122,6 +122,8 @@ void DistillStep::train(LayerRun& run, const ModelParams<Weight>& w, const Model
                    .ce_weight = static_cast<float>(config_.distill.ce_weight * weight),
                    .kl_weight = static_cast<float>(weight),
                    .temperature = static_cast<float>(config_.distill.temperature),
+                   .logit_scale = w.logit_scale,
+                   .teacher_logit_scale = teacher.logit_scale,
                    .chunk = loss_chunk(ctx_.code()),
                    .accumulate_dw = !run.fresh});
   add_sum(ctx_, {.total = device_sums_.at(2 * drawn.size), .x = kl});
@@ -284,6 +286,8 @@ void DistillStep::evaluate(const Batch& batch, std::vector<HeldOutLoss>& sums) {
                      .teacher_x = teacher.x,
                      .teacher_w = teacher.w,
                      .teacher_logits = teacher.logits,
+                     .logit_scale = w.logit_scale,
+                     .teacher_logit_scale = teacher.logit_scale,
                      .chunk = loss_chunk(ctx_.code())});
     HeldOutLoss& total = sums.at(static_cast<size_t>(s));
     total.nll += sum_of(nll);

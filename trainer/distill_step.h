@@ -112,8 +112,9 @@ class DistillStep {
   struct Norms {
     double weights, router;
   };
-  struct Teacher {  // as in HeadLoss: x and w, or logits
+  struct Teacher {  // as in HeadLoss: x, w and the scale of what they make, or logits
     ConstView x = {}, w = {}, logits = {};
+    float logit_scale = 1;
   };
   Teacher teach(const Batch& batch, int64_t students);
   void micro_batch(const Batch& batch, const std::vector<DrawnSize>& drawn, double per_token,

@@ -59,7 +59,8 @@ double OrderStudy::loss(const ModelParams<Weight>& w) {
     head_loss(ctx_, {.nll = nll,
                      .x = acts.final_norm.normed,
                      .w = w.head,
-                     .targets = on_device(batch.targets)});
+                     .targets = on_device(batch.targets),
+                     .logit_scale = w.logit_scale});
     ctx_.synchronize();
     Tensor host(Device::kCpu, DType::kF32, {tokens});
     copy(host.view(), nll);

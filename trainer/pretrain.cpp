@@ -4,7 +4,9 @@
 
 #include "kernels/comm/nccl.h"
 #include "kernels/core/host_view.h"
+#include "model/family.h"
 #include "model/huggingface.h"
+#include "runtime/parent.h"
 #include "trainer/pin_machine.h"
 #include "trainer/schedule.h"
 #include "trainer/train_step.h"
@@ -30,6 +32,7 @@ class Pretraining {
 
  private:
   ModelConfig architecture() const;
+  void check_balance(const ModelConfig& model) const;
   void start();
   std::vector<Batch> next_batches();
   void one_step();
@@ -47,9 +50,17 @@ class Pretraining {
   std::vector<Batches> validation_;  // one a source
 };
 
+// The rule that balances experts moves a bias, which gates by softmax do not have.
+void Pretraining::check_balance(const ModelConfig& model) const {
+  const bool biased = !model.has(LayerKind::kMoe) || model.gate.kind == GateKind::kSigmoid;
+  NESTLING_CHECK_INPUT(biased || config_.moe.bias_rate == 0, "moe.bias_rate is ",
+                       config_.moe.bias_rate, ": gates of family ", family_name(model.family),
+                       " have no bias to move, and nothing else balances experts here; needs 0");
+}
+
 ModelConfig Pretraining::architecture() const {
   if (!config_.init.empty()) {
-    ModelConfig model = read_parent_config(config_.init);
+    ModelConfig model = Parent(config_.init, "init").config();
     NESTLING_CHECK_INPUT(run_.tokenizer().vocab_size() <= model.vocab, "tokenizer ",
                          config_.tokenizer, " has ids up to ", run_.tokenizer().vocab_size() - 1,
                          ", init ", config_.init, " a vocab_size of ", model.vocab);
@@ -69,6 +80,7 @@ Pretraining::Pretraining(const PretrainConfig& config, Comm& comm, ConfigChange 
       ctx_(parse_device(config.device)),
       step_(model_, config, ctx_, comm),
       train_(run_.batches(config.data.train, config.seq_len, config.seed)) {
+  check_balance(model_);
   for (const TextConfig& text : config.data.validation)
     validation_.push_back(run_.held_out(text, config.data.validation_tokens, config.seq_len));
 }
@@ -79,7 +91,7 @@ void Pretraining::start() {
   else if (config_.init.empty())
     step_.weights().initialize(config_.seed);
   else
-    import_weights(config_.init, model_, step_.weights());
+    Parent(config_.init, "init").import(model_, step_.weights());
 }
 
 std::vector<Batch> Pretraining::next_batches() {

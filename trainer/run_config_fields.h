@@ -184,7 +184,7 @@ void visit_fields(V& v, C& c) {
 template <class V, FieldsOf<RunConfig> C>
 void visit_fields(V& v, C& c) {
   visit_folder_fields(v, c);
-  v.field("parent", c.parent, "a Hugging Face directory",
+  v.field("parent", c.parent, "a Hugging Face directory, or a GGUF file",
           TextRule{.filled = true, .required = true});
   v.group("data", c.data, "what is read");
   v.group("elastic", c.elastic, "what the sizes are");

@@ -56,6 +56,7 @@ void TrainStep::accumulate(const Batch& batch, double weight, bool fresh) {
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
                    .ce_weight = static_cast<float>(weight),
+                   .logit_scale = w.logit_scale,
                    .chunk = loss_chunk(ctx_.code()),
                    .accumulate_dw = !fresh});
   add_sum(ctx_, {.total = sums_.at(kNll), .x = nll});
@@ -113,6 +114,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
                    .x = acts.final_norm.normed,
                    .w = w.head,
                    .targets = device_view(ctx_, arena_, batch.targets),
+                   .logit_scale = w.logit_scale,
                    .chunk = loss_chunk(ctx_.code())});
   const Tensor losses = on_host(nll), hits = on_host(correct);
   LossSum sum{.nll = 0, .targets = static_cast<double>(batch.counted_targets), .correct = 0};
@@ -124,6 +126,7 @@ LossSum TrainStep::evaluate(const Batch& batch) {
 }
 
 void TrainStep::balance_experts() {
+  if (gate_bias_.empty()) return;  // of softmax gates, which have none
   const Span span(ctx_, "expert balance");
   std::vector<float> moves;  // of the bias, layer by layer
   for (size_t layer = 0; layer < gate_bias_.size(); ++layer) {

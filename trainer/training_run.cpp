@@ -9,6 +9,7 @@
 #include "kernels/core/versions.h"
 #include "kernels/cuda/device_info.h"
 #include "kernels/cuda/memory.h"
+#include "runtime/parent.h"
 #include "trainer/yaml_tree.h"
 
 namespace nestling {
@@ -68,7 +69,7 @@ TrainingRun::TrainingRun(RunSettings settings, Comm& comm, ConfigChange change)
       change_(change),
       dir_(std::filesystem::path(settings_.output) / settings_.name),
       lock_(comm.rank() == 0 ? std::make_unique<FolderLock>(dir_ / "lock") : nullptr),
-      tokenizer_(settings_.tokenizer),
+      tokenizer_(open_tokenizer(settings_.tokenizer)),
       checkpoints_(dir_ / "checkpoints", settings_.checkpoint.keep),
       log_(dir_, settings_.tensorboard, comm.rank() == 0) {
   catch_stop_signals();

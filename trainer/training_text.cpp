@@ -50,7 +50,7 @@ std::string cache_name(const std::string& spec, const TextPreparation& p) {
   Digest digest;
   digest.add(spec);
   digest.add(p.tokenizer.source());
-  digest.add(std::to_string(p.end_of_text));
+  for (const int32_t id : p.tokenizer.document("", p.end_of_text)) digest.add(std::to_string(id));
   if (spec.starts_with("reasoning:")) digest.add(std::to_string(p.seed));
   for (const fs::path& file : files_of(spec)) add_file(digest, file);
   char name[kDigestDigits + 1];
@@ -90,7 +90,7 @@ std::string tokenise(const std::string& source, const TextPreparation& p, const 
   StoppableText text(open_text(source, {.seed = p.seed}));
   try {
     const ShardCounts counts = write_shard(
-        text, [&](std::string_view t) { return p.tokenizer.encode(t, false); }, p.end_of_text,
+        text, [&](std::string_view t) { return p.tokenizer.document(t, p.end_of_text); },
         p.vocabulary, prefix);
     return str("tokenised ", source, ": ", counts.documents, " documents, ", counts.tokens,
                " tokens");

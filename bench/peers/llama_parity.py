@@ -50,6 +50,13 @@ def run(program, *words):
     return done.stdout
 
 
+def quiet():
+    """llama.cpp says its errors alone. -> what must live as long"""
+    told = L.llama_log_callback(lambda level, text, data: print(text.decode(errors="replace"), end="", file=sys.stderr) if level == 4 else None)
+    L.llama_log_set(told, ctypes.c_void_p(0))
+    return told
+
+
 class Peer:
     """A GGUF file in llama.cpp."""
 
@@ -93,16 +100,17 @@ class Peer:
         rows = len(ids) if every else 1
         return numpy.ctypeslib.as_array(L.llama_get_logits(self.context), (rows, self.size)).copy()
 
-    def tokens(self, text):
+    def tokens(self, text, special=False):
+        """special: with what the file puts around a text (BOS), as --raw does"""
         raw = text.encode()
         ids = (ctypes.c_int32 * (len(raw) + 16))()
-        n = L.llama_tokenize(self.vocab, raw, len(raw), ids, len(ids), False, True)
+        n = L.llama_tokenize(self.vocab, raw, len(raw), ids, len(ids), special, True)
         return list(ids[:n])
 
     def text(self, ids):
         given = (ctypes.c_int32 * len(ids))(*ids)
         out = ctypes.create_string_buffer(64 * len(ids) + 64)
-        n = L.llama_detokenize(self.vocab, given, len(ids), out, len(out), False, True)
+        n = L.llama_detokenize(self.vocab, given, len(ids), out, len(out), True, True)
         return out.raw[:n].decode(errors="replace")
 
     def piece(self, token):
@@ -167,7 +175,7 @@ def compare_text(ours, peer, lines):
     """-> lines whose ids differ, lines that do not come back"""
     other, lost = [], []
     for line in lines:
-        want, got = ours.ids(line, "--raw"), peer.tokens(line)
+        want, got = ours.ids(line, "--raw"), peer.tokens(line, True)
         if want != got:
             other.append((line, want, got))
         if peer.text(got) != line:
@@ -313,8 +321,7 @@ def one_size(options, size, lines, scratch, folder):
 
 def main():
     options = arguments()
-    silent = L.llama_log_callback(lambda level, text, data: print(text.decode(errors="replace"), end="", file=sys.stderr) if level == 4 else None)  # errors
-    L.llama_log_set(silent, ctypes.c_void_p(0))
+    told = quiet()  # noqa: F841
     results = []
     with tempfile.TemporaryDirectory() as made:
         folder = Path(options.keep or made)

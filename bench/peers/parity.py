@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compares `nestling logits` with transformers on random Nemotron-H directories, in float32 and float64, or on given ones.
+"""Compares `nestling logits` with transformers on random directories, in float32 and float64, or on given ones.
 
-    parity.py build/release/nestling --seeds 12 [--first-seed 0] [--golden] [--keep DIR]
+    parity.py build/release/nestling --seeds 12 [--first-seed 0] [--families] [--golden] [--keep DIR]
     parity.py build/release/nestling --model data/parents/tiny-reasoner
     parity.py build/release/nestling --model SLICED_DIR --elastic F.h5 --size NAME
 
@@ -9,7 +9,8 @@ For every seed a config is drawn (pattern, widths, groups, experts; see nemotron
 `nestling logits DIR --compute fp32 --token-ids ... --out F` must give float32 logits [T, V] in tensor `logits` with
     relative L2 distance to transformers in float32   <= 1e-5
     relative L2 error against float64                 <= 3 x that of torch's own float32
-Draws in which a gate decision is closer than 1e-4 are drawn again. --golden also runs the committed cases.
+Draws in which a gate decision is closer than 1e-4 are drawn again. --families: Llama, Qwen3, Qwen3-MoE and Granite 4 in turn instead of Nemotron-H (see
+families.random_config), every second as save_pretrained writes it, every third in bf16. --golden also runs the committed cases.
 
 --model DIR, a model with its tokenizer, instead: every tensor is stored in bf16 (the short vectors of F32_ALWAYS may be float32), AutoTokenizer gives the
 ids that nestling reads from the same text, the chat template renders the turn that nestling makes of a prompt, and the float32 logits of all
@@ -19,6 +20,7 @@ Exit 0: all hold, 1: a miss, 2: bad usage.
 """
 import argparse
 import collections
+import json
 import os
 import random
 import subprocess
@@ -32,6 +34,7 @@ import safetensors.torch
 import torch
 import transformers
 
+import families
 import nemotron
 
 BOUND_F32 = 1e-5
@@ -40,6 +43,23 @@ MIN_MARGIN = 1e-4
 # A problem of the parent's kind, plain English, and text that is hard on a tokenizer.
 PROMPTS = ("What is 347 + 58?", "The sea was calm that morning, and nobody in the village expected the boats to come back before noon. " * 4,
            "Zażółć gęślą jaźń\t— 東京 🙂\r\n\n  if (x[i] >= 3.14e-5) { return; }   <think> </s>|im_start|> 1234567 don't")
+
+
+def oracle_of(path, dtype=torch.float32):
+    kind = json.loads((Path(path) / "config.json").read_text())["model_type"]
+    return (nemotron if kind == "nemotron_h" else families).Oracle(path, dtype)
+
+
+def draw_family(seed, root):
+    """-> (directory, label, ids)"""
+    config, length = families.random_config(seed), random.Random(seed + 77).randint(5, 90)
+    storage = dict(saved=seed // 4 % 2 == 1, dtype=torch.bfloat16 if seed % 3 == 2 else torch.float32)
+    path = root / f"family{seed}"
+    _, _, _, ids, *_ = families.draw_directory(path, config, length, storage, 200_000 + 100 * seed)
+    told = ("num_hidden_layers", "hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "num_experts", "num_local_experts", "num_experts_per_tok", "mamba_n_heads",
+            "mamba_n_groups", "position_embedding_type")
+    rope = "llama3 " if config["rope_scaling"] else ""
+    return path, f"{config['model_type']} {rope}{' '.join(f'{k}={config[k]}' for k in told if k in config)} T{length}", ids
 
 
 def draw(seed, root):
@@ -105,12 +125,12 @@ def check_model(program, path, scratch, source):
     kinds, bad = stored_types(path)
     all_f32 = len(bad) > 0 and "BF16" not in kinds
     line("stored types", (not bad or all_f32) and bool(kinds), kinds + "".join(f"; {b}" for b in bad[:5] if not all_f32))
-    tokenizer, oracle = transformers.AutoTokenizer.from_pretrained(path), nemotron.Oracle(path)
+    tokenizer, oracle = transformers.AutoTokenizer.from_pretrained(path), oracle_of(path)
     for i, prompt in enumerate(PROMPTS):
         for raw in (True, False):
             name = f"prompt {i} {'as it is' if raw else 'as a turn'}"
             text = prompt if raw else tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
-            want_ids = tokenizer(text, add_special_tokens=False).input_ids
+            want_ids = tokenizer(text, add_special_tokens=raw).input_ids
             got, problem = ours(program, source[0], [*source[1:], "--prompt", prompt, *(["--raw"] if raw else [])], scratch)
             if problem is not None:
                 line(name, False, problem)
@@ -132,6 +152,7 @@ def main():
     ap.add_argument("--size", help="of the elastic file")
     ap.add_argument("--seeds", type=int, default=12, help="how many random configs")
     ap.add_argument("--first-seed", type=int, default=0)
+    ap.add_argument("--families", action="store_true", help="random models of the other families")
     ap.add_argument("--golden", action="store_true", help="also the committed cases in tests/golden")
     ap.add_argument("--keep", metavar="DIR", help="write the directories here and leave them")
     args = ap.parse_args()
@@ -154,11 +175,11 @@ def main():
         if args.golden:
             for d in sorted(p.parent for p in GOLDEN.glob("*/golden.safetensors")):
                 cases.append(lambda d=d: (d, "committed", safetensors.torch.load_file(d / "golden.safetensors")["input_ids"]))
-        cases += [lambda s=s: draw(s, root) for s in range(args.first_seed, args.first_seed + args.seeds)]
+        cases += [lambda s=s: (draw_family if args.families else draw)(s, root) for s in range(args.first_seed, args.first_seed + args.seeds)]
         for case in cases:
             path, label, ids = case()
             with torch.no_grad():
-                single, double = nemotron.Oracle(path).logits(ids), nemotron.Oracle(path, torch.float64).logits(ids)
+                single, double = oracle_of(path).logits(ids), oracle_of(path, torch.float64).logits(ids)
             own = nemotron.relative_l2(single, double)
             got, problem = ours(args.program, path, ["--token-ids", ",".join(map(str, ids.tolist()))], scratch)
             logits = got and got["logits"]

@@ -1,5 +1,6 @@
 #include "kernels/ops/rope.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/core/parallel.h"
@@ -15,8 +16,26 @@ struct Turn {
   float* x;
   int64_t token_pitch, head_pitch, heads, half;
   const float* inv_freq;
-  const int32_t* positions;
   double sign;  // of the angle
+};
+
+// Positions of tokens, one after another.
+class Positions {
+ public:
+  Positions(const Rope& a, int64_t token) : segments_(a.segments), starts_(a.starts) {
+    const auto offsets = segments_.offsets();
+    segment_ = std::upper_bound(offsets.begin(), offsets.end(), token) - offsets.begin() - 1;
+  }
+  int64_t of(int64_t token) {
+    if (token == segments_.end(segment_)) ++segment_;
+    const int64_t start = starts_.empty() ? 0 : starts_[static_cast<size_t>(segment_)];
+    return start + token - segments_.begin(segment_);
+  }
+
+ private:
+  Segments segments_;
+  std::span<const int32_t> starts_;
+  int64_t segment_;
 };
 
 // cos and sin of position * inv_freq, correct to f32: the angle minus the nearest multiple of pi/2
@@ -60,11 +79,12 @@ NESTLING_INLINE void angles(const Turn& a, double position, float* cosines, floa
 }
 
 template <class V>
-NESTLING_INLINE void turn_tokens(const Turn& a, int64_t begin, int64_t end, float* cosines) {
+NESTLING_INLINE void turn_tokens(const Turn& a, Positions at, int64_t begin, int64_t end,
+                                 float* cosines) {
   constexpr int64_t kN = simd::kLanesOf<V>;
   float* sines = cosines + a.half;
   for (int64_t t = begin; t < end; ++t) {
-    angles(a, a.sign * static_cast<double>(a.positions[t]), cosines, sines);
+    angles(a, a.sign * static_cast<double>(at.of(t)), cosines, sines);
     for (int64_t head = 0; head < a.heads; ++head) {
       float* low = a.x + t * a.token_pitch + head * a.head_pitch;
       float* high = low + a.half;
@@ -86,11 +106,12 @@ NESTLING_INLINE void turn_tokens(const Turn& a, int64_t begin, int64_t end, floa
     }
   }
 }
-void turn_avx2(const Turn& a, int64_t begin, int64_t end, float* cosines) {
-  turn_tokens<simd::F8>(a, begin, end, cosines);
+void turn_avx2(const Turn& a, const Positions& at, int64_t begin, int64_t end, float* cosines) {
+  turn_tokens<simd::F8>(a, at, begin, end, cosines);
 }
-NESTLING_TARGET_AVX512 void turn_avx512(const Turn& a, int64_t begin, int64_t end, float* cosines) {
-  turn_tokens<simd::F16>(a, begin, end, cosines);
+NESTLING_TARGET_AVX512 void turn_avx512(const Turn& a, const Positions& at, int64_t begin,
+                                        int64_t end, float* cosines) {
+  turn_tokens<simd::F16>(a, at, begin, end, cosines);
 }
 
 }  // namespace
@@ -100,15 +121,14 @@ void run(Context& ctx, const Rope& a) {
                   .token_pitch = a.x.stride(0),
                   .head_pitch = a.x.stride(1),
                   .heads = a.x.dim(1),
-                  .half = a.inv_freq.dim(0),
-                  .inv_freq = a.inv_freq.ptr<float>(),
-                  .positions = a.positions.ptr<int32_t>(),
+                  .half = std::ssize(a.inv_freq),
+                  .inv_freq = a.inv_freq.data(),
                   .sign = a.inverse ? -1.0 : 1.0};
   const Arena::Mark mark(ctx.scratch());
   float* tables = ctx.scratch().floats(thread_count() * 2 * turn.half);
   auto* body = cpu_isa() >= CpuIsa::kAvx512 ? turn_avx512 : turn_avx2;
   parallel_for(a.x.dim(0), kTokensPerTask, [&](int64_t begin, int64_t end) {
-    body(turn, begin, end, tables + thread_index() * 2 * turn.half);
+    body(turn, Positions(a, begin), begin, end, tables + thread_index() * 2 * turn.half);
   });
 }
 

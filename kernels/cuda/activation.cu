@@ -32,8 +32,9 @@ struct GatedSiluGrad {  // of dy, gate, up; to dgate, dup
   __device__ void operator()(const float* in, float* out) const {
     const float dy = in[0];
     const float gate = in[1];
-    out[0] = dy * in[2] * silu_slope(gate);
-    out[1] = dy * silu(gate);
+    const float s = sigmoid(gate);  // once: silu() and silu_slope() would each have their own
+    out[0] = dy * in[2] * (s * (1.0f + gate * (1.0f - s)));
+    out[1] = dy * (gate * s);
   }
 };
 

@@ -20,7 +20,7 @@ struct GatedSiluForward {
   ConstView gate, up;  // [T, F]
 };
 struct GatedSiluBackward {
-  View dgate, dup;  // [T, F] overwritten; dup may be dy
+  View dgate, dup;  // [T, F] overwritten; dup may be dy, dgate may be gate
   ConstView dy, gate, up;
 };
 

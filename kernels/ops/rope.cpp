@@ -1,11 +1,23 @@
 #include "kernels/ops/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "kernels/ops/dispatch.h"
 
 namespace nestling {
+
+double rope_slowing(double frequency, const RopeScaling& scaling) {
+  if (scaling.original_max_positions <= 0) return 1;
+  // Turns within the original context: many keep their frequency, few are slowed by `factor`,
+  // between the two limits both are blended.
+  const double turns = scaling.original_max_positions * frequency / (2 * std::numbers::pi);
+  const double blend =
+      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const double keep = std::clamp(blend, 0.0, 1.0);
+  return keep + (1 - keep) / scaling.factor;
+}
 
 std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
                                             const RopeScaling& scaling) {
@@ -20,17 +32,8 @@ std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
                        ", needs 0 < low < high and a positive factor");
   std::vector<float> frequencies;
   for (int64_t i = 0; i < rotary; i += 2) {
-    double f = std::pow(theta, -static_cast<double>(i) / static_cast<double>(rotary));
-    if (scaled) {
-      // Turns within the original context: many keep their frequency, few are slowed by `factor`,
-      // between the two limits both are blended.
-      const double turns = scaling.original_max_positions * f / (2 * std::numbers::pi);
-      const double blend =
-          (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-      const double keep = blend < 0 ? 0 : blend > 1 ? 1 : blend;
-      f *= keep + (1 - keep) / scaling.factor;
-    }
-    frequencies.push_back(static_cast<float>(f));
+    const double f = std::pow(theta, -static_cast<double>(i) / static_cast<double>(rotary));
+    frequencies.push_back(static_cast<float>(f * rope_slowing(f, scaling)));
   }
   return frequencies;
 }
@@ -38,19 +41,17 @@ std::vector<float> rope_inverse_frequencies(int64_t rotary, double theta,
 void rope(Context& ctx, const Rope& a) {
   constexpr const char* kOp = "rope";
   NESTLING_CHECK(a.x.rank() == 3, kOp, ": x is ", a.x.describe(), ", needs [T, heads, h]");
-  NESTLING_CHECK(a.inv_freq.rank() == 1 && 2 * a.inv_freq.dim(0) <= a.x.dim(2), kOp,
-                 ": inv_freq is ", a.inv_freq.describe(), ", needs at most half the channels of x ",
-                 a.x.describe());
-  NESTLING_CHECK(a.positions.rank() == 1, kOp, ": positions is ", a.positions.describe(),
-                 ", needs [T]");
-  check_shape(kOp, "positions", a.positions, {a.x.dim(0)});
-  check_dtype(kOp, "x", a.x, DType::kF32);
-  check_dtype(kOp, "inv_freq", a.inv_freq, DType::kF32);
-  check_dtype(kOp, "positions", a.positions, DType::kI32);
-  check_device(ctx, kOp, {a.x, a.inv_freq, a.positions});
+  NESTLING_CHECK(2 * std::ssize(a.inv_freq) <= a.x.dim(2), kOp, ": ", a.inv_freq.size(),
+                 " frequencies, needs at most half the channels of x ", a.x.describe());
+  NESTLING_CHECK(a.segments.tokens() == a.x.dim(0), kOp, ": segments cover ", a.segments.tokens(),
+                 " tokens of x ", a.x.describe());
+  NESTLING_CHECK(a.starts.empty() || std::ssize(a.starts) == a.segments.count(), kOp, ": ",
+                 a.starts.size(), " starts of ", a.segments.count(), " segments");
+  check_activations(ctx, kOp, {a.x});
+  check_device(ctx, kOp, {a.x});
   const auto turned =
-      static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.dim(0));
-  ctx.count(kOp, 3 * turned, 8 * turned);
+      static_cast<double>(a.x.dim(0) * a.x.dim(1)) * 2 * static_cast<double>(a.inv_freq.size());
+  ctx.count(kOp, 3 * turned, 2 * dtype_bytes(a.x.dtype()) * turned);
   dispatch(ctx, a, cpu::run, cuda::run);
 }
 

@@ -1,12 +1,19 @@
-// attention.h - grouped-query attention without positions (Nemotron-H): h +
-// o_proj(attend(norm(h))).
+// attention.h - grouped-query attention: h + o_proj(attend(norm(h))). Where the config says so every
+// query and key head is normed (Qwen3), then rotated by its position in its segment (RoPE).
 #pragma once
 #include "model/layers/layer.h"
 
 namespace nestling {
 
+// Of a norm of heads: rows are heads, one token's after another.
+struct HeadNormActs {
+  View raw;   // [T, heads, h] f32, as projected; absent without the norm
+  View rstd;  // [T * heads]
+};
+
 struct AttentionActs {
   NormActs norm;
+  HeadNormActs q_norm, k_norm;
   View q;      // [T, Q, h]
   View k, v;   // [T, K, h]
   View y;      // [T, Q, h]

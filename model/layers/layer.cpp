@@ -45,29 +45,56 @@ void masked_backward(Context& ctx, View dx, ConstView x, ConstView m, View dm, i
 }
 
 View begin_mixer_output(LayerRun& run, ConstView input, View output, View& mixed) {
-  if (!run.layer_masks().out) {
+  const bool with_mask = static_cast<bool>(run.layer_masks().out);
+  if (!with_mask && run.config.residual_scale == 1) {
     copy(run.ctx, output, input);
     return output;
   }
-  mixed = alloc_like(run.arena, input);
-  fill_zero(run.ctx, mixed);
-  return mixed;
+  const View to = alloc_like(with_mask ? run.arena : run.ctx.scratch(), input);
+  fill_zero(run.ctx, to);
+  if (with_mask) mixed = to;
+  return to;
 }
 
-void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView mixed) {
-  if (!mixed) return;
-  mask_forward(run.ctx, {.y = output, .x = mixed, .m = run.layer_masks().out});
-  add(run.ctx, output, output, input);
+void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView to) {
+  const float factor = run.config.residual_scale;
+  if (const ConstView m = run.layer_masks().out) {
+    mask_forward(run.ctx, {.y = output, .x = to, .m = m});
+    if (factor != 1) scale(run.ctx, output, factor);
+    add(run.ctx, output, output, input);
+  } else if (factor != 1) {
+    copy(run.ctx, output, input);
+    add_scaled(run.ctx, output, to, factor);
+  }
+}
+
+View begin_step_output(StepRun& run, View h) {
+  if (run.config.residual_scale == 1) return h;
+  const View to = alloc_like(run.ctx.scratch(), h);
+  fill_zero(run.ctx, to);
+  return to;
+}
+
+void end_step_output(StepRun& run, View h, ConstView to) {
+  if (run.config.residual_scale != 1) add_scaled(run.ctx, h, to, run.config.residual_scale);
 }
 
 ConstView mixer_output_backward(LayerRun& run, ConstView mixed, ConstView dh) {
-  if (!mixed) return dh;
+  const float factor = run.config.residual_scale;
+  if (!mixed && factor == 1) return dh;
   const View dmixed = alloc_like(run.arena, dh);
-  mask_backward(run.ctx, {.dx = dmixed,
-                          .dm = run.layer_mask_grads().out,
-                          .dy = dh,
-                          .x = mixed,
-                          .m = run.layer_masks().out});
+  ConstView dscaled = dh;
+  if (factor != 1) {
+    copy(run.ctx, dmixed, dh);
+    scale(run.ctx, dmixed, factor);
+    dscaled = dmixed;
+  }
+  if (mixed)
+    mask_backward(run.ctx, {.dx = dmixed,
+                            .dm = run.layer_mask_grads().out,
+                            .dy = dscaled,
+                            .x = mixed,
+                            .m = run.layer_masks().out});
   return dmixed;
 }
 

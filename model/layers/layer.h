@@ -9,10 +9,11 @@
 //               gradient. The residual stream, its gradient, the gradient of the norm's output, dt,
 //               gate logits, states and sums of squares are f32 in every run. So are caches, but
 //               for keys and values, which are as run.activations; a step's are as its cache's.
+// Scale         a model whose config says residual_scale adds that much of every mixer's output.
 // Masks         in mask mode a layer multiplies its widths in where they are produced (model/masks.h);
 //               activations are saved before their mask and masked again in backward. The mixer's
-//               output then has a buffer of its own; without masks it is accumulated straight into
-//               the residual stream.
+//               output then has a buffer of its own, as a scaled one has; else it is accumulated
+//               straight into the residual stream.
 // Gradients     backward takes dh, the gradient of the output, and turns it in place into the
 //               gradient of the input. Parameter gradients accumulate; an absent gradient view is a
 //               frozen parameter. With run.fresh those that products make (ParameterSpec) are written
@@ -75,11 +76,15 @@ ConstView masked(Context& ctx, ConstView x, ConstView m, int64_t repeat = 1);
 // Turns the gradient of the masked x into that of x in place, and accumulates that of the mask.
 void masked_backward(Context& ctx, View dx, ConstView x, ConstView m, View dm, int64_t repeat = 1);
 
-// Where a mixer accumulates its output: without a mask `output` itself, which then holds the input;
-// with one a buffer of its own, kept as `mixed` [T, D] for the mask's gradient.
+// Where a mixer accumulates its output: without mask and scale `output` itself, which then holds the
+// input; with a mask a buffer of its own, kept as `mixed` [T, D] for the mask's gradient; with a scale
+// alone one in the context's scratch, whose mark is the model's. `to` is what begin gave.
 View begin_mixer_output(LayerRun& run, ConstView input, View output, View& mixed);
-void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView mixed);
-// The gradient of what the mixer put out: dh, or a masked copy in the arena.
+void end_mixer_output(LayerRun& run, ConstView input, View output, ConstView to);
+// The same of a step, which turns h into its output.
+View begin_step_output(StepRun& run, View h);
+void end_step_output(StepRun& run, View h, ConstView to);
+// The gradient of what the mixer put out: dh, or a copy in the arena, scaled and masked.
 ConstView mixer_output_backward(LayerRun& run, ConstView mixed, ConstView dh);
 
 // The norm in front of every mixer, and the final one.

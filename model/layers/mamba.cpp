@@ -228,7 +228,7 @@ MambaActs mamba_forward(LayerRun& run, const MambaParams<Weight>& w, ConstView i
   gated_norm(run, w, a);
   const View to = begin_mixer_output(run, input, output, a.mixed);
   project_out(run.ctx, w, a, to);
-  end_mixer_output(run, input, output, a.mixed);
+  end_mixer_output(run, input, output, to);
   return a;
 }
 
@@ -285,7 +285,9 @@ void mamba_step(StepRun& run, const MambaParams<Weight>& w, const MambaCache& ca
                            .z = a.z,
                            .w = w.gated_norm,
                            .eps = run.config.eps});
-  project_out(ctx, w, a, h);
+  const View to = begin_step_output(run, h);
+  project_out(ctx, w, a, to);
+  end_step_output(run, h, to);
 }
 
 }  // namespace nestling

@@ -1,6 +1,5 @@
 #include "model/layers/moe.h"
 
-#include "kernels/ops/activation.h"
 #include "kernels/ops/experts.h"
 #include "kernels/ops/linear.h"
 #include "model/layers/product.h"
@@ -56,15 +55,20 @@ void routed_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<
                                 .offsets = a.offsets,
                                 .accumulate_dw = !run.fresh});
   masked_backward(ctx, dact, a.act, masks.expert_ffn, mask_grads.expert_ffn);
-  squared_relu_backward(ctx, {.dx = dact, .dy = dact, .x = a.up});
-  expert_product_backward(ctx, {.dx = drows,
-                                .dw = g.up,
-                                .dy = dact,
-                                .x = a.rows,
-                                .w = w.up,
-                                .offsets = a.offsets,
-                                .accumulate_dw = !run.fresh});
-  expert_gather_backward(ctx, {.dx = dnormed, .drows = drows, .order = a.order});
+  activate_backward(ctx, dact, dact, a.gate, a.up);
+  const auto enter_backward = [&](View dw, ConstView d, const Weight& weight, bool accumulate) {
+    expert_product_backward(ctx, {.dx = drows,
+                                  .dw = dw,
+                                  .dy = d,
+                                  .x = a.rows,
+                                  .w = weight,
+                                  .offsets = a.offsets,
+                                  .accumulate_dw = !run.fresh});
+    expert_gather_backward(
+        ctx, {.dx = dnormed, .drows = drows, .order = a.order, .accumulate = accumulate});
+  };
+  enter_backward(g.up, dact, w.up, false);
+  if (w.up_gate) enter_backward(g.up_gate, a.gate, w.up_gate, true);
   gate_backward(ctx, {.dlogits = dlogits,
                       .dmask = mask_grads.experts,
                       .dweight = dweight,
@@ -90,12 +94,15 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<Weight>& w, ConstView input, 
   const int64_t pairs = a.order.dim(0);
   const int64_t width = w.up.dim(1);
   a.rows = run.arena.alloc(run.activations, {pairs, input.dim(1)});
+  if (w.up_gate) a.gate = run.arena.alloc(run.activations, {pairs, width});
   a.up = run.arena.alloc(run.activations, {pairs, width});
   a.act = run.arena.alloc(run.activations, {pairs, width});
   a.down = run.arena.alloc(run.activations, {pairs, input.dim(1)});
   expert_gather(ctx, {.rows = a.rows, .x = a.norm.normed, .order = a.order});
+  if (w.up_gate)
+    expert_product(ctx, {.y = a.gate, .x = a.rows, .w = w.up_gate, .offsets = a.offsets});
   expert_product(ctx, {.y = a.up, .x = a.rows, .w = w.up, .offsets = a.offsets});
-  squared_relu_forward(ctx, {.y = a.act, .x = a.up});
+  activate(ctx, a.act, a.gate, a.up);
   const LayerMasks masks = run.layer_masks();
   {
     const Arena::Mark mark(ctx.scratch());
@@ -106,9 +113,9 @@ MoeActs moe_forward(LayerRun& run, const MoeParams<Weight>& w, ConstView input, 
   expert_combine(
       ctx, {.y = to, .rows = a.down, .weight = a.weight, .order = a.order, .accumulate = true});
   if (w.shared_up)
-    a.shared = ffn_products_forward(run, {w.shared_up, w.shared_down, masks.shared_ffn},
-                                    a.norm.normed, to);
-  end_mixer_output(run, input, output, a.mixed);
+    a.shared = ffn_products_forward(
+        run, {w.shared_up_gate, w.shared_up, w.shared_down, masks.shared_ffn}, a.norm.normed, to);
+  end_mixer_output(run, input, output, to);
   return a;
 }
 
@@ -119,9 +126,10 @@ void moe_backward(LayerRun& run, const MoeParams<Weight>& w, const MoeParams<Vie
   const ConstView dy = mixer_output_backward(run, a.mixed, dh);
   routed_backward(run, w, g, a, dy, dnormed);
   if (w.shared_up)
-    ffn_products_backward(run, {w.shared_up, w.shared_down, run.layer_masks().shared_ffn},
-                          {g.shared_up, g.shared_down, run.layer_mask_grads().shared_ffn}, a.shared,
-                          a.norm.normed, dy, dnormed, true);
+    ffn_products_backward(
+        run, {w.shared_up_gate, w.shared_up, w.shared_down, run.layer_masks().shared_ffn},
+        {g.shared_up_gate, g.shared_up, g.shared_down, run.layer_mask_grads().shared_ffn}, a.shared,
+        a.norm.normed, dy, dnormed, true);
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
 }
 

@@ -318,7 +318,7 @@ std::vector<int32_t> RequestReader::token_ids(JsonRef ids) const {
 ServedRequest RequestReader::completion(JsonRef body) const {
   constexpr int64_t kMostByDefault = 16;  // as OpenAI's
   ServedRequest r = common(body, false);
-  const bool special = flag(body, "add_special_tokens", false);
+  const bool special = flag(body, "add_special_tokens", true);
   const auto add = [&](JsonRef prompt) {
     r.prompts.push_back(prompt.is_string() ? model_.tokenizer().encode(prompt.string(), special)
                                            : token_ids(prompt));

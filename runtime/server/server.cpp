@@ -198,7 +198,7 @@ Json Server::State::models() const {
 Json Server::State::tokenize(JsonRef body) const {
   const JsonRef special = body.find("add_special_tokens");
   const std::vector<int32_t> tokens =
-      model.tokenizer().encode(body.at("prompt").string(), special && special.boolean());
+      model.tokenizer().encode(body.at("prompt").string(), !special || special.boolean());
   return {{"tokens", tokens}, {"count", tokens.size()}, {"max_model_len", reader.context()}};
 }
 

@@ -1,14 +1,18 @@
 // Reading GGUF files: what the format's own Python package wrote, what the writer here wrote, and
 // every damage refused by the name of what is damaged.
+#include <bit>
 #include <cstring>
 #include <gtest/gtest.h>
 
+#include "data/ggml_blocks.h"
 #include "data/gguf_reader.h"
 #include "data/gguf_writer.h"
+#include "data/safetensors.h"
 #include "kernels/core/nvfp4.h"
 #include "kernels/core/rng.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gguf_reader.h"
+#include "tests/support/source_dir.h"
 
 namespace nestling {
 namespace {
@@ -231,7 +235,7 @@ TEST_F(Damaged, TensorsAreNamed) {
   refused(one({int64_t{1} << 40, int64_t{1} << 40}, 0), {"tensor t F32", "more bytes than there"});
   refused(one({int64_t{1} << 40}, 0), {"tensor t F32 [1099511627776]: the file ends early"});
   refused(one({40}, 8), {"tensor t Q8_0 [40]: no whole blocks of 32"});
-  refused(one({256}, 12), {"tensor t is Q4_K; needs F32, F16, BF16, Q8_0 or NVFP4"});
+  refused(one({256}, 15), {"tensor t is Q8_K; needs F32, F16, BF16, Q4_0, ", "IQ4_XS or NVFP4"});
   refused(one({256}, 77), {"tensor t is of type 77, which ggml has not"});
   refused(one({8}, 0, 32), {"tensor t F32 [8]: begins at byte 32 of the data, needs 0"});
   refused(RawGguf().begin(2, 0).tensor("a", {9}, 0, 0).tensor("b", {8}, 0, 32).data(128),
@@ -324,6 +328,29 @@ TEST(GgufRead, NumbersOfRowsComeBack) {
         decode_ggml_row(GgmlType::kNvfp4, std::span(none).first(36), std::span(back).first(64));
       },
       {"unpacked"}, ErrorKind::kRuntime);
+}
+
+// tests/golden/ggml.py: what gguf's own Python package says random blocks stand for.
+TEST(GgufRead, BlocksStandForTheNumbersOfTheirPythonPackage) {
+  const SafetensorsFile golden(source_dir() / "tests/golden/ops/ggml_blocks.safetensors");
+  for (const GgmlBlocks& blocks : all_ggml_blocks()) {
+    const std::string name = ggml_type_name(blocks.type);
+    const StoredTensor &bytes = golden.at(name + ".bytes"), &values = golden.at(name + ".values");
+    ASSERT_EQ(ggml_bytes(blocks.type, values.shape), std::ssize(bytes.bytes)) << name;
+    std::vector<float> want(static_cast<size_t>(values.size())), got(want.size());
+    std::memcpy(want.data(), values.bytes.data(), values.bytes.size());
+    decode_ggml_row(blocks.type, bytes.bytes, got);
+    for (size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(want[i]))
+          << name << " " << i << ": " << got[i] << " " << want[i];
+  }
+}
+
+TEST(GgufRead, BlocksThatAreReadAloneAreNotMade) {
+  std::vector<std::byte> bytes;
+  const std::vector<float> row(256);
+  expect_error([&] { encode_ggml_row(GgmlType::kQ4K, row, bytes); },
+               {"numbers are not made Q4_K here"}, ErrorKind::kRuntime);
 }
 
 TEST(GgufRead, CodesOfNvfp4AreThoseThatWereRepacked) {

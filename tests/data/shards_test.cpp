@@ -106,6 +106,23 @@ TEST(Shards, AreReadAsDocumentsWithTokens) {
   EXPECT_FALSE(documents->next(4, d));
 }
 
+// Of a text: with what the tokenizer's template says, and an end; the whole of it is its length.
+TEST(Documents, OfATextBeginAsTheTemplateSays) {
+  const TempDir dir;
+  dir.write("a.jsonl", "{\"text\":\"a nest\"}\n{\"text\":\"x\"}\n");
+  const Tokenizer tokenizer(testing::source_dir() / "tests/golden/tokenizer/llama3.json");
+  const auto documents = open_documents(
+      dir.path() / "a.jsonl", {.tokenizer = tokenizer, .vocabulary = 1000, .end_of_text = 5});
+  TokenDocument d;
+  for (const char* text : {"a nest", "x"}) {
+    ASSERT_TRUE(documents->next(100, d));
+    EXPECT_EQ(d.tokens, tokenizer.document(text, 5));
+    EXPECT_EQ(d.length, std::ssize(d.tokens));
+    EXPECT_EQ(d.tokens.front(), tokenizer.token_id("<|begin_of_text|>"));
+  }
+  EXPECT_FALSE(documents->next(100, d));
+}
+
 TEST(Shards, LeaveNothingUnlessFinished) {
   const TempDir dir;
   {

@@ -101,7 +101,9 @@ TEST(TextSource, GeneratesReasoning) {
 TEST(WriteShard, DoesNotDependOnThreads) {
   const TempDir dir;
   const Encode bytes = [](std::string_view text) {
-    return std::vector<int32_t>(text.begin(), text.end());
+    std::vector<int32_t> ids(text.begin(), text.end());
+    ids.push_back(256);
+    return ids;
   };
   const int threads = thread_count();
   std::vector<std::string> files;
@@ -109,7 +111,7 @@ TEST(WriteShard, DoesNotDependOnThreads) {
     set_thread_count(n);
     const auto prefix = dir.path() / std::to_string(n);
     const auto source = open_text("reasoning:all:1-4:0-9000");  // more than are in memory at a time
-    const ShardCounts counts = write_shard(*source, bytes, 256, 257, prefix);
+    const ShardCounts counts = write_shard(*source, bytes, 257, prefix);
     EXPECT_EQ(counts.documents, 9000);
     EXPECT_EQ(counts.tokens, counts.bytes + counts.documents);
     const ShardReader reader(prefix, 257);
@@ -130,7 +132,7 @@ TEST(WriteShard, LeavesNothingWhenTheTextIsBad) {
   const TempDir out;
   const auto source = open_text(dir.write("a.jsonl", "{\"text\":\"a\"}\n{}\n").string());
   const Encode one = [](std::string_view) { return std::vector<int32_t>{1}; };
-  expect_error([&] { write_shard(*source, one, 0, 2, out.path() / "s"); }, {"a.jsonl:2"});
+  expect_error([&] { write_shard(*source, one, 2, out.path() / "s"); }, {"a.jsonl:2"});
   EXPECT_TRUE(std::filesystem::is_empty(out.path()));
 }
 

@@ -108,6 +108,31 @@ TEST(Tokenizer, KnowsItsTokens) {
   expect_error([&] { t.encode("ab\xff", false); }, {"not UTF-8 at byte 2"});
 }
 
+TEST(Tokenizer, ADocumentHasWhatTheTemplateSaysAndOneEnd) {
+  const auto around = [](Ids ids, std::optional<int32_t> begin, int32_t end) {
+    if (begin) ids.insert(ids.begin(), *begin);
+    ids.push_back(end);
+    return ids;
+  };
+  const Tokenizer plain(golden() / "gpt2.json");
+  EXPECT_EQ(plain.document("a nest", 7), around(plain.encode("a nest", false), {}, 7));
+  const Tokenizer begins(golden() / "llama3.json");
+  const int32_t bos = *begins.token_id("<|begin_of_text|>");
+  const Ids text = begins.encode("a nest", false);
+  EXPECT_EQ(begins.document("a nest", 7), around(text, bos, 7));
+  EXPECT_EQ(begins.document("", 7), around({}, bos, 7));
+  // A template that closes the text itself.
+  Json closing = Json::parse(read_bytes(golden() / "llama3.json"));
+  Json& set = closing["post_processor"]["processors"][1];
+  const int32_t end = *begins.token_id("<|end_of_text|>");
+  set["single"].push_back({{"SpecialToken", {{"id", "<|end_of_text|>"}, {"type_id", 0}}}});
+  set["special_tokens"]["<|end_of_text|>"] = {
+      {"id", "<|end_of_text|>"}, {"ids", {end}}, {"tokens", {"<|end_of_text|>"}}};
+  const Tokenizer both(closing.dump(), "both.json");
+  EXPECT_EQ(both.document("a nest", end), around(text, bos, end));
+  EXPECT_EQ(both.document("a nest", 7), around(around(text, bos, end), {}, 7));
+}
+
 TEST(Tokenizer, EncodesInManyThreads) {
   const Tokenizer t(golden() / "llama3.json");
   const auto cases = read_json(golden() / "cases.json");

@@ -42,6 +42,7 @@ TEST(ActivationReference, BackwardIsTheComplexStepDerivative) {
 
 struct Shape {
   int64_t rows, cols;
+  int64_t gap = 3;  // behind every row: a multiple of 4 may leave packs, 0 leaves one long row
 };
 
 class Activation : public ::testing::TestWithParam<std::tuple<Device, Shape>> {};
@@ -57,7 +58,8 @@ TEST_P(Activation, SquaredReluMatchesTheReference) {
   const auto x = random_mat(rng, shape.rows, shape.cols);
   const auto dy = random_mat(rng, shape.rows, shape.cols);
   Context ctx(device);
-  Guarded gx(device, x), gdy(device, dy), y(device, x.rows, x.cols), dx(device, x.rows, x.cols);
+  Guarded gx(device, x, shape.gap), gdy(device, dy, shape.gap);
+  Guarded y(device, x.rows, x.cols, shape.gap), dx(device, x.rows, x.cols, shape.gap);
   squared_relu_forward(ctx, {.y = y.view(), .x = gx.view()});
   squared_relu_backward(ctx, {.dx = dx.view(), .dy = gdy.view(), .x = gx.view()});
   ctx.synchronize();
@@ -83,8 +85,10 @@ TEST_P(Activation, GatedSiluMatchesTheReference) {
   const auto up = random_mat(rng, shape.rows, shape.cols);
   const auto dy = random_mat(rng, shape.rows, shape.cols);
   Context ctx(device);
-  Guarded g(device, gate), u(device, up), gdy(device, dy), y(device, gate.rows, gate.cols);
-  Guarded dgate(device, gate.rows, gate.cols), dup(device, gate.rows, gate.cols);
+  const int64_t gap = shape.gap;
+  Guarded g(device, gate, gap), u(device, up, gap), gdy(device, dy, gap);
+  Guarded y(device, gate.rows, gate.cols, gap);
+  Guarded dgate(device, gate.rows, gate.cols, gap), dup(device, gate.rows, gate.cols, gap);
   gated_silu_forward(ctx, {.y = y.view(), .gate = g.view(), .up = u.view()});
   const GatedSiluBackward backward{
       .dgate = dgate.view(), .dup = dup.view(), .dy = gdy.view(), .gate = g.view(), .up = u.view()};
@@ -113,15 +117,16 @@ TEST_P(Activation, GatedSiluMatchesTheReference) {
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Shape>>& test) {
   const auto& [device, shape] = test.param;
-  return str(device_name(device), "_", shape.rows, "x", shape.cols);
+  return str(device_name(device), "_", shape.rows, "x", shape.cols, "_gap", shape.gap);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Activation,
-                         ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
-                                            ::testing::Values(Shape{1, 1}, Shape{5, 7},
-                                                              Shape{33, 64}, Shape{70, 149},
-                                                              Shape{300, 384})),
-                         case_name);
+INSTANTIATE_TEST_SUITE_P(
+    All, Activation,
+    ::testing::Combine(::testing::Values(Device::kCpu, Device::kCuda),
+                       ::testing::Values(Shape{1, 1}, Shape{5, 7}, Shape{33, 64}, Shape{70, 149},
+                                         Shape{300, 384}, Shape{33, 64, 4}, Shape{9, 6, 2},
+                                         Shape{70, 148, 0}, Shape{300, 384, 8})),
+    case_name);
 
 class ActivationEnds : public ::testing::TestWithParam<Device> {};
 

@@ -10,6 +10,7 @@
 #include "kernels/ops/loss.h"
 #include "kernels/ops/mask.h"
 #include "kernels/ops/rms_norm.h"
+#include "kernels/ops/rope.h"
 #include "tests/support/device.h"
 #include "tests/support/half_operands.h"
 
@@ -146,6 +147,21 @@ TEST_P(HalfActivations, GatedNorm) {
                               .z = z,
                               .w = w,
                               .rstd = rstd});
+  });
+}
+
+TEST_P(HalfActivations, Rope) {
+  NESTLING_SKIP_WITHOUT(Device::kCuda, Rope);
+  const auto inv_freq = rope_inverse_frequencies(GetParam().cols / 2 * 2, 10000.0, {});
+  const auto rows = static_cast<int32_t>(GetParam().rows);
+  const std::vector<int32_t> offsets = {0, rows / 3, rows}, starts = {7, 4000};
+  expect_same_but_for_rounding(GetParam(), [&](Context& ctx, auto& o) {
+    const View x = o.out().view();
+    copy(x, o.in().view());
+    rope(ctx, {.x = x.reshape({o.rows(), 1, o.cols()}),
+               .inv_freq = inv_freq,
+               .segments = Segments(offsets),
+               .starts = starts});
   });
 }
 

@@ -155,6 +155,9 @@ INSTANTIATE_TEST_SUITE_P(
                           Shape{70, 149, true}, Shape{200, 384, false}, Shape{9, 4101, true},
                           Shape{33, 64, true, 8}, Shape{9, 66, true, 6}, Shape{21, 1028, false, 4},
                           Shape{5, 4096, true, 8}, Shape{5, 4100, true, 4}, Shape{1100, 8, true, 8},
+                          // Who takes a row changes behind 128 and 512 columns.
+                          Shape{300, 128, true, 8}, Shape{300, 129, false}, Shape{70, 512, true, 8},
+                          Shape{9, 516, true, 4}, Shape{17000, 8, false, 4},
                           Shape{3, 12288, true})),  // just below 48 KB of shared memory
     case_name);
 

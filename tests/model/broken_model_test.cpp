@@ -130,7 +130,7 @@ TEST(BrokenModel, ConfigOutOfRangeIsNamed) {
                                    {"mlp_hidden_act", "gelu"},
                                    {"use_bias", true},
                                    {"time_step_limit", Json::array({0.01, 0.1})},
-                                   {"model_type", "llama"}}) {
+                                   {"model_type", "gpt2"}}) {
     Json config = good_config();
     config[key] = value;
     const std::string said = c.with_config(config);

@@ -13,6 +13,7 @@
 #include "model/gguf_names.h"
 #include "model/huggingface.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/gguf_parts.h"
 #include "tests/support/gguf_reader.h"
 #include "tests/support/quantized_elastic.h"
 #include "tests/support/tiny_model.h"
@@ -20,11 +21,10 @@
 namespace nestling {
 namespace {
 
-using testing::expect_error;
-using testing::TempDir;
+using namespace nestling::testing;  // NOLINT(google-build-using-namespace)
 
 ModelConfig config_of(const std::string& pattern) {
-  ModelConfig c = testing::tiny_config(48);
+  ModelConfig c = tiny_config(48);
   c.pattern = pattern;
   if (!c.has(LayerKind::kDense)) c.ffn = 0;
   if (!c.has(LayerKind::kMoe)) c.experts = c.top_k = c.expert_ffn = c.shared_ffn = 0;
@@ -34,90 +34,6 @@ ModelConfig config_of(const std::string& pattern) {
   c.ffn = c.ffn > 0 ? 64 : 0;
   c.validate("here");
   return c;
-}
-
-// Fresh weights, every one of them something else: norms and biases too.
-Weights weights_of(const ModelConfig& config, bool bf16 = false) {
-  Weights weights(config, Device::kCpu, {});
-  weights.initialize(3);
-  Rng rng(5);
-  for (int64_t i = 0; i < weights.count(); ++i) {
-    const View w = weights.master(i);
-    for (int64_t k = 0; k < w.size(); ++k) {
-      float& x = w.ptr<float>()[k];
-      x += 0.01f * static_cast<float>(rng.normal());
-      if (bf16) x = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0xffff0000u);
-    }
-  }
-  return weights;
-}
-
-// What is written of a model, to be changed before it is.
-struct GgufParts {
-  std::vector<GgufKey> keys;
-  std::vector<GgufTensor> tensors;
-
-  GgufKey& key(const std::string& name) {
-    for (GgufKey& k : keys)
-      if (k.name == name) return k;
-    throw Error("no key " + name);
-  }
-  GgufTensor& tensor(const std::string& name) {
-    for (GgufTensor& t : tensors)
-      if (t.name == name) return t;
-    throw Error("no tensor " + name);
-  }
-  void drop_key(const std::string& name) {
-    std::erase_if(keys, [&](const GgufKey& k) { return k.name == name; });
-  }
-  void drop_tensor(const std::string& name) {
-    std::erase_if(tensors, [&](const GgufTensor& t) { return t.name == name; });
-  }
-};
-GgufParts parts_of(const ModelConfig& config, const Weights& weights,
-                   GgmlType type = GgmlType::kF32) {
-  GgufParts parts{.keys = {{"general.architecture", gguf_architecture(config)}},
-                  .tensors = gguf_tensors(config, weights, type, "here")};
-  for (GgufKey& k : gguf_model_keys(config)) parts.keys.push_back(std::move(k));
-  return parts;
-}
-
-struct ReadModel {
-  ModelConfig config;
-  Weights weights;
-};
-ReadModel read_back(const std::filesystem::path& path) {
-  const GgufFile file(path);
-  const ModelConfig config = read_gguf_config(file);
-  Weights weights(config, Device::kCpu, {.quantization = read_gguf_quantization(file, config)});
-  import_gguf_weights(file, config, weights);
-  return {config, std::move(weights)};
-}
-ReadModel round_trip(const ModelConfig& config, const Weights& weights, GgmlType type) {
-  const TempDir dir;
-  const auto path = dir.path() / "m.gguf";
-  const GgufParts parts = parts_of(config, weights, type);
-  write_gguf(path, parts.keys, parts.tensors);
-  return read_back(path);
-}
-
-std::string text_of(const ModelConfig& config) {
-  return dump_json(model_config_json(config, StoredType::kF32)) + str(config.max_positions);
-}
-
-// Bit for bit, but A_log, of which -exp is.
-void expect_same(const Weights& got, const Weights& want, bool a_log_too) {
-  ASSERT_EQ(got.count(), want.count());
-  for (int64_t i = 0; i < got.count(); ++i) {
-    const ParameterSpec& spec = want.specs()[static_cast<size_t>(i)];
-    const ConstView a = got.master(i), b = want.master(i);
-    ASSERT_EQ(a.size(), b.size()) << spec.name;
-    for (int64_t k = 0; k < a.size(); ++k) {
-      float x = a.ptr<float>()[k], y = b.ptr<float>()[k];
-      if (spec.init == Init::kALog && !a_log_too) x = -std::exp(x), y = -std::exp(y);
-      ASSERT_EQ(std::bit_cast<uint32_t>(x), std::bit_cast<uint32_t>(y)) << spec.name << " " << k;
-    }
-  }
 }
 
 TEST(GgufImport, ConfigsAndWeightsComeBack) {
@@ -226,7 +142,8 @@ TEST(GgufImport, OfSeveralInputScalesTheLargestIsTaken) {
   int found = 0;
   for (int64_t i = 0; i < got.weights.count(); ++i) {
     const auto at = static_cast<size_t>(i);
-    if (place_in_gguf(got.weights.specs()[at]).name != "blk.4.ffn_up_exps.weight") continue;
+    if (place_in_gguf(got.config, got.weights.specs()[at]).name != "blk.4.ffn_up_exps.weight")
+      continue;
     EXPECT_EQ(got.weights.quantization()->parameters[at]->input, 2);
     ++found;
   }
@@ -305,8 +222,9 @@ class GgufRefused : public ::testing::Test {
 };
 
 TEST_F(GgufRefused, OtherArchitecturesAndSettings) {
-  refused([](GgufParts& p) { p.key("general.architecture").value = std::string("llama"); },
-          {"'llama', only 'nemotron_h' and 'nemotron_h_moe' are supported"});
+  refused([](GgufParts& p) { p.key("general.architecture").value = std::string("gemma3"); },
+          {"'gemma3', only 'nemotron_h', 'nemotron_h_moe', 'llama', 'qwen3', 'qwen3moe', "
+           "'granitehybrid' are supported"});
   refused([](GgufParts& p) { p.drop_key("general.architecture"); },
           {"key general.architecture is missing"});
   refused(value("moe_latent_size", uint32_t{8}), {"latent experts are not supported"});

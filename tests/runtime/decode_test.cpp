@@ -7,6 +7,7 @@
 #include "model/widths.h"
 #include "runtime/decode_state.h"
 #include "tests/support/device.h"
+#include "tests/support/family_models.h"
 #include "tests/support/quantized_elastic.h"
 
 namespace nestling {
@@ -42,10 +43,13 @@ struct Place {
   DType compute;
   DType activations = DType::kF32;
   std::optional<WeightFormat> format = {};
+  Family family = Family::kNemotronH;
 };
 
 // Blocks of NVFP4 are whole.
 ModelConfig config_of(const Place& place) {
+  for (const ModelConfig& c : testing::family_configs())
+    if (c.family == place.family) return c;
   ModelConfig c = small_config();
   if (place.format != WeightFormat::kNvfp4) return c;
   c.hidden = 32;
@@ -193,8 +197,9 @@ TEST_P(Decode, StepByStepEqualsPrefillInASmallerSize) {
   Widths widths = full_widths(config);
   widths.hidden = 16;
   for (LayerWidths& layer : widths.layers) {
+    if (layer.query_heads > 0 && !GetParam().format) layer.query_heads = config.kv_heads;
     if (layer.mamba_heads == 0) continue;
-    layer.mamba_heads = 3;
+    layer.mamba_heads = config.groups;
     if (GetParam().format != WeightFormat::kNvfp4) layer.mamba_channels = 5;
   }
   const auto views = prefix_parameters(config, widths, weights.params());
@@ -229,22 +234,35 @@ TEST_P(Decode, PrefillIsThatOfTheCpu) {
   expect_same(got.view(), want.view(), bound_of(GetParam()), "prefill");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Decode,
-    ::testing::Values(Place{Device::kCpu, DType::kF32}, Place{Device::kCpu, DType::kBF16},
-                      Place{Device::kCuda, DType::kF32}, Place{Device::kCuda, DType::kBF16},
-                      Place{Device::kCuda, DType::kBF16, DType::kBF16},
-                      Place{Device::kCpu, DType::kF32, DType::kF32, WeightFormat::kFp8},
-                      Place{Device::kCpu, DType::kF32, DType::kF32, WeightFormat::kNvfp4},
-                      Place{Device::kCuda, DType::kF32, DType::kF32, WeightFormat::kFp8},
-                      Place{Device::kCuda, DType::kF32, DType::kF32, WeightFormat::kNvfp4},
-                      Place{Device::kCuda, DType::kBF16, DType::kBF16, WeightFormat::kFp8},
-                      Place{Device::kCuda, DType::kBF16, DType::kBF16, WeightFormat::kNvfp4}),
-    [](const auto& test) {
-      const Place& p = test.param;
-      return str(device_name(p.device), "_", dtype_name(p.compute), "_", dtype_name(p.activations),
-                 p.format ? str("_", weight_format_name(*p.format)) : "");
-    });
+std::vector<Place> places() {
+  std::vector<Place> all = {Place{Device::kCpu, DType::kF32},
+                            Place{Device::kCpu, DType::kBF16},
+                            Place{Device::kCuda, DType::kF32},
+                            Place{Device::kCuda, DType::kBF16},
+                            Place{Device::kCuda, DType::kBF16, DType::kBF16},
+                            Place{Device::kCpu, DType::kF32, DType::kF32, WeightFormat::kFp8},
+                            Place{Device::kCpu, DType::kF32, DType::kF32, WeightFormat::kNvfp4},
+                            Place{Device::kCuda, DType::kF32, DType::kF32, WeightFormat::kFp8},
+                            Place{Device::kCuda, DType::kF32, DType::kF32, WeightFormat::kNvfp4},
+                            Place{Device::kCuda, DType::kBF16, DType::kBF16, WeightFormat::kFp8},
+                            Place{Device::kCuda, DType::kBF16, DType::kBF16, WeightFormat::kNvfp4}};
+  for (const Family family : {Family::kLlama, Family::kQwen3Moe, Family::kGraniteHybrid})
+    for (const Device device : {Device::kCpu, Device::kCuda}) {
+      all.push_back({device, DType::kF32, DType::kF32, {}, family});
+      all.push_back(
+          {device, DType::kBF16, device == Device::kCpu ? DType::kF32 : DType::kBF16, {}, family});
+    }
+  all.push_back(
+      {Device::kCuda, DType::kF32, DType::kF32, WeightFormat::kFp8, Family::kGraniteHybrid});
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Decode, ::testing::ValuesIn(places()), [](const auto& test) {
+  const Place& p = test.param;
+  return str(device_name(p.device), "_", dtype_name(p.compute), "_", dtype_name(p.activations),
+             p.format ? str("_", weight_format_name(*p.format)) : "",
+             p.family != Family::kNemotronH ? str("_", family_name(p.family)) : "");
+});
 
 }  // namespace
 }  // namespace nestling

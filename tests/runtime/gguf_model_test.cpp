@@ -251,6 +251,36 @@ TEST_F(GgufTokenizerFiles, WhatIsPutAroundATextIsSaidOrThatOfThePreTokenizer) {
                                      .json()["post_processor"]["single"][1]["SpecialToken"]["id"]);
 }
 
+TEST_F(GgufTokenizerFiles, AFileThatNamesNoPreTokenizerHasTheDefaultOne) {
+  std::vector<GgufKey> keys = written("starcoder.json");
+  const auto json = [&] { return parse_json(read(keys).at("tokenizer.json"), "t").json(); };
+  const auto digits = json();
+  for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"})
+    EXPECT_TRUE(digits["decoder"].contains(key))
+        << "without it the tokenizers package refuses the file";
+  set(keys, "tokenizer.ggml.pre", std::string("refact"));
+  EXPECT_EQ(json(), digits);
+  set(keys, "tokenizer.ggml.pre", std::string("default"));
+  const auto otherwise = json();
+  EXPECT_NE(otherwise["pre_tokenizer"], digits["pre_tokenizer"]);
+  drop(keys, "tokenizer.ggml.pre");
+  EXPECT_EQ(json(), otherwise);
+}
+
+TEST_F(GgufTokenizerFiles, OneWayOfSplittingHasSeveralNames) {
+  std::vector<GgufKey> keys = written("starcoder.json");
+  const auto ids = [&] {
+    return Tokenizer(read(keys).at("tokenizer.json"), "t").encode("x1234 = don't  12", false);
+  };
+  const std::vector<int32_t> want = ids();
+  for (const char* name : {"smollm", "starcoder", "refact"}) {
+    set(keys, "tokenizer.ggml.pre", std::string(name));
+    EXPECT_EQ(ids(), want) << name;
+  }
+  set(keys, "tokenizer.ggml.pre", std::string("gpt-2"));  // which keeps digits together
+  EXPECT_NE(ids(), want);
+}
+
 TEST_F(GgufTokenizerFiles, WhatIsNotKnownIsRefusedByName) {
   const std::vector<GgufKey> good = written("gpt2.json");
   const auto refused = [&](const std::string& key, GgufValue value,

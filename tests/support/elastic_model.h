@@ -1,6 +1,7 @@
 // elastic_model.h - a small hybrid model with every axis, the loss and gradients of one batch on it,
 // and distances between views, for the tests of masks and slices.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <map>
@@ -63,7 +64,7 @@ inline constexpr int64_t kLossChunk = 8;     // of the loss: several
 struct BatchLoss {
   double loss = 0;                // mean over the tokens
   int64_t peak_bytes = 0;         // of the activations
-  std::vector<int32_t> selected;  // experts of every token, layer by layer
+  std::vector<int32_t> selected;  // experts of every token, rising, layer by layer
 };
 
 // One batch through the model; gradients accumulate into g, which may be prefix views, and into
@@ -93,19 +94,24 @@ inline BatchLoss batch_loss(const ModelConfig& config, const ModelParams<Weight>
   const View nll = arena.alloc(DType::kF32, {kTokens});
   head_loss(ctx, {.nll = nll,
                   .dx = dx,
-                  .dw = g ? g->head : View(),
+                  .dw = g ? (config.tied ? g->embeddings : g->head) : View(),
                   .x = acts.final_norm.normed,
                   .w = w.head,
                   .targets = targets.view(),
                   .ce_weight = 1.0f / kTokens,
+                  .logit_scale = w.logit_scale,
                   .chunk = kLossChunk,
                   .accumulate_dw = !fresh});
   BatchLoss result;
   for (int64_t t = 0; t < kTokens; ++t) result.loss += nll.ptr<float>()[t] / kTokens;
   for (const LayerActs& layer : acts.layers)
-    if (const auto* moe = std::get_if<MoeActs>(&layer))
-      for (int64_t i = 0; i < moe->index.size(); ++i)
-        result.selected.push_back(moe->index.ptr<int32_t>()[i]);
+    if (const auto* moe = std::get_if<MoeActs>(&layer); moe != nullptr && moe->index)
+      for (int64_t t = 0; t < moe->index.dim(0); ++t) {
+        const int64_t k = moe->index.dim(1);
+        const int32_t* first = moe->index.ptr<int32_t>() + t * k;
+        result.selected.insert(result.selected.end(), first, first + k);
+        std::sort(result.selected.end() - k, result.selected.end());
+      }
   if (g) model_backward(run, w, *g, acts, ids.view(), dx);
   result.peak_bytes = arena.peak_bytes();
   return result;
@@ -132,6 +138,7 @@ inline double inference_loss(const ModelConfig& config, const ModelParams<Weight
                   .x = acts.final_norm.normed,
                   .w = w.head,
                   .targets = targets.view(),
+                  .logit_scale = w.logit_scale,
                   .chunk = kLossChunk});
   double loss = 0;
   for (int64_t t = 0; t < kBatchTokens; ++t) loss += nll.ptr<float>()[t] / kBatchTokens;

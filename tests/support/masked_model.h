@@ -79,9 +79,11 @@ class OneDraw {
 };
 
 struct Model {
-  ModelConfig config = elastic_config();
+  ModelConfig config;
   Weights weights{config, Device::kCpu, {.compute = DType::kF32, .gradients = true}};
-  Model() { initialize(weights, 9); }
+  explicit Model(ModelConfig c = elastic_config()) : config(std::move(c)) {
+    initialize(weights, 9);
+  }
 
   BatchLoss loss(OneDraw& masks, const Probabilities& p) {
     masks.set(p);

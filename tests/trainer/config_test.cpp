@@ -272,7 +272,7 @@ TEST(ConfigFields, ListIsWholeAndUnique) {
   }
   // 19 of the shape, 2 of a source, 1 of a text and validation_tokens, 10 of the optimizer, 1 of the
   // experts, 3 of the precision, 2 of checkpoints, 3 of the log, 15 of the run itself.
-  EXPECT_EQ(leaves, 19 + 4 + 10 + 1 + 3 + 2 + 3 + 15);
+  EXPECT_EQ(leaves, 25 + 4 + 10 + 1 + 3 + 2 + 3 + 15);
 }
 
 TEST(ConfigFields, Reference) {

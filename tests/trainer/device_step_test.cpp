@@ -7,6 +7,7 @@
 #include "model/quantize.h"
 #include "tests/support/device.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/family_models.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/training_batch.h"
 #include "trainer/distill_step.h"
@@ -76,9 +77,9 @@ struct Training {
 
   explicit Training(Device device, const PrecisionConfig& precision = kWhole,
                     const char* pattern = "ME*-E")
-      : config(settings(precision)),
-        ctx(device),
-        step(model(pattern, precision.compute == "bf16"), config, ctx, *comm) {
+      : Training(device, precision, model(pattern, precision.compute == "bf16")) {}
+  Training(Device device, const PrecisionConfig& precision, const ModelConfig& architecture)
+      : config(settings(precision)), ctx(device), step(architecture, config, ctx, *comm) {
     step.weights().initialize(3);
   }
   static PretrainConfig settings(const PrecisionConfig& precision) {
@@ -111,6 +112,37 @@ TEST(DeviceStep, HalfActivationsStayNearTheCpus) {
     EXPECT_NEAR(cuda.advance(i).loss, next, 2 * kHalfLossBound * next) << "step " << i;
   }
 }
+
+class DeviceFamily : public ::testing::TestWithParam<ModelConfig> {
+ protected:
+  // As model(): with all experts where activations are rounded.
+  static ModelConfig architecture(bool all_experts) {
+    ModelConfig c = GetParam();
+    c.vocab = kVocab;
+    if (all_experts && c.has(LayerKind::kMoe)) c.top_k = c.experts;
+    return c;
+  }
+};
+
+TEST_P(DeviceFamily, LossAndEveryGradientAreTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training cuda(Device::kCuda, kWhole, architecture(false));
+  Training cpu(Device::kCpu, kWhole, architecture(false));
+  EXPECT_NEAR(cuda.advance(0).loss, cpu.advance(0).loss, 10 * kStepBound);
+  expect_same_gradients(cuda.step.weights(), cpu.step.weights());
+}
+
+TEST_P(DeviceFamily, HalfActivationsStayNearTheCpus) {
+  NESTLING_SKIP_WITHOUT_CUDA();
+  Training cuda(Device::kCuda, kHalfActivations, architecture(true));
+  Training cpu(Device::kCpu, kHalf, architecture(true));
+  const double want = cpu.advance(0).loss;
+  EXPECT_NEAR(cuda.advance(0).loss, want, kHalfLossBound * want);
+  expect_same_gradients(cuda.step.weights(), cpu.step.weights(), kHalfBound);
+}
+
+INSTANTIATE_TEST_SUITE_P(, DeviceFamily, ::testing::ValuesIn(testing::family_configs()),
+                         [](const auto& test) { return family_name(test.param.family); });
 
 TEST(DeviceStep, TheCurveFollowsTheCpus) {
   NESTLING_SKIP_WITHOUT_CUDA();

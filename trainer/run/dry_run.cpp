@@ -7,10 +7,10 @@
 #include "data/json.h"
 #include "data/tokenizer.h"
 #include "model/cost.h"
-#include "model/huggingface.h"
 #include "model/order.h"
 #include "model/quantize.h"
 #include "runtime/model_card.h"
+#include "runtime/parent.h"
 #include "trainer/calibration.h"
 #include "trainer/distill_step.h"
 #include "trainer/run/qad.h"
@@ -118,7 +118,7 @@ std::vector<MemoryPool> DryRun::largest() const {
 
 DryRun dry_run(const RunConfig& config, int ranks) {
   check_ranks(config, ranks);
-  const ModelConfig model = read_model_config(config.parent);
+  const ModelConfig model = Parent(config.parent, "parent").architecture();
   const ElasticSpace space = make_space(model, written_choices(config.elastic.choices),
                                         config.elastic.multiple_of, identity_order(model).depth);
   RouterTraining learning(space, config), frozen(space, config);
@@ -164,8 +164,9 @@ DryRun dry_run(const RunConfig& config, int ranks) {
 DryRun dry_run(const PretrainConfig& config, int ranks) {
   check_shared_batch("", config.global_batch_tokens, config.seq_len, ranks);
   const ModelConfig model =
-      config.init.empty() ? model_config_of(config.model, Tokenizer(config.tokenizer).vocab_size())
-                          : read_model_config(config.init);
+      config.init.empty()
+          ? model_config_of(config.model, open_tokenizer(config.tokenizer).vocab_size())
+          : Parent(config.init, "init").architecture();
   Context ctx(Device::kNull);
   const auto comm = make_null_comm(0, ranks);
   TrainStep step(model, config, ctx, *comm);
@@ -193,7 +194,7 @@ DryRun dry_run(const PretrainConfig& config, int ranks) {
 
 DryRun dry_run_importance(const RunConfig& config, int ranks) {
   check_ranks(config, ranks);
-  const ModelConfig model = read_model_config(config.parent);
+  const ModelConfig model = Parent(config.parent, "parent").architecture();
   const CalibrationOptions options = calibration_options(config, model);
   const int64_t seq_len = config.data.calibration.seq_len;
   Context ctx(Device::kNull);

@@ -1,13 +1,11 @@
 #include "trainer/run/elastic_record.h"
 
-#include "data/model_files.h"
 #include "model/router_record.h"
+#include "runtime/parent.h"
 
 namespace nestling {
 
 namespace {
-
-namespace fs = std::filesystem;
 
 std::string lines_of(const std::map<std::string, std::string>& entries) {
   std::string text;
@@ -23,12 +21,13 @@ StoredType stored_type(const RunConfig& config) {
 
 ElasticModel elastic_record(const RecordSources& from) {
   const RunConfig& config = from.config;
+  const Parent parent(config.parent, "parent");
   ElasticModel model{.config = from.model,
                      .sizes = {},
                      .order = from.order,
                      .scores = from.scores,
                      .router = record_router(from.router.router()),
-                     .tokenizer = read_tokenizer_files(config.parent),
+                     .tokenizer = parent.tokenizer_files(),
                      .provenance = {}};
   for (int64_t s = 0; s < from.router.sizes(); ++s) {
     const SizeBudget& budget = from.router.budget(s);
@@ -39,9 +38,9 @@ ElasticModel elastic_record(const RecordSources& from) {
                            .budget = budget.allowed / whole,
                            .widths = from.router.widths(s)});
   }
-  model.provenance = {{provenance::kParent, fs::path(config.parent).filename().string()},
+  model.provenance = {{provenance::kParent, parent.name()},
                       {provenance::kParentDigest, from.run.inputs().at(kParentInput)},
-                      {provenance::kParentLicence, licence_of(config.parent)},
+                      {provenance::kParentLicence, parent.licence()},
                       {"config", dump_config(config)},
                       {"inputs", lines_of(from.run.inputs())},
                       {"layout", lines_of(from.run.layout())},

@@ -6,9 +6,8 @@
 #include "data/crc32c.h"
 #include "kernels/comm/nccl.h"
 #include "model/elastic_file.h"
-#include "model/huggingface.h"
 #include "model/order.h"
-#include "model/published_numbers.h"
+#include "runtime/parent.h"
 #include "trainer/calibration.h"
 #include "trainer/pin_machine.h"
 #include "trainer/run/elastic_record.h"
@@ -28,13 +27,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+Parent parent_of(const RunConfig& config) {
+  return {config.parent, "parent"};
+}
+
 // Before anything is read or written.
 const RunConfig& checked(const RunConfig& config, const Comm& comm) {
-  NESTLING_CHECK_INPUT(
-      fs::is_directory(config.parent), "parent: ", config.parent,
-      fs::exists(config.parent)
-          ? ": a Hugging Face directory is needed; `nestling slice` makes one of an elastic .h5"
-          : ": not found");
+  static_cast<void>(parent_of(config));
   check_ranks(config, comm.size());
   pin_machine(config);
   return config;
@@ -49,7 +48,7 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
       run_(run_settings(config_, config_.parent), comm, change),
       validation_(config_, run_),
       ctx_(parse_device(config_.device)),
-      model_(read_parent_config(config_.parent)),
+      model_(parent_of(config_).config()),
       teacher_(model_, ctx_.device(),
                {.compute = teacher_precision(config_),
                 .teacher = true,
@@ -60,9 +59,10 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
                                  config_.elastic.multiple_of, identity_order(model_).depth),
                       parse_weight_format(config_.qad.format, "qad.format"), "qad.format");
   std::filesystem::create_directories(run_.dir());
-  import_weights(config_.parent, model_, teacher_);
-  run_.input(kParentInput, digest_of_weights(config_.parent));
-  run_.input("parent's config", digest_of_config(config_.parent));
+  const Parent parent = parent_of(config_);
+  parent.import(model_, teacher_);
+  run_.input(kParentInput, parent.weights_digest());
+  run_.input("parent's config", parent.config_digest());
 }
 
 namespace {
@@ -117,7 +117,7 @@ void ElasticRun::measure_importance() {
 
 void ElasticRun::sort() {
   order_ = order_from_scores(model_, *scores_, (run_.dir() / "scores.json").string());
-  import_weights(config_.parent, model_, teacher_, &order_);
+  parent_of(config_).import(model_, teacher_, &order_);
   space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
                       order_.depth);
   router_.emplace(*space_, config_);
@@ -190,9 +190,8 @@ void ElasticRun::distill(int64_t last_step) {
 
 // Read anew: a teacher in bf16 has no masters any more, and ranks may share it.
 void ElasticRun::write_sorted_parent() const {
-  PublishedTensors published(config_.parent, model_);
-  write_elastic(run_.dir() / "before.h5", record(),
-                published_parameters(published, model_, &order_), stored_type(config_));
+  write_elastic(run_.dir() / "before.h5", record(), parent_of(config_).parameters(model_, &order_),
+                stored_type(config_));
 }
 
 ElasticModel ElasticRun::record() const {

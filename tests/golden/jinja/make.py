@@ -243,6 +243,9 @@ Today Date: {{ date_string }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{{ '<think></think>' if not enable_thinking }}
 {%- endif %}
 """
+# In the manner of templates that put a system message of their own before a first turn that is none.
+OWN_SYSTEM = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou answer.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+"""
 # In the manner of templates that tell of tools, and write calls of them field by field or as JSON.
 TOOLS = """{%- macro fields(of, told) %}
     {%- for key, value in of | items %}
@@ -326,6 +329,9 @@ for template in (tiny, DROPPING, FROM_THE_END, HEADER):
     for thinking in (True, False):
         cases.append(case(template, conversation(thinking)))
         cases.append(case(template, conversation(thinking) | {"add_generation_prompt": False}))
+own = conversation(True)
+cases.append(case(OWN_SYSTEM, own))
+cases.append(case(OWN_SYSTEM, own | {"messages": own["messages"][1:]}))
 cases.append(case(TOOLS, tools()))
 cases.append(case(TOOLS, conversation(True)))
 path = pathlib.Path(__file__).with_name("cases.json")

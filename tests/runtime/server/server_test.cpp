@@ -2,6 +2,9 @@
 // key, its end.
 #include "runtime/server/server.h"
 
+#include <fstream>
+
+#include "runtime/chat_template.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/running_server.h"
 
@@ -121,6 +124,43 @@ TEST_F(ServerTest, TokensGoToTextAndBack) {
   const Json info = Json::parse(server().client().Get("/tokenizer_info")->body);
   EXPECT_EQ(info["eos_token"], "</s>");
   EXPECT_EQ(info["chat_template"], model().tokenizer_files().at("chat_template.jinja"));
+}
+
+// A completion's text gets what the template of the tokenizer says, unless it is asked not to; the turns of a
+// chat never, and token ids are taken as they are.
+TEST(Server, TextBeginsAsTheTokenizerSays) {
+  const testing::TempDir dir;
+  std::filesystem::copy(testing::tiny_reasoner(), dir.path() / "m");
+  const std::filesystem::path file = dir.path() / "m/tokenizer.json";
+  Json json = Json::parse(testing::read_bytes(file));
+  json["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single", {{{"SpecialToken", {{"id", "<s>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+      {"special_tokens", {{"<s>", {{"ids", {1}}}}}}};
+  std::ofstream(file) << json.dump();
+  const RunningServer server(dir.path() / "m");
+  const LoadedModel model(dir.path() / "m", DType::kF32);
+  const std::vector<int32_t> plain = model.tokenizer().encode("12 + 9 =", false);
+  std::vector<int32_t> begun = plain;
+  begun.insert(begun.begin(), 1);
+  EXPECT_EQ(model.tokenizer().encode("12 + 9 =", true), begun);
+  Json asked = {{"prompt", "12 + 9 ="}};
+  EXPECT_EQ(server.ask("/tokenize", asked)["tokens"].get<std::vector<int32_t>>(), begun);
+  asked["add_special_tokens"] = false;
+  EXPECT_EQ(server.ask("/tokenize", asked)["tokens"].get<std::vector<int32_t>>(), plain);
+  const auto prompt_tokens = [&](Json body) -> int64_t {
+    body["max_tokens"] = 1;
+    return server.complete(body)["usage"]["prompt_tokens"];
+  };
+  EXPECT_EQ(prompt_tokens(asked), std::ssize(plain));
+  asked.erase("add_special_tokens");
+  EXPECT_EQ(prompt_tokens(asked), std::ssize(begun));
+  EXPECT_EQ(prompt_tokens({{"prompt", plain}}), std::ssize(plain));
+  const Json chat = {{"messages", {{{"role", "user"}, {"content", "hi"}}}}, {"max_tokens", 1}};
+  const ChatTemplate turns(model.tokenizer_files(), "tiny");
+  const std::string turn = turns.render({{.role = "user", .content = "hi"}}, true);
+  EXPECT_EQ(server.chat(chat)["usage"]["prompt_tokens"],
+            std::ssize(model.tokenizer().encode(turn, false)));
 }
 
 TEST_F(ServerTest, AClientThatGoesAwayGivesUpWhatItAskedFor) {
