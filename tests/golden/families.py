@@ -6,7 +6,6 @@
 
 Its Oracle and its random configs serve bench/peers/parity.py too.
 """
-import argparse
 import contextlib
 import json
 import math
@@ -26,10 +25,9 @@ from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 from transformers.models.qwen3_moe import modeling_qwen3_moe as qwen3_moe
 
+import make
 import reference_families as reference
 
-HERE = Path(__file__).resolve().parent
-MIN_MARGIN = 1e-4  # as in make.py
 MODULES = {"llama": llama, "qwen3": qwen3, "qwen3_moe": qwen3_moe, "granitemoehybrid": granite}
 CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM", "granitemoehybrid": "GraniteMoeHybridForCausalLM"}
 
@@ -322,9 +320,9 @@ def draw_directory(path, c, length, storage, first_seed):
         ids, targets = tokens[:-1].clone(), tokens[1:].clone()
         single, double = Oracle(path), Oracle(path, torch.float64)
         margin = min(single.margin(ids), double.margin(ids))
-        if margin >= MIN_MARGIN:
+        if margin >= make.MIN_MARGIN:
             return c, seed, tensors, ids, targets, margin, single, double
-    raise RuntimeError(f"{path.name}: no draw with a gate margin of {MIN_MARGIN}")
+    raise RuntimeError(f"{path.name}: no draw with a gate margin of {make.MIN_MARGIN}")
 
 
 # What a reader may miss, and must show: the logits move by this if a key is taken for its usual value.
@@ -381,33 +379,5 @@ def make_case(root, name, index):
     return about
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--check", action="store_true")
-    ap.add_argument("--only", default="", help="comma-separated case names")
-    args = ap.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    bad = []
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) if args.check else HERE
-        for index, name in enumerate(CASES):
-            if args.only and name not in args.only.split(","):
-                continue
-            about = make_case(root, name, index)
-            size = sum(f.stat().st_size for f in (root / name).iterdir())
-            print(f"{name:18s} {size / 1000:7.1f} kB  f32 error {about['logits_rel_l2_f32_vs_f64']:.1e}  worst gradient "
-                  f"{max(about['grad_rel_l2_f32_vs_f64'].values()):.1e}  margin {about['gate_margin']}  loss {about['loss_f32']:.4f}  "
-                  f"{about['rel_l2_if_taken_for_usual']}", flush=True)
-            if args.check:
-                for f in sorted((root / name).iterdir()):
-                    kept = HERE / name / f.name
-                    if not kept.exists() or kept.read_bytes() != f.read_bytes():
-                        bad.append(f"{name}/{f.name}")
-    for f in bad:
-        print("differs:", f)
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(make.run(CASES, make_case, __doc__, lambda about: f"  {about['rel_l2_if_taken_for_usual']}"))

@@ -106,8 +106,9 @@ def make_case(root, name, index):
     return about
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(cases, make_case, description, more=lambda about: ""):
+    """The command line of a script of cases: writes them here, or with --check compares. make_case(root, name, index) -> what golden.json says."""
+    ap = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--check", action="store_true")
     ap.add_argument("--only", default="", help="comma-separated case names")
     args = ap.parse_args()
@@ -116,13 +117,13 @@ def main():
     bad = []
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) if args.check else HERE
-        for index, name in enumerate(CASES):
+        for index, name in enumerate(cases):
             if args.only and name not in args.only.split(","):
                 continue
             about = make_case(root, name, index)
             size = sum(f.stat().st_size for f in (root / name).iterdir())
             print(f"{name:18s} {size / 1000:7.1f} kB  f32 error {about['logits_rel_l2_f32_vs_f64']:.1e}  worst gradient "
-                  f"{max(about['grad_rel_l2_f32_vs_f64'].values()):.1e}  margin {about['gate_margin']}  loss {about['loss_f32']:.4f}", flush=True)
+                  f"{max(about['grad_rel_l2_f32_vs_f64'].values()):.1e}  margin {about['gate_margin']}  loss {about['loss_f32']:.4f}{more(about)}", flush=True)
             if args.check:
                 for f in sorted((root / name).iterdir()):
                     kept = HERE / name / f.name
@@ -134,4 +135,4 @@ def main():
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(CASES, make_case, __doc__))
