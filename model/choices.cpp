@@ -5,6 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "model/published_names.h"
+
 namespace nestling {
 
 namespace {
@@ -138,6 +140,49 @@ Widths widths_of(const ElasticSpace& space, const Selection& selection) {
       for_layers(space, c, [&](int64_t l) { width_of(widths, l, c.axis) = width; });
   }
   return widths;
+}
+
+namespace {
+
+// The number of a config that a width of the whole model is; null: none that its published form depends on.
+int64_t* published_width(ModelConfig& config, const AxisChoices& axis) {
+  if (axis.layer >= 0) return nullptr;
+  switch (axis.axis) {
+    case Axis::kHidden:
+      return &config.hidden;
+    case Axis::kQueryHeads:
+      return &config.query_heads;
+    case Axis::kMambaHeads:
+      return &config.mamba_heads;
+    case Axis::kMambaChannels:
+      return &config.mamba_head_dim;
+    default:
+      return nullptr;
+  }
+}
+
+// Of every combination of the axes from `axis` on.
+void check_published_widths(const ElasticSpace& space, size_t axis, ModelConfig config) {
+  if (axis == space.axes.size())
+    return check_published_form(config, "of the widths of elastic.choices");
+  const AxisChoices& c = space.axes[axis];
+  int64_t* width = published_width(config, c);
+  if (width == nullptr) return check_published_widths(space, axis + 1, config);
+  for (const int64_t w : c.widths) {
+    *width = w;
+    check_published_widths(space, axis + 1, config);
+  }
+}
+
+}  // namespace
+
+std::string unpublished_widths(const ElasticSpace& space) {
+  try {
+    check_published_widths(space, 0, space.config);
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
 }
 
 ExpectedWidths expected_widths(const ElasticSpace& space, const Probabilities& p) {

@@ -56,6 +56,10 @@ ElasticSpace make_space(const ModelConfig& config, const std::vector<WrittenChoi
 using Selection = std::vector<int64_t>;
 Widths widths_of(const ElasticSpace& space, const Selection& selection);
 
+// Why a size could not be cut out as a published directory (published_names.h), of the first combination of
+// widths, alike in all layers, of which that is so; empty: of none.
+std::string unpublished_widths(const ElasticSpace& space);
+
 // Probabilities of the choices, one vector an axis, each summing to 1: the expected widths, and the
 // gradient of the probabilities from that of the widths (accumulated).
 using Probabilities = std::vector<std::vector<double>>;

@@ -6,6 +6,7 @@
 #include "kernels/core/rng.h"
 #include "model/cost.h"
 #include "model/weights.h"
+#include "tests/support/family_models.h"
 
 namespace nestling {
 namespace {
@@ -105,6 +106,22 @@ TEST(Choices, RefusesWhatBreaksAGroupABlockOrAKvHeadWithTheNearestGoodWidth) {
                "must fall");
   EXPECT_PRED2(says, refusal(W{{.axis = Axis::kLayers, .widths = {percent(100), {.value = 4}}}}),
                "importance of every layer");
+}
+
+// What transformers would refuse of a cut is known from the lists.
+TEST(Choices, SayWhichWidthsCouldNotBePublished) {
+  const auto said = [](const ModelConfig& c, const std::vector<AxisChoices>& axes) {
+    return unpublished_widths({.config = c, .axes = axes, .layer_order = {}});
+  };
+  const AxisChoices hidden{.axis = Axis::kHidden, .widths = {32, 16}};
+  const ModelConfig llama = testing::llama_config(), granite = testing::granite_config();
+  EXPECT_EQ(said(llama, {hidden, {.axis = Axis::kQueryHeads, .widths = {8, 4}}}), "");
+  const std::string heads = said(llama, {hidden, {.axis = Axis::kQueryHeads, .widths = {8, 6}}});
+  EXPECT_NE(heads.find("hidden width of 32 with 6 query heads"), std::string::npos) << heads;
+  EXPECT_EQ(said(granite, {hidden, {.axis = Axis::kMambaHeads, .widths = {8, 4}}}), "");
+  const std::string mamba = said(granite, {{.axis = Axis::kMambaHeads, .widths = {8, 2}}});
+  EXPECT_NE(mamba.find("16 channels with a hidden width of 32"), std::string::npos) << mamba;
+  EXPECT_EQ(said(parent(), {{.axis = Axis::kQueryHeads, .widths = {6, 4}}}), "");
 }
 
 TEST(Choices, RefusesAMultipleThatCannotHold) {

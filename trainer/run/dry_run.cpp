@@ -124,6 +124,7 @@ DryRun dry_run(const RunConfig& config, int ranks) {
   RouterTraining learning(space, config), frozen(space, config);
   frozen.freeze_evenly();
   DryRun run{.model = model, .ranks = ranks, .sizes = {}, .steps = {}};
+  run.unpublished = unpublished_widths(space);
   const auto count = config.elastic.sizes.size();
   for (size_t s = 0; s < count; ++s) {
     const Widths widths = frozen.widths(static_cast<int64_t>(s));
@@ -243,6 +244,8 @@ std::string dry_run_text(const DryRun& run) {
     out += line("%-12s %14lld %14lld  ", s.name.c_str(), static_cast<long long>(s.parameters),
                 static_cast<long long>(s.active)) +
            s.widths + "\n";
+  if (!run.unpublished.empty())
+    out += "not every size could be cut out by `nestling slice`: " + run.unpublished + "\n";
   out += line("\n%-12s %-8s %-10s %18s %12s %12s %16s %12s\n", "phase", "mode", "size",
               "batches of tokens", "GFLOP", "GB moved", "activations MiB", "scratch MiB");
   for (const DryStep& s : run.steps) {

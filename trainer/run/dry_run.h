@@ -48,6 +48,7 @@ struct DryRun {
   ModelConfig model;
   int ranks = 1;
   std::vector<DrySize> sizes;
+  std::string unpublished = {};  // why not every size could be cut out (model/choices.h), or empty
   std::vector<DryStep> steps;
   std::vector<MemoryPool> largest() const;  // every pool at its largest step
 };

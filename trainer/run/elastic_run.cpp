@@ -120,6 +120,8 @@ void ElasticRun::sort() {
   parent_of(config_).import(model_, teacher_, &order_);
   space_ = make_space(model_, written_choices(config_.elastic.choices), config_.elastic.multiple_of,
                       order_.depth);
+  if (const std::string why = unpublished_widths(*space_); !why.empty())
+    run_.say("not every size could be cut out by `nestling slice`: " + why);
   router_.emplace(*space_, config_);
   step_.emplace(*space_, config_, teacher_, *router_, ctx_, comm_, teacher_masters(config_));
 }
