@@ -149,6 +149,10 @@ ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView t
   NESTLING_CHECK(run.segments.tokens() == count, "segments cover ", run.segments.tokens(),
                  " tokens, the batch holds ", count);
   if (run.masks != nullptr) check_masks(*run.masks, w.layers.size());
+  NESTLING_CHECK(run.starts.empty() || (caches != nullptr && !run.masks),
+                 "going on without caches, or under masks");
+  NESTLING_CHECK(!run.hold || (run.save && !run.recompute && !run.starts.empty()),
+                 "a held forward that keeps nothing");
   ModelActs acts;
   const auto stream = [&] { return run.arena.alloc(DType::kF32, {count, width}); };
   View h = stream();
@@ -177,6 +181,24 @@ ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView t
   }
   acts.final_norm = layer_norm_forward(run, w.final_norm, h);
   return acts;
+}
+
+void model_advance(LayerRun& run, const ModelParams<Weight>& w, const ModelActs& acts,
+                   std::span<const int32_t> counts, const std::vector<LayerCache>& caches) {
+  NESTLING_CHECK(acts.layers.size() == w.layers.size(),
+                 "what stands of a forward that saved nothing");
+  NESTLING_CHECK(std::ssize(counts) == run.segments.count(), counts.size(), " counts for ",
+                 run.segments.count(), " segments");
+  for (int64_t i = 0; i < run.segments.count(); ++i) {
+    const int32_t count = counts[static_cast<size_t>(i)];
+    NESTLING_CHECK(1 <= count && count <= run.segments.length(i), count, " tokens stand of ",
+                   run.segments.length(i), " of segment ", i);
+  }
+  for (size_t l = 0; l < w.layers.size(); ++l) {
+    if (!is_kept(w.layers[l])) continue;
+    if (const auto* m = std::get_if<MambaParams<Weight>>(&w.layers[l]))
+      mamba_advance(run, *m, std::get<MambaActs>(acts.layers[l]), counts, caches[l].mamba);
+  }
 }
 
 void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,

@@ -33,14 +33,18 @@ struct ModelActs {
 
 // With run.save, activations stay in run.arena until the caller's mark dies; with run.recompute too,
 // each layer's entry holds norm.input and, of experts, offsets, and nothing else. caches, if given,
-// has one entry a layer and receives the state after every segment. With `watch` the activations of one layer
-// at a time are there: those that it sees.
+// has one entry a layer and receives the state after every segment; with run.starts segments go on from there.
+// With `watch` the activations of one layer at a time are there: those that it sees.
 ModelActs model_forward(LayerRun& run, const ModelParams<Weight>& w, ConstView tokens,
                         const std::vector<LayerCache>* caches = nullptr,
                         const LayerWatch& watch = nullptr);
 // dnormed [T, D]: gradient of final_norm.normed; overwritten.
 void model_backward(LayerRun& run, const ModelParams<Weight>& w, const ModelParams<View>& g,
                     const ModelActs& acts, ConstView tokens, View dnormed);
+// After a forward with run.starts, run.hold and run.save: of segment i the first counts[i] >= 1 tokens stand, and caches
+// become what a forward of these alone had left. `run` as it was.
+void model_advance(LayerRun& run, const ModelParams<Weight>& w, const ModelActs& acts,
+                   std::span<const int32_t> counts, const std::vector<LayerCache>& caches);
 // One token for each of B sequences: normed [B, D] is overwritten with the final hidden states.
 void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
                 const std::vector<LayerCache>& caches, View normed);

@@ -13,6 +13,18 @@ void for_each_view(LayerCache& cache, const Fn& fn) {
     if (*v) fn(*v);
 }
 
+// Copies what convolutions and scans carry, of `count` sequences from `first` on.
+void copy_states(Context& ctx, const std::vector<LayerCache>& to,
+                 const std::vector<LayerCache>& from, int64_t first, int64_t count) {
+  for (size_t l = 0; l < to.size(); ++l) {
+    const MambaCache &t = to[l].mamba, &f = from[l].mamba;
+    if (!t.state) continue;
+    for (const auto& [into, out] : {std::pair{t.conv_x, f.conv_x}, std::pair{t.conv_B, f.conv_B},
+                                    std::pair{t.conv_C, f.conv_C}, std::pair{t.state, f.state}})
+      copy(ctx, into.slice(0, first, count), out.slice(0, first, count));
+  }
+}
+
 std::vector<LayerCache> rows_of(std::vector<LayerCache> caches, int64_t begin, int64_t count) {
   for (LayerCache& cache : caches)
     for_each_view(cache, [&](View& v) { v = v.slice(0, begin, count); });
@@ -75,6 +87,46 @@ void DecodeState::advance() {
                    " tokens");
     ++lengths_[b];
   }
+}
+
+void DecodeState::advance(std::span<const int32_t> counts) {
+  NESTLING_CHECK(std::ssize(counts) == batch(), counts.size(), " counts for a state of ", batch());
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    NESTLING_CHECK(lengths_[b] + int64_t{counts[b]} <= capacity_, "sequence ", b, " of ",
+                   lengths_[b], " tokens and ", counts[b], " more, the state holds ", capacity_);
+    lengths_[b] += counts[b];
+  }
+}
+
+void DecodeState::remember(Context& ctx, size_t slot) {
+  while (slots_.size() <= slot) slots_.push_back(take_slot());
+  copy_states(ctx, slots_[slot].states, whole_, 0, batch());
+  slots_[slot].lengths = lengths_;
+}
+
+DecodeState::Slot DecodeState::take_slot() {
+  Slot slot;
+  for (const LayerCache& cache : whole_) {
+    const MambaCache& m = cache.mamba;
+    const auto like = [&](const View& v) {
+      return take(v.dtype(), {v.dim(0), v.dim(1), v.dim(2)});
+    };
+    LayerCache& states = slot.states.emplace_back();
+    if (m.state)
+      states.mamba = {.conv_x = like(m.conv_x),
+                      .conv_B = like(m.conv_B),
+                      .conv_C = like(m.conv_C),
+                      .state = take(m.state.dtype(), {m.state.dim(0), m.state.dim(1),
+                                                      m.state.dim(2), m.state.dim(3)})};
+  }
+  return slot;
+}
+
+void DecodeState::go_back(Context& ctx, int64_t b, size_t slot) {
+  NESTLING_CHECK(slot < slots_.size() && b < std::ssize(slots_[slot].lengths),
+                 "going back to slot ", slot, ", which holds no sequence ", b);
+  copy_states(ctx, whole_, slots_[slot].states, b, 1);
+  lengths_[static_cast<size_t>(b)] = slots_[slot].lengths[static_cast<size_t>(b)];
 }
 
 void DecodeState::drop(Context& ctx, int64_t b) {

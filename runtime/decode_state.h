@@ -29,8 +29,14 @@ class DecodeState {
   // The tokens of `segments` have just gone through a forward that filled the caches: those of the
   // last segments.count() sequences.
   void set_lengths(const Segments& segments);
-  // One more token each; throws when a sequence is at capacity.
+  // One more token each, or counts[b] of sequence b; throws when a sequence is beyond capacity.
   void advance();
+  void advance(std::span<const int32_t> counts);
+  // What convolutions and scans carry, and the lengths, are kept as they are now, in one of a few
+  // slots; and sequence b goes back to that: its keys and values behind are overwritten by what comes.
+  // A slot takes its memory when first used, and means nothing once a sequence joins or is dropped.
+  void remember(Context& ctx, size_t slot);
+  void go_back(Context& ctx, int64_t b, size_t slot);
   // Sequence b is over: the last one takes its place, and the batch is one smaller.
   void drop(Context& ctx, int64_t b);
   // All are over.
@@ -42,13 +48,19 @@ class DecodeState {
   void reset();  // zero state, length 0
 
  private:
+  struct Slot {
+    std::vector<LayerCache> states;  // of all rows; no keys and values
+    std::vector<int32_t> lengths;
+  };
   View take(DType dtype, std::initializer_list<int64_t> shape);
+  Slot take_slot();
   Device device_;
   int64_t rows_, capacity_;
   std::vector<Tensor> memory_;
   std::vector<LayerCache> whole_;   // of all rows
   std::vector<LayerCache> caches_;  // of the sequences there
   std::vector<int32_t> lengths_;
+  std::vector<Slot> slots_;
 };
 
 }  // namespace nestling

@@ -120,8 +120,8 @@ const Tokenizer& LoadedModel::tokenizer() const {
   return *tokenizer_;
 }
 
-ModelParams<Weight> LoadedModel::params() {
-  return prefix_parameters(config_, selected_.widths, weights_.params(largest_inputs_));
+ModelParams<Weight> LoadedModel::params(const Widths& widths) {
+  return prefix_parameters(config_, widths, weights_.params(largest_inputs_));
 }
 
 std::vector<std::string> LoadedModel::sizes() const {

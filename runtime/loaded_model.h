@@ -42,7 +42,8 @@ class LoadedModel {
   const ModelConfig& config() const { return config_; }
   const std::string& name() const { return name_; }  // of the directory or file
   DType activations() const { return activations_; }
-  ModelParams<Weight> params();  // of the selected size
+  ModelParams<Weight> params() { return params(selected_.widths); }  // of the selected size
+  ModelParams<Weight> params(const Widths& widths);                  // of a size that find() gave
   Weights& weights() { return weights_; }
   // From now on products leave the largest |activation| of every parameter there (Weights::params); {}: no more.
   void watch_inputs(View largest) { largest_inputs_ = largest; }

@@ -27,7 +27,7 @@ struct HeadBlock {  // one block of one query head, and its KV head's segment
   int64_t width;
   float scale;
   Rows<const float> q;     // from the block's first query
-  Rows<const float> k, v;  // from the segment's first token
+  Rows<const float> k, v;  // from the sequence's first token
   Rows<float> y;           // from the block's first query
   float* lse;
   int64_t lse_pitch;
@@ -53,10 +53,12 @@ NESTLING_TARGET_AVX512 void forward_avx512(const HeadBlock& b, float* scratch) {
   forward_block<simd::F16>(b, scratch);
 }
 
-HeadBlock head_block(const AttentionForward& a, const Block& block) {
+// `start`: tokens before the segment.
+HeadBlock head_block(const AttentionForward& a, int64_t start, const Block& block) {
   const int64_t head = block.slot * a.k.dim(1) + block.kv;
-  const int64_t start = a.segments.begin(block.segment);
-  const int64_t token = start + block.mask.first;
+  const int64_t own = a.segments.begin(block.segment);
+  const int64_t first = a.starts.empty() ? own : block.segment * (a.k.dim(0) / a.segments.count());
+  const int64_t token = own + block.mask.first - start;
   const auto at = [](auto* data, ConstView v, int64_t t, int64_t h) {
     return Rows{data + t * v.stride(0) + h * v.stride(1), v.stride(0)};
   };
@@ -64,8 +66,8 @@ HeadBlock head_block(const AttentionForward& a, const Block& block) {
           .width = a.q.dim(2),
           .scale = a.scale,
           .q = at(a.q.ptr<float>(), a.q, token, head),
-          .k = at(a.k.ptr<float>(), a.k, start, block.kv),
-          .v = at(a.v.ptr<float>(), a.v, start, block.kv),
+          .k = at(a.k.ptr<float>(), a.k, first, block.kv),
+          .v = at(a.v.ptr<float>(), a.v, first, block.kv),
           .y = at(a.y.ptr<float>(), a.y, token, head),
           .lse = a.lse.ptr<float>() + token * a.lse.stride(0) + head,
           .lse_pitch = a.lse.stride(0)};
@@ -75,7 +77,8 @@ HeadBlock head_block(const AttentionForward& a, const Block& block) {
 
 void run(Context& ctx, const AttentionForward& a) {
   const int64_t kv_heads = a.k.dim(1);
-  const Split split(a.segments, kv_heads, a.q.dim(1) / kv_heads, a.window, thread_count());
+  const Split split(a.segments, a.starts, kv_heads, a.q.dim(1) / kv_heads, a.window,
+                    thread_count());
   const int64_t floats = Online::floats(a.q.dim(2));
   const Arena::Mark mark(ctx.scratch());
   float* scratch = ctx.scratch().floats(split.parts() * floats);
@@ -83,8 +86,9 @@ void run(Context& ctx, const AttentionForward& a) {
   auto* body = cpu_isa() >= CpuIsa::kAvx512 ? forward_avx512 : forward_avx2;
   parallel_for(split.parts(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part)
-      split.for_each(
-          part, [&](const Block& block) { body(head_block(a, block), scratch + part * floats); });
+      split.for_each(part, [&](const Block& block) {
+        body(head_block(a, split.start(block.segment), block), scratch + part * floats);
+      });
   });
 }
 

@@ -270,7 +270,7 @@ void run_part(const AttentionBackward& a, const Split& split, int64_t part, cons
 void run(Context& ctx, const AttentionBackward& a) {
   const int64_t kv_heads = a.k.dim(1);
   const int64_t width = a.q.dim(2);
-  const Split split(a.segments, kv_heads, a.q.dim(1) / kv_heads, a.window, thread_count());
+  const Split split(a.segments, {}, kv_heads, a.q.dim(1) / kv_heads, a.window, thread_count());
   int64_t longest = 0;
   for (int64_t i = 0; i < a.segments.count(); ++i)
     longest = std::max(longest, a.segments.length(i));

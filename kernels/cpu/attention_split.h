@@ -3,7 +3,8 @@
 // The blocks of all segments and heads stand in one line: segment, KV head, slot of the query head,
 // block. Each thread takes one run of that line, cut where the cost (pairs of query and key, whole
 // lanes) is equal, so causal work is balanced and the heads of a KV head stay together. The cut
-// depends on the shapes and the number of parts alone.
+// depends on the shapes and the number of parts alone. Where segments go on behind `starts` tokens of
+// theirs, positions in a block's mask count from the first of those.
 #pragma once
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/ops/segments.h"
@@ -17,11 +18,20 @@ struct Block {
 
 class Split {
  public:
-  Split(const Segments& segments, int64_t kv_heads, int64_t slots, int64_t window, int64_t parts)
-      : segments_(segments), kv_heads_(kv_heads), slots_(slots), window_(window), parts_(parts) {
+  Split(const Segments& segments, std::span<const int32_t> starts, int64_t kv_heads, int64_t slots,
+        int64_t window, int64_t parts)
+      : segments_(segments),
+        starts_(starts),
+        kv_heads_(kv_heads),
+        slots_(slots),
+        window_(window),
+        parts_(parts) {
     for (int64_t i = 0; i < segments_.count(); ++i) total_ += head_cost(i) * kv_heads_ * slots_;
   }
   int64_t parts() const { return parts_; }
+  int64_t start(int64_t segment) const {
+    return starts_.empty() ? 0 : starts_[static_cast<size_t>(segment)];
+  }
 
   // Calls fn(block) for the blocks of one part, in line order.
   template <class Fn>
@@ -46,7 +56,7 @@ class Split {
     return static_cast<int64_t>(static_cast<__int128>(total_) * part / parts_);
   }
   Mask mask(int64_t segment, int64_t first) const {
-    return {first, std::min(kBlock, segments_.length(segment) - first), window_};
+    return {start(segment) + first, std::min(kBlock, segments_.length(segment) - first), window_};
   }
   static int64_t cost(const Mask& m) {
     return round_up(m.count) * (m.key_end() - m.key_begin() + kBlock);  // + what a block costs
@@ -68,6 +78,7 @@ class Split {
   }
 
   Segments segments_;
+  std::span<const int32_t> starts_;
   int64_t kv_heads_, slots_, window_, parts_;
   int64_t total_ = 0;
 };

@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(Shape::kThreads) forward_kernel(Forward<typena
   const WalkMemory<Shape> memory;
   const int token = tile.first + Walk<Shape>::row();
   Walk<Shape> walk(memory, f.scale, f.window > 0 ? token - f.window + 1 : tile.begin, token + 1);
-  load_rows<Shape, Shape::kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head,
+  const int64_t query = tile.first - tile.shift;  // the first row's
+  load_rows<Shape, Shape::kRows>(memory.queries, f.q.data + query * f.q.row + head * f.q.head,
                                  f.q.row, tile.count, f.width, f.vector);
   const int begin = f.window > 0 ? max(tile.begin, tile.first - f.window + 1) : tile.begin;
   const int end = tile.first + tile.count;
@@ -60,17 +61,16 @@ __global__ void __launch_bounds__(Shape::kThreads) forward_kernel(Forward<typena
     walk.add(keys + first * f.k.row, f.k.row, values + first * f.v.row, f.v.row, first,
              min(Shape::kOther, end - first), f.width, f.vector);
   const float lse = walk.finish();
-  if (Walk<Shape>::leads_row() && token < end) f.lse[token * f.lse_row + head] = lse;
+  if (Walk<Shape>::leads_row() && token < end) f.lse[(token - tile.shift) * f.lse_row + head] = lse;
   store_outputs<Shape>(walk.outputs(), dynamic_shared<float>(),
-                       f.y.data + tile.first * f.y.row + head * f.y.head, f.y.row, tile.count,
-                       f.width);
+                       f.y.data + query * f.y.row + head * f.y.head, f.y.row, tile.count, f.width);
 }
 
 template <class T>
 void forward(Context& ctx, const AttentionForward& a) {
   with_padded_width("attention_forward", a.q.dim(2), [&](auto dim) {
     using Shape = typename ForwardShape<T, decltype(dim)::kValue>::Shape;
-    const auto tiles = row_tiles(a.segments, Shape::kRows, a.window, false);
+    const auto tiles = query_tiles(a, Shape::kRows);
     const auto blocks = static_cast<int64_t>(tiles.size()) * a.q.dim(1);
     const Forward<T> f{.y = head_rows<T>(a.y),
                        .lse = a.lse.ptr<float>(),
@@ -82,7 +82,7 @@ void forward(Context& ctx, const AttentionForward& a) {
                        .heads = static_cast<int>(a.q.dim(1)),
                        .kv_heads = static_cast<int>(a.k.dim(1)),
                        .width = static_cast<int>(a.q.dim(2)),
-                       .window = static_cast<int>(std::min(a.window, a.segments.tokens())),
+                       .window = static_cast<int>(std::min(a.window, a.k.dim(0))),
                        .scale = a.scale,
                        .vector = whole_rows({a.q, a.k, a.v}, 16)};
     launch(ctx,

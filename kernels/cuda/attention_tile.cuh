@@ -7,13 +7,14 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/cuda/alignment.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/warp_tile.cuh"
-#include "kernels/ops/segments.h"
+#include "kernels/ops/attention.h"
 
 namespace nestling::cuda {
 
@@ -99,21 +100,31 @@ __device__ void store_outputs(const typename Shape::Outputs& outputs, float* sta
   }
 }
 
-// Rows [first, first + count) of the segment [begin, end).
+// Rows [first, first + count) of the segment [begin, end), as rows of keys; of queries they are `shift` less.
 struct RowTile {
-  int32_t first, count, begin, end;
+  int32_t first, count, begin, end, shift;
+};
+// What segments go on behind: tokens in the caches of their sequences, `capacity` rows each.
+struct Before {
+  std::span<const int32_t> starts = {};  // empty: nothing, and keys are the segments' own rows
+  int64_t capacity = 0;
 };
 // All tiles, the longest walk first, so that the blocks that are scheduled last are short. A query tile
 // walks back to the segment's begin, a key tile (`keys`) on to its end.
 inline std::vector<RowTile> row_tiles(const Segments& segments, int64_t rows, int64_t window,
-                                      bool keys) {
+                                      bool keys, const Before& before = {}) {
   std::vector<RowTile> tiles;
-  for (int64_t s = 0; s < segments.count(); ++s)
-    for (int64_t at = segments.begin(s); at < segments.end(s); at += rows)
-      tiles.push_back({.first = static_cast<int32_t>(at),
-                       .count = static_cast<int32_t>(std::min(rows, segments.end(s) - at)),
-                       .begin = static_cast<int32_t>(segments.begin(s)),
-                       .end = static_cast<int32_t>(segments.end(s))});
+  for (int64_t s = 0; s < segments.count(); ++s) {
+    const bool own = before.starts.empty();
+    const int64_t begin = own ? segments.begin(s) : s * before.capacity;
+    const int64_t first = own ? begin : begin + before.starts[static_cast<size_t>(s)];
+    for (int64_t at = 0; at < segments.length(s); at += rows)
+      tiles.push_back({.first = static_cast<int32_t>(first + at),
+                       .count = static_cast<int32_t>(std::min(rows, segments.length(s) - at)),
+                       .begin = static_cast<int32_t>(begin),
+                       .end = static_cast<int32_t>(first + segments.length(s)),
+                       .shift = static_cast<int32_t>(first - segments.begin(s))});
+  }
   const auto walk = [&](const RowTile& t) {
     const int64_t all = keys ? t.end - t.first : t.first + t.count - t.begin;
     return window > 0 ? std::min<int64_t>(all, window + t.count) : all;
@@ -121,6 +132,14 @@ inline std::vector<RowTile> row_tiles(const Segments& segments, int64_t rows, in
   std::stable_sort(tiles.begin(), tiles.end(),
                    [&](const RowTile& a, const RowTile& b) { return walk(a) > walk(b); });
   return tiles;
+}
+// Of queries, for forward.
+inline std::vector<RowTile> query_tiles(const AttentionForward& a, int64_t rows) {
+  NESTLING_CHECK(a.k.dim(0) <= std::numeric_limits<int32_t>::max(),
+                 "attention_forward: ", a.k.dim(0),
+                 " rows of keys, the CUDA kernels count to 2^31");
+  const Before before{.starts = a.starts, .capacity = a.k.dim(0) / a.segments.count()};
+  return row_tiles(a.segments, rows, a.window, false, before);
 }
 
 template <class T>

@@ -103,8 +103,9 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
                                f.v.row, count, f.width);
     close_copies();
   };
-  copy_swizzled<kDim, kRows>(memory.queries, f.q.data + tile.first * f.q.row + head * f.q.head,
-                             f.q.row, tile.count, f.width);
+  const int64_t query = tile.first - tile.shift;  // the first row's
+  copy_swizzled<kDim, kRows>(memory.queries, f.q.data + query * f.q.row + head * f.q.head, f.q.row,
+                             tile.count, f.width);
   close_copies();
   copy_keys(0);
 
@@ -156,12 +157,12 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward f) {
     shares[h] = 1.0f / sum;
     const int64_t row = token + 8 * h;
     if (row < end && threadIdx.x % 4 == 0)
-      f.lse[row * f.lse_row + head] = fmaf(softmax.top[h], f.scale, logf(sum));
+      f.lse[(row - tile.shift) * f.lse_row + head] = fmaf(softmax.top[h], f.scale, logf(sum));
   }
 #pragma unroll
   for (int e = 0; e < kDim / 2; ++e) outputs[e] *= shares[row_half(e)];
-  const SumRows<__nv_bfloat16> to{f.y.data + head * f.y.head + group_first * f.y.row, f.y.row,
-                                  end - group_first, f.width};
+  const SumRows<__nv_bfloat16> to{f.y.data + head * f.y.head + (query + group_row) * f.y.row,
+                                  f.y.row, end - group_first, f.width};
   store_sums(to, outputs);
 }
 
@@ -174,7 +175,7 @@ bool attention_on_warpgroups(Context& ctx, std::initializer_list<ConstView> head
 void forward_on_warpgroups(Context& ctx, const AttentionForward& a) {
   with_tile_width(a.q.dim(2), [&](auto dim) {
     constexpr int kDim = decltype(dim)::kValue;
-    const auto tiles = row_tiles(a.segments, kRows, a.window, false);
+    const auto tiles = query_tiles(a, kRows);
     const auto blocks = static_cast<int64_t>(tiles.size()) * a.q.dim(1);
     const Forward f{.y = head_rows<__nv_bfloat16>(a.y),
                     .lse = a.lse.ptr<float>(),
@@ -186,7 +187,7 @@ void forward_on_warpgroups(Context& ctx, const AttentionForward& a) {
                     .heads = static_cast<int>(a.q.dim(1)),
                     .kv_heads = static_cast<int>(a.k.dim(1)),
                     .width = static_cast<int>(a.q.dim(2)),
-                    .window = static_cast<int>(std::min(a.window, a.segments.tokens())),
+                    .window = static_cast<int>(std::min(a.window, a.k.dim(0))),
                     .scale = a.scale};
     launch(ctx,
            {.blocks = dim3(static_cast<unsigned>(blocks)),

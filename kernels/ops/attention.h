@@ -7,6 +7,8 @@
 // Heads         query head i reads KV head i mod K (slot-major); Q is a multiple of K.
 // Mask          token t sees tokens s <= t of its own segment. With `window` > 0 only
 //               s > t - window.
+// Continued     forward with `starts`: segment i goes on behind starts[i] tokens of its sequence. Keys and
+//               values are caches, which hold those of the segment too, and it sees all of them.
 // Dtypes        f32; softmax in f32. scale > 0 is usually 1/sqrt(h). On CUDA all operands but lse may be
 //               bf16 instead: products in bf16 (so are the softmax's weights and their gradients),
 //               sums and lse in f32.
@@ -15,7 +17,7 @@
 // FLOPs         counted causally: 4h forward and 10h backward for each visible pair and head.
 // Scratch       CPU: backward threads x 4 S h, S the longest segment; forward and step need less.
 //               CUDA: backward T Q, step Q (h + 1) f32 for each part of the caches (64 keys or more),
-//               and tables of 16 bytes for 64 (h > 128: 16) tokens. On warpgroups backward 2 T Q f32,
+//               and tables of 20 bytes for 64 (h > 128: 16) tokens. On warpgroups backward 2 T Q f32,
 //               and, where short sequences make it split the query heads of a KV head into parts > 1, another
 //               parts x 2 T K x 64 (h <= 64) or x 128.
 // Limits        CUDA: h <= 256.
@@ -31,10 +33,11 @@ struct AttentionForward {
   View y;          // [T, Q, h] overwritten
   View lse;        // [T, Q]    overwritten
   ConstView q;     // [T, Q, h]
-  ConstView k, v;  // [T, K, h]
+  ConstView k, v;  // [T, K, h]; with starts caches [segments, capacity, K, h], one behind the other
   Segments segments;
   float scale;
   int64_t window = 0;
+  std::span<const int32_t> starts = {};  // [segments] host memory, each >= 0; empty: not continued
 };
 
 struct AttentionBackward {
@@ -63,6 +66,7 @@ void attention_forward(Context& ctx, const AttentionForward& a);
 void attention_backward(Context& ctx, const AttentionBackward& a);
 void attention_step(Context& ctx, const AttentionStep& a);
 
+// Backends get caches as rows: k and v [segments * capacity, K, h].
 namespace cpu {
 void run(Context& ctx, const AttentionForward& a);
 void run(Context& ctx, const AttentionBackward& a);

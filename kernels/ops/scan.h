@@ -30,7 +30,7 @@ int64_t scan_chunks(const Segments& segments, int64_t chunk);  // sum of ceil(le
 struct ScanForward {
   View y;                  // [T, H, P] overwritten
   View chunk_states = {};  // [scan_chunks, H, P, N] overwritten; leave out without a backward
-  View final_state = {};   // [segments, H, P, N] overwritten
+  View final_state = {};   // [segments, H, P, N] overwritten; may be initial
   ConstView x;             // [T, H, P]
   ConstView dt_raw;        // [T, H]
   ConstView B;             // [T, N, G]

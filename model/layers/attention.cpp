@@ -99,13 +99,15 @@ ConstView head_norm_backward(LayerRun& run, ConstView weight, View dweight, cons
   return wide;
 }
 
-// Leaves the keys and values of every segment at the start of its sequence's cache.
+// Leaves the keys and values of every segment in its sequence's cache, behind those that it goes on from.
 void fill_cache(const LayerRun& run, const AttentionActs& a, const AttentionCache& cache) {
   const Segments& s = run.segments;
   for (int64_t i = 0; i < s.count(); ++i) {
+    const int64_t start = run.starts.empty() ? 0 : run.starts[static_cast<size_t>(i)];
     const auto store = [&](View to, ConstView from) {
       const ConstView rows = merge_cols(from).slice(0, s.begin(i), s.length(i));
-      copy(run.ctx, to.slice(0, i, 1).reshape({to.dim(1), to.dim(2)}).prefix(0, s.length(i)), rows);
+      const View cached = to.slice(0, i, 1).reshape({to.dim(1), to.dim(2)});
+      copy(run.ctx, cached.slice(0, start, s.length(i)), rows);
     };
     store(cache.k, a.k);
     store(cache.v, a.v);
@@ -120,15 +122,21 @@ AttentionActs attention_layer_forward(LayerRun& run, const AttentionParams<Weigh
   a.norm = layer_norm_forward(run, w.norm, input);
   allocate(run.arena, w, input.dim(0), run.activations, a);
   project(run.ctx, run.arena, run.config, w, a);
-  rotate(run.ctx, run.config, run.segments, {}, a, false);
+  rotate(run.ctx, run.config, run.segments, run.starts, a, false);
+  if (cache != nullptr) fill_cache(run, a, *cache);
+  const auto keys = [&](View own, View cached) {
+    if (run.starts.empty()) return own;
+    return cached.reshape({cached.dim(0), cached.dim(1), own.dim(1), own.dim(2)});
+  };
+  const AttentionCache all = cache != nullptr ? *cache : AttentionCache{};
   attention_forward(run.ctx, {.y = a.y,
                               .lse = a.lse,
                               .q = a.q,
-                              .k = a.k,
-                              .v = a.v,
+                              .k = keys(a.k, all.k),
+                              .v = keys(a.v, all.v),
                               .segments = run.segments,
-                              .scale = softmax_scale(run.config)});
-  if (cache != nullptr) fill_cache(run, a, *cache);
+                              .scale = softmax_scale(run.config),
+                              .starts = run.starts});
   const View to = begin_mixer_output(run, input, output, a.mixed);
   const Arena::Mark mark(run.ctx.scratch());
   const ConstView y = masked(run.ctx, a.y, run.layer_masks().query_heads, a.y.dim(2));

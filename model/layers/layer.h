@@ -20,6 +20,10 @@
 //               instead, whatever they held: the first backward of a step saves their zeros.
 // Caches        with a cache, forward also leaves there the state after the last token of every
 //               segment (segment b is sequence b), from which step goes on.
+// Continued     with `starts` too, segment b goes on where the cache of sequence b is: behind starts[b] tokens.
+//               With `hold` the states of convolutions and scans stay as they were, until the layer is told
+//               how many of the tokens stand (model_keep): those that do not leave nothing behind but rows of
+//               keys and values beyond the sequence's length.
 #pragma once
 #include "kernels/core/context.h"
 #include "kernels/ops/segments.h"
@@ -34,10 +38,13 @@ struct LayerRun {
   Arena& arena;
   const ModelConfig& config;
   Segments segments;
-  bool save = true;                            // keep what backward needs
-  bool recompute = false;                      // of it every layer's input only (model/model.h)
-  bool fresh = false;                          // products write their gradients; whole weights only
-  DType activations = DType::kF32;             // between the operators of a mixer; or bf16
+  bool save = true;        // keep what backward needs
+  bool recompute = false;  // of it every layer's input only (model/model.h)
+  bool fresh = false;      // products write their gradients; whole weights only
+  std::span<const int32_t> starts =
+      {};                           // [segments] forward with caches: tokens they hold; empty: none
+  bool hold = false;                // with starts and save: states are not advanced
+  DType activations = DType::kF32;  // between the operators of a mixer; or bf16
   const ModelMasks* masks = nullptr;           // mask mode
   const ModelMaskGrads* mask_grads = nullptr;  // backward accumulates here
   size_t layer = 0;                            // the one in hand, set by the model

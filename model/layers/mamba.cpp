@@ -55,20 +55,29 @@ void allocate(Arena& arena, const MambaShape& s, int64_t tokens, DType type, Mam
   a.gated = act({tokens, s.H, s.P});
 }
 
+// A state of a cache: where it is read, and where it is written.
+ConstView before(const LayerRun& run, View state) {
+  return run.starts.empty() ? ConstView() : ConstView(state);
+}
+View behind(const LayerRun& run, View state) {
+  return run.hold ? View() : state;
+}
+
 void convolve(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
-              const MambaCache* cache) {
-  const auto one = [&](View y, ConstView x, ConstView weight, ConstView bias, View final_state) {
+              const MambaCache& cache) {
+  const auto one = [&](View y, ConstView x, ConstView weight, ConstView bias, View state) {
     const Arena::Mark mark(run.ctx.scratch());
     conv1d_forward(run.ctx, {.y = y,
-                             .final_state = final_state,
+                             .final_state = behind(run, state),
                              .x = x,
                              .w = merge_or_gather(run.ctx, weight),
                              .bias = merge_or_gather(run.ctx, bias),
+                             .initial = before(run, state),
                              .segments = run.segments});
   };
-  one(merge_cols(a.x), a.x_raw, w.conv_x, w.conv_bias_x, cache ? cache->conv_x : View());
-  one(merge_cols(a.B), a.B_raw, w.conv_B, w.conv_bias_B, cache ? cache->conv_B : View());
-  one(merge_cols(a.C), a.C_raw, w.conv_C, w.conv_bias_C, cache ? cache->conv_C : View());
+  one(merge_cols(a.x), a.x_raw, w.conv_x, w.conv_bias_x, cache.conv_x);
+  one(merge_cols(a.B), a.B_raw, w.conv_B, w.conv_bias_B, cache.conv_B);
+  one(merge_cols(a.C), a.C_raw, w.conv_C, w.conv_bias_C, cache.conv_C);
 }
 
 // In every backward function `d` holds the gradients of the activations of the same names.
@@ -96,11 +105,11 @@ void convolve_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaP
 }
 
 void scan(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
-          const MambaCache* cache) {
+          const MambaCache& cache) {
   const Arena::Mark mark(run.ctx.scratch());
   scan_forward(run.ctx, {.y = a.y,
                          .chunk_states = a.chunk_states,
-                         .final_state = cache ? cache->state : View(),
+                         .final_state = behind(run, cache.state),
                          .x = a.x,
                          .dt_raw = a.dt,
                          .B = masked(run.ctx, a.B, run.layer_masks().state),
@@ -108,6 +117,7 @@ void scan(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
                          .A_log = w.A_log,
                          .D = w.D,
                          .dt_bias = w.dt_bias,
+                         .initial = before(run, cache.state),
                          .segments = run.segments,
                          .chunk = run.config.chunk});
 }
@@ -216,15 +226,16 @@ void project_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaPa
 MambaActs mamba_forward(LayerRun& run, const MambaParams<Weight>& w, ConstView input, View output,
                         const MambaCache* cache) {
   const MambaShape s(w);
+  const MambaCache states = cache != nullptr ? *cache : MambaCache{};
   MambaActs a;
   a.norm = layer_norm_forward(run, w.norm, input);
   allocate(run.arena, s, input.dim(0), run.activations, a);
   project(run.ctx, w, a);
-  convolve(run, w, a, cache);
-  if (run.save)
+  convolve(run, w, a, states);
+  if (run.save && !run.hold)
     a.chunk_states =
         run.arena.alloc(DType::kF32, {scan_chunks(run.segments, run.config.chunk), s.H, s.P, s.N});
-  scan(run, w, a, cache);
+  scan(run, w, a, states);
   gated_norm(run, w, a);
   const View to = begin_mixer_output(run, input, output, a.mixed);
   project_out(run.ctx, w, a, to);
@@ -244,6 +255,35 @@ void mamba_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaPara
   convolve_backward(run, w, g, a, d);
   project_backward(run, w, g, a, d, dnormed);
   layer_norm_backward(run, w.norm, g.norm, a.norm, dnormed, dh);
+}
+
+void mamba_advance(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& a,
+                   std::span<const int32_t> counts, const MambaCache& cache) {
+  const Segments& all = run.segments;
+  for (int64_t i = 0; i < all.count(); ++i) {
+    const int32_t count = counts[static_cast<size_t>(i)], offsets[] = {0, count}, start[] = {1};
+    const auto rows = [&](View v) { return v.slice(0, all.begin(i), count); };
+    const auto own = [&](View state) { return state.slice(0, i, 1); };
+    MambaActs part;
+    part.x_raw = rows(a.x_raw);
+    part.B_raw = rows(a.B_raw);
+    part.C_raw = rows(a.C_raw);
+    part.x = rows(a.x);
+    part.B = rows(a.B);
+    part.C = rows(a.C);
+    part.dt = rows(a.dt);
+    part.y = rows(a.y);
+    LayerRun one = run;
+    one.segments = Segments(offsets);
+    one.starts = start;
+    one.hold = false;
+    const MambaCache states{.conv_x = own(cache.conv_x),
+                            .conv_B = own(cache.conv_B),
+                            .conv_C = own(cache.conv_C),
+                            .state = own(cache.state)};
+    convolve(one, w, part, states);
+    scan(one, w, part, states);
+  }
 }
 
 void mamba_step(StepRun& run, const MambaParams<Weight>& w, const MambaCache& cache, View h) {

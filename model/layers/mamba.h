@@ -28,6 +28,10 @@ MambaActs mamba_forward(LayerRun& run, const MambaParams<Weight>& w, ConstView i
                         const MambaCache* cache);
 void mamba_backward(LayerRun& run, const MambaParams<Weight>& w, const MambaParams<View>& g,
                     const MambaActs& acts, View dh);
+// Of a held forward the first counts[i] >= 1 tokens of segment i stand: its states advance by them, to what a forward
+// of these alone had left. What acts hold of them is written again, with the same values.
+void mamba_advance(LayerRun& run, const MambaParams<Weight>& w, const MambaActs& acts,
+                   std::span<const int32_t> counts, const MambaCache& cache);
 // h [B, D] in place.
 void mamba_step(StepRun& run, const MambaParams<Weight>& w, const MambaCache& cache, View h);
 

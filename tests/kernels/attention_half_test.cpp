@@ -283,6 +283,68 @@ TEST_P(AttentionHalf, StepEqualsPrefill) {
   expect_appended(gv.read(), gnew_v.read(), lengths);
 }
 
+// The second half of every segment behind caches of the whole, and the first behind nothing: weights and y are
+// rounded as those of the whole, in other tiles.
+TEST_P(AttentionHalf, ContinuedEqualsWhole) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward, AttentionBackward);
+  Operands o(shape, 7);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  const auto count = static_cast<int64_t>(shape.offsets.size()) - 1;
+  const int64_t kv_width = shape.kv_heads * shape.width;
+  int64_t capacity = 0;
+  std::vector<int32_t> offsets = {0}, starts;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto n = static_cast<int32_t>(o.segments().length(i));
+    capacity = std::max<int64_t>(capacity, n + 2);
+    starts.push_back(n / 2);
+    offsets.push_back(offsets.back() + n - n / 2);
+  }
+  const int64_t tokens = offsets.back();
+  Mat<double> q(tokens, o.q.cols), want = q, bound = q, k(count * capacity, kv_width);
+  std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
+  Mat<double> v = k;
+  Results whole(shape), error(shape);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = o.segments().begin(i), n = o.segments().length(i);
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      add_reference(whole, o, begin, n, head);
+      add_errors(error, o, begin, n, head);
+    }
+    for (int64_t t = 0; t < n; ++t)
+      for (int64_t c = 0; c < kv_width; ++c) {
+        k(i * capacity + t, c) = o.k(begin + t, c);
+        v(i * capacity + t, c) = o.v(begin + t, c);
+      }
+    for (int64_t t = n / 2; t < n; ++t)
+      for (int64_t c = 0; c < q.cols; ++c) {
+        const int64_t row = offsets[static_cast<size_t>(i)] + t - n / 2;
+        q(row, c) = o.q(begin + t, c);
+        want(row, c) = whole.y(begin + t, c);
+        bound(row, c) = error.y(begin + t, c);
+      }
+  }
+  const auto gap = [&](int operand) { return operand == shape.odd ? 3 : shape.gap; };
+  GuardedHalf gq(device, q, gap(0)), gk(device, k, gap(1)), gv(device, v, 2 * gap(2));
+  GuardedHalf y(device, tokens, q.cols, gap(4));
+  Guarded lse(device, tokens, shape.heads);
+  attention_forward(ctx, {.y = y.view().reshape({tokens, shape.heads, shape.width}),
+                          .lse = lse.view(),
+                          .q = gq.view().reshape({tokens, shape.heads, shape.width}),
+                          .k = gk.view().reshape({count, capacity, shape.kv_heads, shape.width}),
+                          .v = gv.view().reshape({count, capacity, shape.kv_heads, shape.width}),
+                          .segments = Segments(offsets),
+                          .scale = o.scale(),
+                          .window = shape.window,
+                          .starts = starts});
+  ctx.synchronize();
+  const double sums = sums_error(o);
+  expect_close("y", y.read(), want, kEpsHalf + sums, (1 + 2 * kEpsHalf) * norm(bound) + sums);
+  y.expect_guards_intact("y");
+  lse.expect_guards_intact("lse");
+}
+
 TEST_P(AttentionHalf, NeedsOneTypeForAll) {
   const auto [device, shape] = GetParam();
   NESTLING_SKIP_WITHOUT(device, AttentionForward);

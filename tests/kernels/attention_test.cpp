@@ -271,6 +271,70 @@ TEST_P(Attention, StepEqualsPrefill) {
   expect_step_equals_prefill(device, o);
 }
 
+// Two thirds of every second segment, none of the others.
+std::vector<int32_t> starts_of(const Segments& segments) {
+  std::vector<int32_t> starts;
+  for (int64_t i = 0; i < segments.count(); ++i)
+    starts.push_back(i % 2 == 0 ? static_cast<int32_t>(2 * segments.length(i) / 3) : 0);
+  return starts;
+}
+
+// What is left of every segment goes on behind caches of the whole: its rows are those of the forward.
+TEST_P(Attention, ContinuedEqualsWhole) {
+  const auto [device, shape] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, AttentionForward);
+  Operands o(device, shape, 12);
+  const std::vector<int32_t> starts = starts_of(o.segments());
+  const int64_t count = std::ssize(starts), kv_width = shape.kv_heads * shape.width;
+  int64_t capacity = 0;
+  std::vector<int32_t> offsets = {0};
+  for (int64_t i = 0; i < count; ++i) {
+    capacity = std::max(capacity, o.segments().length(i) + 2);
+    offsets.push_back(offsets.back() + static_cast<int32_t>(o.segments().length(i) -
+                                                            starts[static_cast<size_t>(i)]));
+  }
+  const int64_t tokens = offsets.back();
+  const Wanted whole = reference_of(o);
+  Mat<double> q(tokens, o.q.cols), want = q, lse(tokens, shape.heads);
+  Mat<double> k(count * capacity, kv_width);
+  std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
+  Mat<double> v = k;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = o.segments().begin(i), start = starts[static_cast<size_t>(i)];
+    for (int64_t t = 0; t < o.segments().length(i); ++t)
+      for (int64_t c = 0; c < kv_width; ++c) {
+        k(i * capacity + t, c) = o.k(begin + t, c);
+        v(i * capacity + t, c) = o.v(begin + t, c);
+      }
+    for (int64_t t = start; t < o.segments().length(i); ++t) {
+      const int64_t row = offsets[static_cast<size_t>(i)] + t - start;
+      for (int64_t c = 0; c < q.cols; ++c) q(row, c) = o.q(begin + t, c);
+      for (int64_t c = 0; c < q.cols; ++c) want(row, c) = whole.y(begin + t, c);
+      for (int64_t c = 0; c < lse.cols; ++c) lse(row, c) = whole.lse(begin + t, c);
+    }
+  }
+  Guarded gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, 2 * shape.gap);
+  Guarded y(device, tokens, q.cols, shape.gap), glse(device, tokens, shape.heads);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  attention_forward(ctx, {.y = y.view().reshape({tokens, shape.heads, shape.width}),
+                          .lse = glse.view(),
+                          .q = gq.view().reshape({tokens, shape.heads, shape.width}),
+                          .k = gk.view().reshape({count, capacity, shape.kv_heads, shape.width}),
+                          .v = gv.view().reshape({count, capacity, shape.kv_heads, shape.width}),
+                          .segments = Segments(offsets),
+                          .scale = o.scale(),
+                          .window = shape.window,
+                          .starts = starts});
+  ctx.synchronize();
+  const Bounds bound(o);
+  expect_close("y", y.read(), want, bound.value);
+  expect_close("lse", glse.read(), lse, kEps32 * 4,
+               bound.value * std::sqrt(static_cast<double>(lse.size())));
+  y.expect_guards_intact("y");
+  glse.expect_guards_intact("lse");
+}
+
 std::vector<int32_t> tiny_segments(int count) {
   std::vector<int32_t> offsets = {0};
   for (int i = 0; i < count; ++i) offsets.push_back(offsets.back() + 1 + i % 9);
@@ -488,6 +552,35 @@ TEST(AttentionContract, CountsCausalWorkOnce) {
                           .window = 3});
   // 10 tokens: 1 + 2 + 8 * 3 pairs; 4 tokens: 1 + 2 + 2 * 3.
   EXPECT_EQ(ctx.work().at("attention_forward").flops, 4.0 * 8 * 4 * (27 + 9));
+}
+
+TEST(AttentionContract, CountsWhatIsContinued) {
+  Context ctx(Device::kNull);
+  const auto view = [](std::initializer_list<int64_t> shape) {
+    return View(nullptr, DType::kF32, Device::kNull, shape);
+  };
+  const std::vector<int32_t> offsets = {0, 2, 3}, starts = {5, 0};
+  const View q = view({3, 4, 8}), caches = view({2, 7, 2, 8});
+  const auto forward = [&](const std::vector<int32_t>& from, int64_t window) {
+    attention_forward(ctx, {.y = q,
+                            .lse = view({3, 4}),
+                            .q = q,
+                            .k = caches,
+                            .v = caches,
+                            .segments = Segments(offsets),
+                            .scale = 1.0f,
+                            .window = window,
+                            .starts = from});
+  };
+  forward(starts, 0);
+  EXPECT_EQ(ctx.work().at("attention_forward").flops, 4.0 * 8 * 4 * (6 + 7 + 1));
+  // y, q and lse; of keys and values 7 and 1 rows.
+  EXPECT_EQ(ctx.work().at("attention_forward").bytes, 4.0 * (2 * 96 + 12 + 2 * 8 * 16));
+  forward(starts, 3);
+  EXPECT_EQ(ctx.work().at("attention_forward").flops, 4.0 * 8 * 4 * (14 + 3 + 3 + 1));
+  EXPECT_THROW(forward({6, 0}, 0), Error);  // 8 tokens in a cache of 7
+  EXPECT_THROW(forward({-1, 0}, 0), Error);
+  EXPECT_THROW(forward({5}, 0), Error);
 }
 
 TEST(AttentionContract, NamesWhatDoesNotFit) {

@@ -336,6 +336,35 @@ TEST_P(Scan, StepsEqualTheForward) {
   o.initial.expect_guards_intact("state");
 }
 
+// Tokens go on where the state is: it is advanced in place, to the same bits.
+TEST_P(Scan, AdvancesTheInitialState) {
+  const auto& [device, c] = GetParam();
+  NESTLING_SKIP_WITHOUT(device, ScanForward);
+  if (!c.initial) return;  // there is none to advance
+  Rng rng(12);
+  const auto in = case_inputs(rng, c);
+  Operands apart(device, c, in, in.x), place(device, c, in, in.x);
+  Context ctx(device);
+  ctx.scratch().set_poison(true);
+  apart.forward(ctx, c);
+  scan_forward(ctx, {.y = place.y.view(),
+                     .final_state = place.initial.view(),
+                     .x = place.x.view(),
+                     .dt_raw = place.dt_raw.view(),
+                     .B = place.B.view(),
+                     .C = place.C.view(),
+                     .A_log = place.A_log.view(),
+                     .D = place.D.view(),
+                     .dt_bias = place.dt_bias.view(),
+                     .initial = place.initial.view(),
+                     .segments = Segments(c.offsets),
+                     .chunk = c.chunk});
+  ctx.synchronize();
+  EXPECT_EQ(apart.y.read().v, place.y.read().v);
+  EXPECT_EQ(apart.final_state.read().v, place.initial.read().v);
+  place.initial.expect_guards_intact("state");
+}
+
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, Case>>& test) {
   const auto& [device, c] = test.param;
   return str(device_name(device), "_", test.index, "_H", c.s.heads, "P", c.s.channels, "N",

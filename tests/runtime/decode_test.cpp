@@ -2,6 +2,7 @@
 #include <cmath>
 #include <gtest/gtest.h>
 
+#include "kernels/core/host_view.h"
 #include "kernels/core/rng.h"
 #include "model/model.h"
 #include "model/widths.h"
@@ -172,6 +173,117 @@ void expect_steps_equal_prefill(const Place& place, const ModelConfig& config,
   }
 }
 
+// Three sequences that are decoded: what each has, and forwards behind that.
+class Decoding {
+ public:
+  Decoding(const Place& place, const ModelConfig& config, const ModelParams<Weight>& w,
+           ConstView tokens)  // [B, n] of the sequences
+      : place_(place),
+        config_(config),
+        w_(w),
+        tokens_(tokens),
+        ctx_(place.device),
+        state_(place.device, config, w, tokens.dim(0), tokens.dim(1), place.activations) {
+    ctx_.scratch().set_poison(true);
+    state_.reset();
+  }
+
+  // The next counts[b] tokens of each; logits behind all of them. With `wrong` so many that are not theirs come
+  // behind, in the same forward, and do not stand: their logits are not told.
+  Tensor run(const std::vector<int32_t>& counts, int32_t wrong = 0) {
+    Arena arena(place_.device);
+    arena.set_poison(true);
+    const std::vector<int32_t> starts(state_.lengths().begin(), state_.lengths().end());
+    std::vector<int32_t> ids, offsets = {0};
+    for (size_t b = 0; b < counts.size(); ++b) {
+      for (int32_t i = 0; i < counts[b] + wrong; ++i)
+        ids.push_back(i < counts[b] ? token(b, starts[b] + i) : 1 + i);
+      offsets.push_back(static_cast<int32_t>(ids.size()));
+    }
+    LayerRun run{.ctx = ctx_,
+                 .arena = arena,
+                 .config = config_,
+                 .segments = Segments(offsets),
+                 .save = wrong > 0,
+                 .starts = starts,
+                 .hold = wrong > 0,
+                 .activations = place_.activations};
+    const ConstView on_device = device_view(ctx_, arena, ids);
+    const ModelActs acts = model_forward(run, w_, on_device, &state_.caches());
+    if (wrong > 0) model_advance(run, w_, acts, counts, state_.caches());
+    state_.advance(counts);
+    const View made = arena.alloc(DType::kF32, {std::ssize(ids), config_.vocab});
+    model_logits(ctx_, w_, acts.final_norm.normed, made);
+    ctx_.synchronize();
+    Tensor logits(Device::kCpu, DType::kF32, {std::ssize(ids), config_.vocab});
+    copy(logits.view(), made);
+    return logits;
+  }
+  Tensor step() {
+    const std::vector<int32_t> at(state_.lengths().begin(), state_.lengths().end());
+    std::vector<int32_t> ids;
+    for (size_t b = 0; b < at.size(); ++b) ids.push_back(token(b, at[b]));
+    Arena arena(place_.device);
+    const View normed = arena.alloc(DType::kF32, {std::ssize(ids), w_.embeddings.dim(1)});
+    const View made = arena.alloc(DType::kF32, {std::ssize(ids), config_.vocab});
+    state_.advance();
+    StepRun run{.ctx = ctx_, .config = config_, .lengths = state_.lengths()};
+    model_step(run, w_, device_view(ctx_, arena, ids), state_.caches(), normed);
+    model_logits(ctx_, w_, normed, made);
+    ctx_.synchronize();
+    Tensor logits(Device::kCpu, DType::kF32, {std::ssize(ids), config_.vocab});
+    copy(logits.view(), made);
+    return logits;
+  }
+  DecodeState& state() { return state_; }
+  Context& context() { return ctx_; }
+
+ private:
+  int32_t token(size_t b, int32_t t) const {
+    return tokens_.ptr<int32_t>()[static_cast<int64_t>(b) * tokens_.dim(1) + t];
+  }
+  const Place& place_;
+  const ModelConfig& config_;
+  const ModelParams<Weight>& w_;
+  ConstView tokens_;
+  Context ctx_;
+  DecodeState state_;
+};
+
+// Pieces of many lengths behind each other, of which some come with tokens that do not stand, then steps: all as the
+// whole forward has it.
+void expect_pieces_equal_the_whole(const Place& place, const ModelConfig& config,
+                                   const ModelParams<Weight>& w, double bound) {
+  constexpr int64_t kBatch = 3, kTotal = 40;
+  const Tensor flat = random_tokens(5, kBatch * kTotal, config.vocab);
+  const int32_t all[] = {0, kTotal, 2 * kTotal, 3 * kTotal};
+  const Tensor want = forward_logits(place, config, w, flat.view(), all);
+  Decoding decoding(place, config, w, flat.view().reshape({kBatch, kTotal}));
+  struct Piece {
+    std::vector<int32_t> counts;
+    int32_t wrong;
+  };
+  std::vector<int32_t> at(kBatch, 0);
+  const auto check = [&](size_t b, ConstView logits, const std::string& what) {
+    expect_same(logits, want.view().slice(0, static_cast<int64_t>(b) * kTotal + at[b], 1), bound,
+                str(what, ": sequence ", b, " token ", at[b]));
+    ++at[b];
+  };
+  for (const Piece& piece : {Piece{{9, 1, 2}, 0}, Piece{{1, 3, 20}, 0}, Piece{{2, 5, 1}, 4},
+                             Piece{{11, 1, 3}, 1}, Piece{{1, 1, 1}, 3}}) {
+    const Tensor logits = decoding.run(piece.counts, piece.wrong);
+    int64_t row = 0;
+    for (size_t b = 0; b < kBatch; ++b, row += piece.wrong)
+      for (int32_t i = 0; i < piece.counts[b]; ++i)
+        check(b, logits.view().slice(0, row++, 1), "piece");
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Tensor logits = decoding.step();
+    for (size_t b = 0; b < kBatch; ++b)
+      check(b, logits.view().slice(0, static_cast<int64_t>(b), 1), "step");
+  }
+}
+
 // f32: the orders of the sums differ, a few hundred roundings. bf16: an activation on the edge of
 // rounding may fall the other way, 2^-8 of one operand in many; with bf16 activations a step keeps f32
 // what a forward rounds between operators, in each of 7 layers. Codes of activations are further apart: one that falls the
@@ -184,6 +296,18 @@ double bound_of(const Place& place) {
   return place.compute == DType::kF32 ? 1e-5 : 2e-2;
 }
 
+Widths smaller_widths(const ModelConfig& config, const Place& place) {
+  Widths widths = full_widths(config);
+  widths.hidden = 16;
+  for (LayerWidths& layer : widths.layers) {
+    if (layer.query_heads > 0 && !place.format) layer.query_heads = config.kv_heads;
+    if (layer.mamba_heads == 0) continue;
+    layer.mamba_heads = config.groups;
+    if (place.format != WeightFormat::kNvfp4) layer.mamba_channels = 5;
+  }
+  return widths;
+}
+
 TEST_P(Decode, StepByStepEqualsPrefill) {
   const ModelConfig config = config_of(GetParam());
   Weights weights = fresh_weights(config, 11);
@@ -194,16 +318,48 @@ TEST_P(Decode, StepByStepEqualsPrefill) {
 TEST_P(Decode, StepByStepEqualsPrefillInASmallerSize) {
   const ModelConfig config = config_of(GetParam());
   Weights weights = fresh_weights(config, 13);
-  Widths widths = full_widths(config);
-  widths.hidden = 16;
-  for (LayerWidths& layer : widths.layers) {
-    if (layer.query_heads > 0 && !GetParam().format) layer.query_heads = config.kv_heads;
-    if (layer.mamba_heads == 0) continue;
-    layer.mamba_heads = config.groups;
-    if (GetParam().format != WeightFormat::kNvfp4) layer.mamba_channels = 5;
-  }
-  const auto views = prefix_parameters(config, widths, weights.params());
+  const auto views =
+      prefix_parameters(config, smaller_widths(config, GetParam()), weights.params());
   expect_steps_equal_prefill(GetParam(), config, views, bound_of(GetParam()));
+}
+
+TEST_P(Decode, PiecesEqualTheWhole) {
+  const ModelConfig config = config_of(GetParam());
+  Weights weights = fresh_weights(config, 15);
+  expect_pieces_equal_the_whole(GetParam(), config, weights.params(), bound_of(GetParam()));
+}
+
+TEST_P(Decode, PiecesEqualTheWholeInASmallerSize) {
+  const ModelConfig config = config_of(GetParam());
+  Weights weights = fresh_weights(config, 16);
+  const auto views =
+      prefix_parameters(config, smaller_widths(config, GetParam()), weights.params());
+  expect_pieces_equal_the_whole(GetParam(), config, views, bound_of(GetParam()));
+}
+
+// One sequence goes back to where it was and says the same again; the others are left alone.
+TEST_P(Decode, ASequenceGoesBack) {
+  const ModelConfig config = config_of(GetParam());
+  Weights weights = fresh_weights(config, 17);
+  const Tensor flat = random_tokens(7, 3 * 20, config.vocab);
+  const auto w = weights.params();
+  Decoding decoding(GetParam(), config, w, flat.view().reshape({3, 20}));
+  decoding.run({6, 7, 8});
+  decoding.state().remember(decoding.context(), 0);
+  const Tensor once = decoding.step();
+  decoding.state().remember(decoding.context(), 1);
+  const Tensor next = decoding.step();
+  decoding.state().go_back(decoding.context(), 1, 0);
+  EXPECT_EQ(
+      std::vector<int32_t>(decoding.state().lengths().begin(), decoding.state().lengths().end()),
+      (std::vector<int32_t>{8, 7, 10}));
+  const Tensor again = decoding.step();
+  const auto expect_equal = [](ConstView a, ConstView b) {
+    for (int64_t i = 0; i < a.size(); ++i) ASSERT_EQ(a.ptr<float>()[i], b.ptr<float>()[i]) << i;
+  };
+  expect_equal(again.view().slice(0, 1, 1), once.view().slice(0, 1, 1));
+  const Tensor after = decoding.step();
+  expect_equal(after.view().slice(0, 1, 1), next.view().slice(0, 1, 1));
 }
 
 TEST_P(Decode, SequencesOfABatchDoNotSeeEachOther) {
