@@ -29,14 +29,14 @@ class KeepSelected {
 
 // Runs `rows` in the selected size, each until it is over or `leaves`.
 void run(Context& ctx, LoadedModel& model, const std::vector<Sequence*>& rows, int64_t capacity,
-         const std::function<bool(const Sequence&)>& leaves) {
-  RunningBatch batch(ctx, model, std::ssize(rows), capacity);
+         const BatchOptions& options, const RunningBatch::Leaves& leaves) {
+  RunningBatch batch(ctx, model, std::ssize(rows), capacity, options);
   batch.join(rows);
   batch.leave(leaves);
   while (!batch.empty()) {
     batch.draw();
     batch.leave(leaves);
-    batch.step();
+    batch.step(leaves);
   }
 }
 
@@ -46,6 +46,8 @@ std::vector<Generated> generate(Context& ctx, LoadedModel& model,
                                 const std::vector<std::vector<int32_t>>& prompts,
                                 const GenerateOptions& options) {
   const ThinkingSizes sizes = thinking_sizes(model, options.control);
+  const BatchOptions batch{.draft = draft_size(model, options.draft, sizes),
+                           .drafts = options.draft.tokens};
   const int64_t capacity = longest(prompts) + options.max_new_tokens;
   std::vector<Sequence> all;
   for (size_t i = 0; i < prompts.size(); ++i) all.emplace_back(model, options, prompts[i], i);
@@ -63,7 +65,7 @@ std::vector<Generated> generate(Context& ctx, LoadedModel& model,
     if (rows.empty()) rows = waiting(thinking = false);
     if (rows.empty()) break;
     model.select(thinking ? sizes.think : sizes.answer);
-    run(ctx, model, rows, capacity,
+    run(ctx, model, rows, capacity, batch,
         [&](const Sequence& s) { return !sizes.same() && s.thinks() != thinking; });
   }
   std::vector<Generated> out;

@@ -28,27 +28,27 @@ void Sequence::take(int32_t token, const std::function<ConstView()>& logits) {
   }
 }
 
-const std::vector<int32_t>& Sequence::enter() {
+std::vector<int32_t> Sequence::enter(int64_t most) {
   if (run_ > 0) {
     out_.again += std::ssize(tokens_);
     switches_ += 1;
   }
-  run_ = tokens_.size();
-  steps_ = 0;
-  return tokens_;
-}
-
-int32_t Sequence::next_to_run() {
-  ++steps_;
-  return tokens_[run_++];
+  entered_ = tokens_.size();
+  run_ = std::min(entered_, static_cast<size_t>(most));
+  return {tokens_.begin(), tokens_.begin() + static_cast<std::ptrdiff_t>(run_)};
 }
 
 // Its stream: its place, and another one for every size that took over.
-Draw Sequence::next_draw() const {
+Draw Sequence::next_draw(size_t ahead) const {
   return {.rule = options_.rule,
           .seed = options_.seed,
           .stream = index_ + (switches_ << 32),
-          .position = steps_};
+          .position = run_ + ahead - entered_};
+}
+
+void Sequence::count_drafts(int64_t proposed, int64_t agreed) {
+  out_.drafted += proposed;
+  out_.agreed += agreed;
 }
 
 Generated Sequence::finish() {

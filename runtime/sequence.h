@@ -1,10 +1,10 @@
 // sequence.h - a prompt and what has come after it: when it ends, what of it thinks, how its next
 // token is drawn.
 //
-// Runs          the size that runs it may change (GenerateOptions::control): enter() gives all its
-//               tokens to the caches of another, next_to_run() then one token at a time.
+// Runs          the size that runs it may change (GenerateOptions::control): enter() gives its tokens
+//               to the caches of another; to_run() is what these have not seen yet.
 // Draws         the n-th since it entered, of a stream of its own: what is drawn depends on prompt,
-//               options and index, not on what runs beside it.
+//               options and index, not on what runs beside it, nor on how many tokens run at once.
 // Ownership     borrows model, options and what they call.
 #pragma once
 #include <exception>
@@ -12,8 +12,7 @@
 #include <optional>
 #include <vector>
 
-#include "runtime/decoder.h"
-#include "runtime/thinking.h"
+#include "runtime/drafter.h"
 
 namespace nestling {
 
@@ -23,6 +22,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   std::vector<int64_t> stop_tokens = {};  // ends a sequence; kept in its tokens
   ThinkingControl control = {};
+  DraftControl draft = {};
   // Called with every new token of sequence i, as it comes, also with those that close thinking.
   std::function<void(size_t i, int32_t token)> on_token = nullptr;
   // Called before on_token with the logits [V] that a token was drawn from; not with those that
@@ -41,6 +41,8 @@ struct Generated {
   bool stopped = false;         // by a stop token; else by the limit
   int64_t thinking = 0;         // tokens generated within thinking; 0 without a control
   int64_t again = 0;            // tokens, of the prompt too, run anew where another size took over
+  int64_t drafted = 0;          // tokens that drafts proposed
+  int64_t agreed = 0;           // of them, those that became tokens
 };
 
 class Sequence {
@@ -60,16 +62,20 @@ class Sequence {
 
   // It has not been run, and its options ask for the logits of its prompt.
   bool shows_prompt() const { return run_ == 0 && options_.on_prompt; }
-  // It is run in a size of its own choice from here on: its tokens so far, to be run at once.
-  const std::vector<int32_t>& enter();
+  // It is run in a size of its own choice from here on: its tokens so far, or the first `most` of them, which count as
+  // run.
+  std::vector<int32_t> enter(int64_t most);
+  std::span<const int32_t> to_run() const { return std::span(tokens_).subspan(run_); }
+  void ran(size_t count) { run_ += count; }
   bool all_run() const { return run_ == tokens_.size(); }
-  int32_t next_to_run();
-  Draw next_draw() const;
+  // Of what comes behind the token `ahead` places behind those that have been run.
+  Draw next_draw(size_t ahead = 0) const;
+  int64_t room() const;  // new tokens that may come yet
+  void count_drafts(int64_t proposed, int64_t agreed);
 
   Generated finish();
 
  private:
-  int64_t room() const;
   void append(int32_t token);
   void close_if_spent();
 
@@ -77,8 +83,8 @@ class Sequence {
   size_t index_;
   std::vector<int32_t> tokens_;  // prompt and all
   size_t prompt_, run_ = 0;      // how many of them
+  size_t entered_ = 0;           // how many there were when it entered
   uint64_t switches_ = 0;
-  uint64_t steps_ = 0;  // since it entered
   std::optional<ThinkingMeter> meter_;
   std::exception_ptr failed_;
   Generated out_;

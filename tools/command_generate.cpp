@@ -30,9 +30,17 @@ void say_parts(const LoadedModel& model, const ThinkingControl& control, const G
   std::fputs("]\n", stderr);
 }
 
+void say_drafts(const DraftControl& draft, const Generated& made) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "[size %s proposed %lld tokens, %lld of them stand]\n", draft.size.c_str(),
+               static_cast<long long>(made.drafted), static_cast<long long>(made.agreed));
+}
+
 int run_generate(GenerateCommand& o) {
   o.apply();
-  LoadedModel model(o.model, o.precision(), o.size, o.device());
+  const bool drafts = !o.generate.draft.size.empty();  // of the whole file: two sizes of it run
+  LoadedModel model(o.model, o.precision(), drafts ? "" : o.size, o.device());
+  if (drafts && !o.size.empty()) model.select(o.size);
   const Tokenizer& tokenizer = model.tokenizer();
   Context ctx(o.device());
   o.generate.stop_tokens = model.config().eos;
@@ -49,6 +57,7 @@ int run_generate(GenerateCommand& o) {
       generate(ctx, model, {prompt_tokens(model, o.prompt, o.raw)}, o.generate);
   std::fputs((stream.finish() + "\n").c_str(), stdout);
   if (control.any()) say_parts(model, control, made[0]);
+  if (drafts) say_drafts(o.generate.draft, made[0]);
   return 0;
 }
 
@@ -59,6 +68,7 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   auto o = std::make_shared<GenerateCommand>();
   o->add_to(*command);
   add_thinking(*command, o->generate.control);
+  add_drafts(*command, o->generate.draft);
   command->add_option("--prompt", o->prompt, "The user's turn; -: what standard input holds")
       ->required();
   command->add_flag("--raw", o->raw, "Take the prompt as it is, not as a turn of a chat");

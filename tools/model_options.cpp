@@ -94,6 +94,16 @@ void add_thinking(CLI::App& command, ThinkingControl& control) {
       ->check(CLI::Range(0, 1 << 24));
 }
 
+void add_drafts(CLI::App& command, DraftControl& draft) {
+  CLI::Option* size =
+      command.add_option("--draft", draft.size,
+                         "A smaller size that proposes tokens, which --size or --answer checks");
+  command.add_option("--draft-tokens", draft.tokens, "How many it proposes at once, at most")
+      ->needs(size)
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+}
+
 std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& given, bool raw) {
   const std::string prompt = given == "-" ? standard_input() : given;
   if (raw) return model.tokenizer().encode(prompt, true);

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "kernels/ops/sample.h"
-#include "runtime/thinking.h"
+#include "runtime/drafter.h"
 
 namespace nestling {
 
@@ -37,6 +37,9 @@ std::vector<int32_t> prompt_tokens(const LoadedModel& model, const std::string& 
 
 // --think, --answer and --think-budget, beside ModelOptions: instead of its --size.
 void add_thinking(CLI::App& command, ThinkingControl& control);
+
+// --draft and --draft-tokens.
+void add_drafts(CLI::App& command, DraftControl& draft);
 
 // How the next token is drawn; add_sampling: and from which seed.
 void add_sampling_rule(CLI::App& command, SamplingRule& rule);

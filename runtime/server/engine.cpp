@@ -91,8 +91,9 @@ class ServedChoice {
 // What runs: known to the engine's thread alone.
 class Engine::Floor {
  public:
-  Floor(Context& ctx, LoadedModel& model, const EngineOptions& options)
-      : ctx_(ctx), model_(model), options_(options) {}
+  Floor(Context& ctx, LoadedModel& model, const EngineOptions& options,
+        const std::optional<Size>& draft)
+      : ctx_(ctx), model_(model), options_(options), draft_(draft) {}
 
   int64_t size() const { return std::ssize(live_); }
   void begin(const Begun& begun) {
@@ -130,20 +131,31 @@ class Engine::Floor {
     std::vector<ServedChoice*> choices;
   };
 
+  // Of a size that is not above that of drafts there are none.
+  BatchOptions batch_options(const Size& size) const {
+    const auto active = [&](const Size& s) {
+      return parameter_cost(model_.config(), s.widths).active;
+    };
+    BatchOptions o{.piece = options_.prefill, .drafts = options_.draft.tokens};
+    if (draft_ && active(*draft_) < active(size)) o.draft = draft_;
+    return o;
+  }
+
   // The batch of a size. One that is made anew takes the place of those that are empty.
   Lane& lane_of(const Size& size) {
     for (const auto& lane : lanes_)
       if (lane->widths == size.widths) return *lane;
     std::erase_if(lanes_, [](const auto& lane) { return lane->batch.empty(); });
     model_.select(size);
-    lanes_.push_back(std::make_unique<Lane>(
-        Lane{.widths = size.widths,
-             .batch = RunningBatch(ctx_, model_, options_.parallel, options_.context),
-             .choices = {}}));
+    lanes_.push_back(
+        std::make_unique<Lane>(Lane{.widths = size.widths,
+                                    .batch = RunningBatch(ctx_, model_, options_.parallel,
+                                                          options_.context, batch_options(size)),
+                                    .choices = {}}));
     return *lanes_.back();
   }
 
-  // The first that waits, and others of its size as far as one forward holds a context's tokens.
+  // The first that waits, and others of its size as far as a forward over whole prompts holds a context's tokens.
   void enter() {
     const Size& size = entering_.front()->size();
     std::vector<ServedChoice*> some;
@@ -196,19 +208,22 @@ class Engine::Floor {
     lane.batch.draw();
     for (ServedChoice* choice : lane.choices) choice->tell();
     leave(lane);
-    lane.batch.step();
+    lane.batch.step([&](const Sequence& s) { return leaves(lane, s); });
+    for (ServedChoice* choice : lane.choices) choice->tell();
+  }
+  static ServedChoice* owner(const Lane& lane, const Sequence& s) {
+    return *std::find_if(lane.choices.begin(), lane.choices.end(),
+                         [&](ServedChoice* c) { return &c->sequence() == &s; });
+  }
+  static bool leaves(const Lane& lane, const Sequence& s) {
+    const ServedChoice* choice = owner(lane, s);
+    return choice->over() || choice->size().widths != lane.widths;
   }
   void leave(Lane& lane) {
-    const auto owner = [&](const Sequence& s) {
-      return *std::find_if(lane.choices.begin(), lane.choices.end(),
-                           [&](ServedChoice* c) { return &c->sequence() == &s; });
-    };
-    const std::vector<Sequence*> left = lane.batch.leave([&](const Sequence& s) {
-      const ServedChoice* choice = owner(s);
-      return choice->over() || choice->size().widths != lane.widths;
-    });
+    const std::vector<Sequence*> left =
+        lane.batch.leave([&](const Sequence& s) { return leaves(lane, s); });
     for (const Sequence* s : left) {
-      ServedChoice* choice = owner(*s);
+      ServedChoice* choice = owner(lane, *s);
       std::erase(lane.choices, choice);
       if (choice->over()) {
         choice->finish();
@@ -222,16 +237,22 @@ class Engine::Floor {
   Context& ctx_;
   LoadedModel& model_;
   const EngineOptions& options_;
+  const std::optional<Size>& draft_;
   std::vector<std::unique_ptr<ServedChoice>> live_;
   std::vector<ServedChoice*> entering_;  // of them: to be run in the batch of their size
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
 Engine::Engine(Context& ctx, LoadedModel& model, EngineOptions options)
-    : ctx_(ctx), model_(model), options_(options), threads_(thread_count()) {
-  NESTLING_CHECK_INPUT(options.parallel >= 1 && options.context >= 2 && options.queue >= 1,
-                       "a server of ", options.parallel, " sequences of ", options.context,
-                       " tokens and ", options.queue, " requests that wait");
+    : ctx_(ctx),
+      model_(model),
+      options_(options),
+      draft_(draft_size(model, options.draft, {model.selected(), model.selected()})),
+      threads_(thread_count()) {
+  NESTLING_CHECK_INPUT(
+      options.parallel >= 1 && options.context >= 2 && options.queue >= 1 && options.prefill >= 1,
+      "a server of ", options.parallel, " sequences of ", options.context, " tokens, ",
+      options.prefill, " of prompts at once, and ", options.queue, " requests that wait");
   thread_ = std::thread([this] { work(); });
 }
 
@@ -300,7 +321,7 @@ std::optional<std::vector<Engine::Begun>> Engine::take() {
 
 void Engine::work() {
   set_thread_count(threads_);
-  Floor floor(ctx_, model_, options_);
+  Floor floor(ctx_, model_, options_, draft_);
   while (auto begun = take()) {
     for (const Begun& one : *begun) floor.begin(one);
     floor.step();

@@ -1,8 +1,8 @@
 // engine.h - runs the requests of many clients together: one thread owns the model.
 //
 // Batches       sequences of one size are one batch (runtime/running_batch.h). Between two steps
-//               those that wait join, in one forward over their prompts, and those that are over
-//               leave. Sizes take turns, a step of each. A sequence whose other size takes over
+//               those that wait join, and those that are over leave. Prompts are run in pieces, one a
+//               step, beside the tokens of the others. Sizes take turns, a step of each. A sequence whose other size takes over
 //               goes to that size's batch, before those that wait.
 // Order         requests begin in the order they came; at most `parallel` sequences run at once, in
 //               all sizes together, and at most `queue` requests wait.
@@ -17,6 +17,7 @@
 #include <memory>
 #include <thread>
 
+#include "runtime/drafter.h"
 #include "runtime/server/job.h"
 
 namespace nestling {
@@ -25,6 +26,8 @@ struct EngineOptions {
   int64_t parallel = 4;
   int64_t context = 4096;
   int64_t queue = 64;
+  int64_t prefill = 512;  // tokens of prompts in one forward, all sequences together
+  DraftControl draft = {};
 };
 
 class Engine {
@@ -58,6 +61,7 @@ class Engine {
   Context& ctx_;
   LoadedModel& model_;
   const EngineOptions options_;
+  const std::optional<Size> draft_;
   const int threads_;
   mutable std::mutex mutex_;
   std::condition_variable told_;

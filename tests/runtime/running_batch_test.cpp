@@ -81,7 +81,7 @@ TEST_P(RunningBatchOn, SequencesThatJoinSayWhatTheySayAlone) {
     batch.join(some);
     batch.draw();
     batch.leave(stays);
-    batch.step();
+    batch.step(stays);
     ++steps;
   }
   EXPECT_LT(steps, 4 + 7 + 10 + 13 + 16);  // two at once
@@ -105,7 +105,7 @@ TEST(RunningBatch, ASequenceThatFailsLeavesTheOthersAsTheyAre) {
   while (!batch.empty()) {
     batch.draw();
     batch.leave(stays);
-    batch.step();
+    batch.step(stays);
   }
   EXPECT_EQ(told, 3);
   EXPECT_EQ(b.finish().tokens, wanted);
@@ -150,7 +150,7 @@ TEST_P(RunningBatchOn, LogitsOfPromptsAndTokensAreThoseOfAForward) {
     while (!batch.empty()) {
       batch.draw();
       batch.leave(stays);
-      batch.step();
+      batch.step(stays);
     }
     Tokens whole = prompt;
     const Tokens made = sequence.finish().tokens;
