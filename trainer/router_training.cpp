@@ -32,7 +32,7 @@ Probabilities uniform(const ElasticSpace& space) {
 
 std::string budget_text(const SizeConfig& size, const SizeBudget& budget, const Feasible& found) {
   return str("elastic.sizes '", size.name, "': no combination of choices costs ", budget.allowed,
-             budget.kind == CostKind::kMemory ? " or less," : "",
+             is_limit(budget.kind) ? " or less," : "",
              " within router.dead_zone; the nearest cost ", found.nearest_below, " and ",
              found.nearest_above);
 }
