@@ -1,4 +1,4 @@
-// cost.h - what a size costs: parameters in all, those one token touches, bytes of memory, milliseconds a token.
+// cost.h - what a size costs: parameters in all, those one token touches, memory, milliseconds.
 //
 // Active        embedding, head, norms, gates, mixers, shared expert and top-k of the routed experts.
 //               A tied head counts once. Buffers (the gate's selection bias) count as parameters, as in
@@ -8,16 +8,18 @@
 //               `state_bytes`. Left out: activations. The published model adds the largest buffer of a
 //               prefill, as a soft maximum over MoE layers whose sharpness is not given, and how many
 //               tokens are prefilled at once is the runtime's choice.
-// Latency       of a step that decodes one token of each of `batch` sequences with `context` tokens in their caches,
-//               as `nestling profile` measured it (docs/profile.md). A layer of a kind takes, in nanoseconds,
+// Latency       of a step that decodes one token of each of `batch` sequences with `context` tokens
+//               in their caches, as `nestling profile` measured it (docs/profile.md). A layer of a
+//               kind takes, in nanoseconds,
 //                 layer + weight * (its parameters that one token touches)
 //                       + expert * (elements of its routed experts' matrices, all of them)
-//                       + state  * (elements that decoding keeps and reads again, of all sequences)
-//               where the state of a Mamba layer is its scan's and that of an attention layer counts the keys and
-//               values of `context` tokens once for every query head. The rest of a step (embedding, final norm,
-//               head, the draw of a token) takes layer + weight * (elements of the head). At one sequence top-k
-//               of the experts are read, so `expert` is nothing much; of more sequences some meet the same ones,
-//               and what is read lies between top-k and all, where the two rates together put it.
+//                       + state  * (elements that decoding keeps and reads again, all sequences)
+//               where the state of a Mamba layer is its scan's and that of an attention layer counts
+//               keys and values of `context` tokens once for every query head. The rest of a step
+//               (embedding, final norm, head, the draw of a token) takes layer + weight * (elements
+//               of the head). At one sequence top-k of the experts are read, so `expert` is nothing
+//               much; of more sequences some meet the same ones, and what is read lies between top-k
+//               and all, where the two rates together put it.
 // One function  of widths, walking the list of parameters: exact for whole widths (doubles hold every
 //               integer up to 2^53), smooth for expectations. It is linear in every single width, so
 //               an expected cost of independent axes is the cost of the expected widths, except that
