@@ -229,6 +229,10 @@ std::string latency_text(const LatencyTable& t) {
       str("measured: ", t.model, " on ", t.terms.measured_on, "; steps that decode one token of ",
           t.terms.batch, " sequence", t.terms.batch == 1 ? "" : "s", " with ", t.terms.context,
           " tokens in the caches\n");
+  if (t.machine.contains("rounds"))
+    text += str(t.machine.at("rounds"), " rounds, their pace put at its median; its spread ",
+                t.machine.at("spread_of_rounds"), "; load of the machine before ",
+                t.machine.at("load_before"), "\n");
   for (const auto& [part, points] : t.points) text += part_text(t, part);
   return text + sizes_text(t);
 }
