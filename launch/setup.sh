@@ -19,6 +19,7 @@ libboost-context-dev     tests/emulator: fibers
 libcli11-dev             tools: command line
 libcpp-httplib-dev       runtime/server: HTTP
 libdnnl-dev              kernels: matrix products on the CPU
+libeigen3-dev            runtime: least squares of a latency
 libgmock-dev             tests
 libgtest-dev             tests
 libhdf5-openmpi-dev      data: elastic checkpoints

@@ -10,13 +10,8 @@ namespace nestling {
 namespace {
 
 bool same_target(const CostTarget& a, const CostTarget& b) {
-  return a.kind == b.kind && (a.kind != CostKind::kMemory || a.memory == b.memory);
-}
-
-std::string target_text(const CostTarget& t) {
-  if (t.kind != CostKind::kMemory) return cost_kind_name(t.kind);
-  return str("memory (context ", t.memory.context, ", batch ", t.memory.batch, ", ",
-             t.memory.weight_bytes, " bytes a weight)");
+  return a.kind == b.kind && (a.kind != CostKind::kMemory || a.memory == b.memory) &&
+         (a.kind != CostKind::kLatency || a.latency == b.latency);
 }
 
 // What all sizes but the full one were given in; their budgets fall.
@@ -82,7 +77,7 @@ Size asked_size(const ModelConfig& config, const std::vector<Size>& sizes, const
       nearest(recorded, {.cost = &cost, .allowed = share * whole, .kind = target.kind}, p);
   NESTLING_CHECK_INPUT(found.found, where, ": size '", text, "': no combination of choices costs ",
                        share * whole, " ", target_text(target), " within ", 100 * kAskedTolerance,
-                       target.kind == CostKind::kMemory ? "% below" : "%", "; the nearest cost ",
+                       is_limit(target.kind) ? "% below" : "%", "; the nearest cost ",
                        found.nearest_below, " and ", found.nearest_above);
   return {.name = text,
           .target = target,

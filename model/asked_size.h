@@ -3,7 +3,7 @@
 // Budget        "65%" of the parent's cost, or "1.8e6" in its units, of the kind of cost that the file's
 //               sizes were given in; sizes of several kinds: refused. The full size has every kind.
 // Answer        u between the neighbouring sizes (interpolated_input); of the whole-number combinations within
-//               the router's dead zone of the budget (of memory: below it) the most probable; none: within
+//               the router's dead zone of the budget (of memory and latency: below it) the most probable; none: within
 //               kAskedTolerance; none: refused, naming the nearest two.
 // Probabilities without the schedules (Router::preferences): combinations rank by probability as they do
 //               at every temperature and scale, and at the end of the schedules most underflow to 0.

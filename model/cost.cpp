@@ -45,6 +45,41 @@ void add_caches(const ModelConfig& c, const MemoryTerms& m, std::vector<Term>& t
   }
 }
 
+constexpr double kMilliseconds = 1e-6;  // of a nanosecond
+
+void add_layer_latency(const ModelConfig& c, const LatencyTerms& t, int64_t l,
+                       std::vector<Term>& terms) {
+  const LatencyPart part = latency_part(c.kind(l));
+  const auto ms = [&](LatencyRate rate) { return kMilliseconds * t.rate(part, rate); };
+  terms.push_back(of_layer(l, ms(LatencyRate::kLayer), {}));
+  const auto batch = static_cast<double>(t.batch);
+  if (part == LatencyPart::kMamba)
+    terms.push_back(of_layer(l, ms(LatencyRate::kState) * batch,
+                             {Axis::kMambaHeads, Axis::kMambaChannels, Axis::kState}));
+  if (part == LatencyPart::kAttention) {
+    const double elements = 2.0 * static_cast<double>(t.context * c.head_dim);
+    terms.push_back(of_layer(l, ms(LatencyRate::kState) * batch * elements, {Axis::kQueryHeads}));
+  }
+}
+
+void add_latency(const ModelConfig& c, const LatencyTerms& t, std::vector<Term>& terms) {
+  for (int64_t l = 0; l < c.layers(); ++l) add_layer_latency(c, t, l, terms);
+  for (const ParameterSpec& spec : parameter_list(c)) {
+    if (spec.layer < 0) continue;  // of the rest, below
+    const LatencyPart part = latency_part(c.kind(spec.layer));
+    const auto ms = [&](LatencyRate rate) { return kMilliseconds * t.rate(part, rate); };
+    terms.push_back(elements(spec, c, true, ms(LatencyRate::kWeight)));
+    if (spec.stacked()) terms.push_back(elements(spec, c, false, ms(LatencyRate::kExpert)));
+  }
+  const auto rest = [&](LatencyRate rate) {
+    return kMilliseconds * t.rate(LatencyPart::kRest, rate);
+  };
+  terms.push_back({.constant = rest(LatencyRate::kLayer), .layer = -1, .axes = {}});
+  terms.push_back({.constant = rest(LatencyRate::kWeight) * static_cast<double>(c.vocab),
+                   .layer = -1,
+                   .axes = {Axis::kHidden}});
+}
+
 double product(const Term& term, const ExpectedWidths& widths, size_t skipped) {
   double value = term.constant;
   for (size_t i = 0; i < term.axes.size(); ++i)
@@ -54,7 +89,25 @@ double product(const Term& term, const ExpectedWidths& widths, size_t skipped) {
 
 }  // namespace
 
+LatencyPart latency_part(LayerKind kind) {
+  switch (kind) {
+    case LayerKind::kMamba:
+      return LatencyPart::kMamba;
+    case LayerKind::kAttention:
+      return LatencyPart::kAttention;
+    case LayerKind::kDense:
+      return LatencyPart::kDense;
+    case LayerKind::kMoe:
+      return LatencyPart::kMoe;
+  }
+  throw Error("a kind of layer that has no latency");
+}
+
 CostFunction::CostFunction(const ModelConfig& config, const CostTarget& target) {
+  if (target.kind == CostKind::kLatency) {
+    add_latency(config, target.latency, terms_);
+    return;
+  }
   const bool active = target.kind == CostKind::kActive;
   const double scale = target.kind == CostKind::kMemory ? target.memory.weight_bytes : 1.0;
   for (const ParameterSpec& spec : parameter_list(config))

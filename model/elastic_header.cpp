@@ -2,6 +2,7 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "kernels/core/host_view.h"
 #include "model/asked_size.h"
@@ -75,6 +76,45 @@ std::string size_group(const std::string& name) {
   return "/elastic/sizes/" + name;
 }
 
+std::string names_of(std::span<const char* const> all) {
+  std::string names;
+  for (const char* name : all) names += (names.empty() ? "" : ",") + std::string(name);
+  return names;
+}
+
+const Shape kLatencyShape = {std::ssize(kLatencyParts), std::ssize(kLatencyRates)};
+
+void write_latency(Hdf5Writer& out, const std::string& group, const LatencyTerms& t) {
+  out.attribute(group, "measured_on", t.measured_on);
+  out.attribute(group, "context", t.context);
+  out.attribute(group, "batch", t.batch);
+  std::vector<double> table;
+  for (const auto& part : t.ns) table.insert(table.end(), part.begin(), part.end());
+  out.dataset(group + "/latency", DType::kF64,
+              host_view(table).reshape({kLatencyShape[0], kLatencyShape[1]}), kLatencyShape);
+  out.attribute(group + "/latency", "rows", names_of(kLatencyParts));
+  out.attribute(group + "/latency", "columns", names_of(kLatencyRates));
+}
+
+LatencyTerms read_latency(Hdf5File& in, const std::string& group) {
+  LatencyTerms t{.measured_on = in.text_attribute(group, "measured_on"),
+                 .context = in.integer_attribute(group, "context"),
+                 .batch = in.integer_attribute(group, "batch")};
+  const std::string name = group + "/latency";
+  if (in.text_attribute(name, "rows") != names_of(kLatencyParts) ||
+      in.text_attribute(name, "columns") != names_of(kLatencyRates))
+    in.fail(name, str("rows are not ", names_of(kLatencyParts), ", or columns not ",
+                      names_of(kLatencyRates)));
+  const Hdf5Dataset data = in.dataset(name);
+  if (data.dtype() != DType::kF64 || data.shape() != kLatencyShape)
+    in.fail(name, str("needs f64 [", kLatencyShape[0], ",", kLatencyShape[1], "]"));
+  std::vector<double> table(kLatencyParts.size() * kLatencyRates.size());
+  data.read(host_view(table).reshape({kLatencyShape[0], kLatencyShape[1]}));
+  for (size_t i = 0; i < table.size(); ++i)
+    t.ns[i / kLatencyRates.size()][i % kLatencyRates.size()] = table[i];
+  return t;
+}
+
 void write_size(Hdf5Writer& out, const Size& size, int64_t place) {
   const std::string group = size_group(size.name);
   out.group(group);
@@ -89,6 +129,7 @@ void write_size(Hdf5Writer& out, const Size& size, int64_t place) {
     out.attribute(group, "cache_bytes", m.cache_bytes);
     out.attribute(group, "state_bytes", m.state_bytes);
   }
+  if (size.target.kind == CostKind::kLatency) write_latency(out, group, size.target.latency);
   out.attribute(group, "hidden", size.widths.hidden);
   std::vector<int64_t> table;
   const int64_t layers = std::ssize(size.widths.layers);
@@ -126,6 +167,7 @@ Size read_elastic_size(Hdf5File& in, const ModelConfig& config, const std::strin
                           .batch = in.integer_attribute(group, "batch"),
                           .cache_bytes = in.number_attribute(group, "cache_bytes"),
                           .state_bytes = in.number_attribute(group, "state_bytes")};
+  if (size.target.kind == CostKind::kLatency) size.target.latency = read_latency(in, group);
   size.widths.hidden = in.integer_attribute(group, "hidden");
   if (in.text_attribute(group + "/layers", "columns") != column_names())
     in.fail(group + "/layers", "columns are not " + column_names());

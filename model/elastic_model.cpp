@@ -17,7 +17,30 @@ struct KindName {
 };
 constexpr KindName kKinds[] = {{CostKind::kActive, "active_params"},
                                {CostKind::kTotal, "total_params"},
-                               {CostKind::kMemory, "memory"}};
+                               {CostKind::kMemory, "memory"},
+                               {CostKind::kLatency, "latency_ms"}};
+
+std::string kind_names() {
+  std::string names;
+  for (const KindName& k : kKinds) names += str(names.empty() ? "" : ", ", k.name);
+  return names;
+}
+
+void check_terms(const Size& s, const std::string& where) {
+  const MemoryTerms& t = s.target.memory;
+  for (const double term : {t.weight_bytes, static_cast<double>(t.context),
+                            static_cast<double>(t.batch), t.cache_bytes, t.state_bytes})
+    NESTLING_CHECK_INPUT(std::isfinite(term) && term >= 0, where, ": size ", s.name,
+                         ": a term of memory is ", term, ", needs 0 or more");
+  const LatencyTerms& l = s.target.latency;
+  NESTLING_CHECK_INPUT(l.context >= 1 && l.batch >= 1, where, ": size ", s.name,
+                       ": a latency at context ", l.context, " and batch ", l.batch,
+                       ", needs 1 or more");
+  for (const auto& part : l.ns)
+    for (const double rate : part)
+      NESTLING_CHECK_INPUT(std::isfinite(rate) && rate >= 0, where, ": size ", s.name,
+                           ": a rate of latency is ", rate, ", needs 0 or more");
+}
 
 // One component of a path.
 void check_name(const std::string& name, const std::string& where, const char* of) {
@@ -44,8 +67,18 @@ const char* cost_kind_name(CostKind kind) {
 CostKind parse_cost_kind(const std::string& name, const std::string& where) {
   for (const KindName& k : kKinds)
     if (name == k.name) return k.kind;
-  throw Error(str(where, ": target '", name, "', needs active_params, total_params or memory"),
-              ErrorKind::kInput);
+  throw Error(str(where, ": target '", name, "', needs one of ", kind_names()), ErrorKind::kInput);
+}
+
+std::string target_text(const CostTarget& t) {
+  std::string text = cost_kind_name(t.kind);
+  if (t.kind == CostKind::kMemory)
+    text += str(" (context ", t.memory.context, ", batch ", t.memory.batch, ", ",
+                t.memory.weight_bytes, " bytes a weight)");
+  if (t.kind == CostKind::kLatency)
+    text += str(" (context ", t.latency.context, ", batch ", t.latency.batch, ", on ",
+                t.latency.measured_on, ")");
+  return text;
 }
 
 void check_elastic_model(const ElasticModel& m, const std::string& where) {
@@ -57,11 +90,7 @@ void check_elastic_model(const ElasticModel& m, const std::string& where) {
     NESTLING_CHECK_INPUT(seen.insert(s.name).second, where, ": size ", s.name, " is there twice");
     NESTLING_CHECK_INPUT(std::isfinite(s.budget) && s.budget > 0 && s.budget <= 1, where, ": size ",
                          s.name, ": a budget of ", s.budget, ", needs (0, 1]");
-    const MemoryTerms& t = s.target.memory;
-    for (const double term : {t.weight_bytes, static_cast<double>(t.context),
-                              static_cast<double>(t.batch), t.cache_bytes, t.state_bytes})
-      NESTLING_CHECK_INPUT(std::isfinite(term) && term >= 0, where, ": size ", s.name,
-                           ": a term of memory is ", term, ", needs 0 or more");
+    check_terms(s, where);
     check_widths(m.config, s.widths, where + ": size " + s.name);
   }
   if (!is_empty(m.order)) check_order(m.config, m.order, where + ": /elastic/order");

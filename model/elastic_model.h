@@ -48,7 +48,9 @@ inline constexpr const char* kParentLicence =
     "parent_licence";  // as its card says, e.g. apache-2.0
 }  // namespace provenance
 
-const char* cost_kind_name(CostKind kind);  // active_params, total_params, memory
+const char* cost_kind_name(CostKind kind);  // active_params, total_params, memory, latency_ms
+// The same with its terms: "latency_ms (context 512, batch 1, on a machine)".
+std::string target_text(const CostTarget& target);
 CostKind parse_cost_kind(const std::string& name, const std::string& where);
 
 // Throws kInput: config, widths, names, or order that do not fit each other.

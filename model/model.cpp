@@ -19,6 +19,7 @@ constexpr const char* kForward[] = {"mamba forward", "attention forward", "dense
                                     "moe forward"};
 constexpr const char* kBackward[] = {"mamba backward", "attention backward", "dense backward",
                                      "moe backward"};
+constexpr const char* kStep[] = {"mamba step", "attention step", "dense step", "moe step"};
 static_assert(std::size(kForward) == std::variant_size_v<LayerActs>);
 
 LayerActs forward_layer(LayerRun& run, const LayerParams<Weight>& w, ConstView input, View output,
@@ -235,6 +236,7 @@ void model_step(StepRun& run, const ModelParams<Weight>& w, ConstView tokens,
   look_up(ctx, run.config, w.embeddings, tokens, h);
   for (size_t l = 0; l < w.layers.size(); ++l) {
     if (!is_kept(w.layers[l])) continue;
+    const Span span(ctx, kStep[w.layers[l].index()]);
     if (const auto* m = std::get_if<MambaParams<Weight>>(&w.layers[l]))
       mamba_step(run, *m, caches[l].mamba, h);
     else if (const auto* a = std::get_if<AttentionParams<Weight>>(&w.layers[l]))

@@ -192,7 +192,7 @@ std::vector<double> interpolated_input(const std::vector<double>& costs, double 
 Feasible nearest_feasible(const ElasticSpace& space, const SizeBudget& budget, double tolerance,
                           const Probabilities& p) {
   const double allowed = budget.allowed;
-  const double most = budget.kind == CostKind::kMemory ? 0 : tolerance;
+  const double most = is_limit(budget.kind) ? 0 : tolerance;
   int64_t combinations = 1;
   for (const AxisChoices& c : space.axes) {
     combinations *= std::ssize(c.widths);

@@ -101,8 +101,8 @@ std::vector<double> interpolated_input(const std::vector<double>& costs, double 
 
 // The whole-number choice nearest to the probabilities that keeps the budget: of all combinations
 // whose cost is within `tolerance` of the budget, of itself, the one of the largest probability (ties: the
-// lower indices). Parameters may be above and below by as much; memory only below: what is over does not
-// fit. None: found is false, and the combinations nearest below and above are given.
+// lower indices). Parameters may be above and below by as much; memory and latency only below: what is over
+// does not fit. None: found is false, and the combinations nearest below and above are given.
 struct Feasible {
   bool found = false;
   Selection selection;

@@ -37,6 +37,8 @@ Json size_json(const ModelConfig& config, const std::string& name, const Widths&
           {"bytes_read", nullptr},
           {"budget", nullptr},
           {"target", nullptr},
+          {"target_terms", nullptr},
+          {"cost", nullptr},
           {"trained", true},
           {"layers", layers_json(config, widths)}};
 }
@@ -48,6 +50,8 @@ Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Si
   size["bytes_read"] = bytes.read;
   size["budget"] = s.budget;
   size["target"] = cost_kind_name(s.target.kind);
+  size["target_terms"] = target_text(s.target);
+  size["cost"] = CostFunction(config, s.target)(expected(s.widths));
   size["trained"] = s.trained;
   return size;
 }

@@ -95,7 +95,7 @@ std::string model_card(const ElasticModel& m, const Size& size, const ModelConfi
                            : size.name +
                                  ": the router's widths for this budget, between two sizes "
                                  "that were trained; not trained by itself");
-  row("budget", percent(size.budget) + " of the parent's " + cost_kind_name(size.target.kind));
+  row("budget", percent(size.budget) + " of the parent's " + target_text(size.target));
   row("parameters", str(cost.total, " (parent ", full.total, ")"));
   row("active parameters", str(cost.active, " (parent ", full.active, ")"));
   row("stored as", stored_as);

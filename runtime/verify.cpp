@@ -217,7 +217,7 @@ class ElasticVerifier {
       const CostFunction cost(header_.config, s.target);
       const double share = cost(expected(s.widths)) / cost(expected(full_widths(header_.config)));
       NESTLING_CHECK_INPUT(std::abs(share / s.budget - 1) <= allowed, "size ", s.name, " costs ",
-                           100 * share, "% of the parent's ", cost_kind_name(s.target.kind),
+                           100 * share, "% of the parent's ", target_text(s.target),
                            ", its budget is ", 100 * s.budget, "%, needs within ", 100 * allowed,
                            "% of it");
       text +=

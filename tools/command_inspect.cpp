@@ -37,6 +37,9 @@ void print_widths(const Json& found, const InspectOptions& o) {
   for (const Json& s : found["sizes"]) {
     const Size size = find_elastic_size(o.model, s["name"].get<std::string>());
     std::printf("%s: %s\n", size.name.c_str(), widths_text(config, size.widths).c_str());
+    if (is_limit(size.target.kind))
+      std::printf("%s: costs %g %s\n", size.name.c_str(), s["cost"].get<double>(),
+                  s["target_terms"].get<std::string>().c_str());
   }
 }
 

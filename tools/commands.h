@@ -21,6 +21,7 @@ void add_inspect_command(CLI::App& app, int& exit_code);
 void add_logits_command(CLI::App& app, int& exit_code);
 void add_plan_command(CLI::App& app, int& exit_code);
 void add_pretrain_command(CLI::App& app, int& exit_code);
+void add_profile_command(CLI::App& app, int& exit_code);
 void add_quantize_command(CLI::App& app, int& exit_code);
 void add_report_command(CLI::App& app, int& exit_code);
 void add_run_commands(CLI::App& app, int& exit_code);
@@ -31,11 +32,11 @@ void add_verify_command(CLI::App& app, int& exit_code);
 void add_verify_resume_command(CLI::App& app, int& exit_code);
 
 inline constexpr void (*kCommands[])(CLI::App&, int&) = {
-    add_bench_command,    add_chat_command,          add_eval_command,     add_export_command,
-    add_generate_command, add_import_command,        add_inspect_command,  add_logits_command,
-    add_plan_command,     add_pretrain_command,      add_quantize_command, add_report_command,
-    add_run_commands,     add_serve_command,         add_slice_command,    add_tokenizer_command,
-    add_verify_command,   add_verify_resume_command,
+    add_bench_command,     add_chat_command,     add_eval_command,          add_export_command,
+    add_generate_command,  add_import_command,   add_inspect_command,       add_logits_command,
+    add_plan_command,      add_pretrain_command, add_profile_command,       add_quantize_command,
+    add_report_command,    add_run_commands,     add_serve_command,         add_slice_command,
+    add_tokenizer_command, add_verify_command,   add_verify_resume_command,
 };
 
 }  // namespace nestling

@@ -12,9 +12,10 @@ SpanTimer::~SpanTimer() {
 
 void SpanTimer::begin(std::string_view name) {
   if (used_ == records_.size())
-    records_.push_back({.name = {}, .watch = bench::Stopwatch(ctx_), .work = {}});
+    records_.push_back({.name = {}, .outer = kNone, .watch = bench::Stopwatch(ctx_), .work = {}});
   Record& r = records_[used_];
-  r.name = open_.empty() ? std::string(name) : str(records_[open_.back()].name, "/", name);
+  r.name = name;
+  r.outer = open_.empty() ? kNone : open_.back();
   r.work = ctx_.total_work();
   open_.push_back(used_++);
   r.watch.start();
@@ -34,13 +35,18 @@ void SpanTimer::end() noexcept {
   }
 }
 
+std::string SpanTimer::joined_name(const Record& record) const {
+  if (record.outer == kNone) return std::string(record.name);
+  return joined_name(records_[record.outer]) + "/" + std::string(record.name);
+}
+
 SpanCosts SpanTimer::take() {
   if (failure_) std::rethrow_exception(failure_);
-  NESTLING_CHECK(open_.empty(), "a span is still open: ", records_[open_.back()].name);
+  NESTLING_CHECK(open_.empty(), "a span is still open: ", joined_name(records_[open_.back()]));
   SpanCosts costs;
   for (size_t i = 0; i < used_; ++i) {
     const Record& r = records_[i];
-    SpanCost& cost = costs[r.name];
+    SpanCost& cost = costs[joined_name(r)];
     cost.seconds += r.watch.seconds();
     cost.work.flops += r.work.flops;
     cost.work.bytes += r.work.bytes;

@@ -3,11 +3,14 @@
 // Time          on CUDA by events on the context's stream, so a span is as long as the device was at it,
 //               waits for the host included; elsewhere by the clock.
 // Names         of nested spans are joined: "teacher/moe forward". A span holds those inside it.
+// Its own work  a span that begins and ends takes some hundred nanoseconds of the host outside its own time, which are
+//               in the time of the span around it; names are joined when the costs are taken.
 // Ownership     watches the context while it lives.
 #pragma once
 #include <exception>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/core/span.h"
@@ -36,10 +39,14 @@ class SpanTimer final : public SpanObserver {
 
  private:
   struct Record {
-    std::string name;
+    std::string_view name;   // a literal (span.h)
+    size_t outer;            // the record of the span around it, or kNone
     bench::Stopwatch watch;  // made once, then used again
     Work work;
   };
+
+  static constexpr size_t kNone = static_cast<size_t>(-1);
+  std::string joined_name(const Record& record) const;
 
   Context& ctx_;
   std::vector<Record> records_;

@@ -5,6 +5,7 @@
 
 #include "kernels/core/host_view.h"
 #include "kernels/ops/adamw.h"
+#include "runtime/latency_table.h"
 
 namespace nestling {
 namespace {
@@ -32,7 +33,7 @@ Probabilities uniform(const ElasticSpace& space) {
 
 std::string budget_text(const SizeConfig& size, const SizeBudget& budget, const Feasible& found) {
   return str("elastic.sizes '", size.name, "': no combination of choices costs ", budget.allowed,
-             budget.kind == CostKind::kMemory ? " or less," : "",
+             is_limit(budget.kind) ? " or less," : "",
              " within router.dead_zone; the nearest cost ", found.nearest_below, " and ",
              found.nearest_above);
 }
@@ -51,6 +52,9 @@ RouterTraining::RouterTraining(const ElasticSpace& space, const RunConfig& confi
   costs_.reserve(count);  // budgets point into it
   for (const SizeConfig& size : config.elastic.sizes) {
     const WrittenTarget target = parse_target(size);
+    if (target.cost.kind == CostKind::kLatency)
+      check_latency_profile(read_latency_profile(profile_of(size)), space,
+                            str("elastic.sizes '", size.name, "': target"));
     costs_.emplace_back(space.config, target.cost);
     const double whole = costs_.back()(expected(full_widths(space.config)));
     const bool full = budgets_.empty();

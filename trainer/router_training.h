@@ -2,8 +2,9 @@
 // choices are settled.
 //
 // Budgets       of every size from the config's targets, against the parent's cost. A budget that no
-//               combination of choices meets within the dead zone (of memory: from below alone) is
-//               refused (kInput), naming the nearest two.
+//               combination of choices meets within the dead zone (of memory and latency: from below alone)
+//               is refused (kInput), naming the nearest two. So is a profile of another architecture, or
+//               one whose widths do not reach as low as the choices.
 // Ranks         draws come from (seed, step, micro-step, size): all ranks draw alike. Of a budget loss
 //               each counts the share of its tokens in those of the global batch.
 // Freezing      when the choices without noise have been the same for `agree_steps`

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/latency_table.h"
 #include "trainer/config_visitors.h"
 #include "trainer/run_config_fields.h"
 
@@ -83,9 +84,55 @@ CostKind kind_of(const Term& first, const std::string& where) {
   if (first.name == "active_params") return CostKind::kActive;
   if (first.name == "total_params") return CostKind::kTotal;
   if (first.name == "memory") return CostKind::kMemory;
+  if (first.name == "latency_ms") return CostKind::kLatency;
   throw Error(str(where, ": '", first.name,
-                  "' is no target; there are full, active_params, total_params and memory"),
+                  "' is no target; there are full, active_params, total_params, memory and "
+                  "latency_ms"),
               ErrorKind::kInput);
+}
+
+[[noreturn]] void no_term(const Term& term, const std::string& where, const char* of) {
+  throw Error(str(where, ": '", term.name, "' is no term of ", of), ErrorKind::kInput);
+}
+
+MemoryTerms memory_terms(const Terms& target, const std::string& where) {
+  MemoryTerms memory;
+  for (size_t i = 1; i < target.size(); ++i) {
+    const Term& term = target[i];
+    if (term.name == "context")
+      memory.context = whole(term, where);
+    else if (term.name == "batch")
+      memory.batch = whole(term, where);
+    else if (term.name == "weight_bytes")
+      memory.weight_bytes = positive(term, where);
+    else
+      no_term(term, where, "memory; there are context, batch and weight_bytes");
+  }
+  return memory;
+}
+
+// Device, context and batch are those that were measured; the config may say them too.
+LatencyTerms latency_terms(const SizeConfig& size, const std::string& where) {
+  const std::filesystem::path file = profile_of(size);
+  NESTLING_CHECK_INPUT(!file.empty(), where,
+                       ": latency_ms needs profile: FILE, a table that nestling profile made");
+  const LatencyProfile profile = read_latency_profile(file);
+  for (size_t i = 1; i < size.target.size(); ++i) {
+    const Term& term = size.target[i];
+    const auto measured = [&](bool same, const auto& value) {
+      NESTLING_CHECK_INPUT(same, where, ": ", term.name, " ", term.value, ", ", file.string(),
+                           " was measured at ", term.name, " ", value);
+    };
+    if (term.name == "device")
+      measured(term.value == profile.device, profile.device);
+    else if (term.name == "context")
+      measured(whole(term, where) == profile.terms.context, profile.terms.context);
+    else if (term.name == "batch")
+      measured(whole(term, where) == profile.terms.batch, profile.terms.batch);
+    else if (term.name != "profile")
+      no_term(term, where, "latency_ms; there are profile, device, context and batch");
+  }
+  return profile.terms;
 }
 
 }  // namespace
@@ -136,27 +183,25 @@ WrittenTarget parse_target(const SizeConfig& size) {
   const std::string where = str("elastic.sizes '", size.name, "': target");
   const Term& first = size.target.front();
   if (first.name == "full") return {.cost = {}, .value = 1.0, .relative = true};
-  WrittenTarget target{.cost = {.kind = kind_of(first, where), .memory = {}}};
+  WrittenTarget target{.cost = {.kind = kind_of(first, where)}};
   const WrittenWidth width = parse_width(first.value, where);
   target.relative = width.percent;
   target.value = width.percent ? width.value / 100.0 : width.value;
-  for (size_t i = 1; i < size.target.size(); ++i) {
-    const Term& term = size.target[i];
-    MemoryTerms& memory = target.cost.memory;
-    NESTLING_CHECK_INPUT(target.cost.kind == CostKind::kMemory, where, ": '", term.name,
-                         "' belongs to a memory target");
-    if (term.name == "context")
-      memory.context = whole(term, where);
-    else if (term.name == "batch")
-      memory.batch = whole(term, where);
-    else if (term.name == "weight_bytes")
-      memory.weight_bytes = positive(term, where);
-    else
-      throw Error(str(where, ": '", term.name,
-                      "' is no term of memory; there are context, batch and weight_bytes"),
-                  ErrorKind::kInput);
-  }
+  if (target.cost.kind == CostKind::kMemory)
+    target.cost.memory = memory_terms(size.target, where);
+  else if (target.cost.kind == CostKind::kLatency)
+    target.cost.latency = latency_terms(size, where);
+  else
+    NESTLING_CHECK_INPUT(size.target.size() == 1, where, ": '", size.target[1].name,
+                         "' belongs to a memory or a latency_ms target");
   return target;
+}
+
+std::filesystem::path profile_of(const SizeConfig& size) {
+  if (size.target.front().name != "latency_ms") return {};
+  for (const Term& term : size.target)
+    if (term.name == "profile") return term.value;
+  return {};
 }
 
 std::vector<double> sampling_weights(const PhaseConfig& phase,

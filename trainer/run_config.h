@@ -27,7 +27,7 @@ struct ChoicesConfig {  // a list of widths an axis; empty: the parent's alone
 
 struct SizeConfig {
   std::string name;
-  Terms target;  // full, or one of active_params, total_params, memory with their terms
+  Terms target;  // full, or one of active_params, total_params, memory, latency_ms with their terms
 };
 
 struct ElasticConfig {
@@ -136,7 +136,10 @@ struct WrittenTarget {
   double value = 0;      // share of the parent's cost, or absolute
   bool relative = true;  // which of the two
 };
+// A target of latency_ms reads its profile: kInput where that is missing, damaged or of other terms.
 WrittenTarget parse_target(const SizeConfig& size);
+// The file that a target of latency_ms is by; empty of another.
+std::filesystem::path profile_of(const SizeConfig& size);
 // A weight a size, from `uniform` or {name: weight}; sums to 1.
 std::vector<double> sampling_weights(const PhaseConfig& phase,
                                      const std::vector<SizeConfig>& sizes);

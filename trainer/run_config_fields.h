@@ -49,7 +49,8 @@ void visit_fields(V& v, C& c) {
   v.field("name", c.name, "of the size", TextRule{.file_name = true, .required = true});
   v.field("target", c.target, "what it may cost",
           TermsRule{.allowed = "full, or {active_params: 75%}, {total_params: 2.8e9}, "
-                               "{memory: 75%, context: 131072, batch: 1}",
+                               "{memory: 75%, context: 131072, batch: 1}, or {latency_ms: 75%, "
+                               "profile: FILE} by a table that `nestling profile` made",
                     .required = true});
 }
 
@@ -87,11 +88,11 @@ void visit_fields(V& v, C& c) {
           "tokens over which tau and logit_scale run; 0: the whole curriculum", IntegerRule{});
   v.field("loss_weight", c.loss_weight, "weight of the budget loss",
           NumberRule{.low = 0, .high = 1e6});
-  v.field(
-      "dead_zone", c.dead_zone,
-      "relative miss of a budget that costs nothing, and that chosen widths may have; of a memory "
-      "budget they are never above",
-      NumberRule{.low = 0, .high = 1});
+  v.field("dead_zone", c.dead_zone,
+          "relative miss of a budget that costs nothing, and that chosen widths may have; of a "
+          "budget of "
+          "memory or latency they are never above",
+          NumberRule{.low = 0, .high = 1});
   v.field("hard_share", c.hard_share, "share of straight-through draws",
           NumberRule{.low = 0, .high = 1});
   v.group("freeze", c.freeze, "when choices are settled and slices replace masks");

@@ -98,11 +98,35 @@ TEST(AskedSize, WhatCannotBeAskedIsRefused) {
   m.sizes[1].target = m.sizes[2].target = {.kind = CostKind::kMemory, .memory = {.context = 8}};
   m.sizes[2].target.memory.context = 9;
   refused("85%", {"context 8", "context 9", "one kind"});
+  m.sizes[1].target = m.sizes[2].target = {.kind = CostKind::kLatency,
+                                           .latency = {.measured_on = "this", .context = 8}};
+  m.sizes[2].target.latency.measured_on = "that";
+  refused("85%", {"latency_ms (context 8, batch 1, on this)", "on that", "one kind"});
   m = tiny_reasoner_model();
   m.sizes[1].budget = m.sizes[2].budget;
   refused("85%", {"size 50%", "no smaller budget than 75%"});
   m.router = {};
   refused("85%", {"no size '85%'", "no router"});
+}
+
+// Of a latency in milliseconds, by the rates in the file alone; what is over the budget is not taken.
+TEST(AskedSize, ALatencyIsMetFromBelow) {
+  ElasticModel m = tiny_reasoner_model();
+  CostTarget target{.kind = CostKind::kLatency};
+  for (auto& part : target.latency.ns) part = {2000, 0.2, 0, 0.1};
+  for (Size& s : m.sizes) s = testing::make_size(m.config, s.name, s.widths, target);
+  const double whole = CostFunction(m.config, target)(expected(full_widths(m.config)));
+  const double least = m.sizes.back().budget;
+  for (int i = 1; i < 20; ++i) {
+    const double budget = least + (1 - least) * i / 20;
+    const Size s = ask(m, percent(budget));
+    EXPECT_LE(cost_of(m, s), budget * (1 + kSameBudget)) << budget;
+    EXPECT_GE(cost_of(m, s), budget * (1 - kAskedTolerance)) << budget;
+    EXPECT_EQ(ask(m, digits(budget * whole)).widths, s.widths);
+    EXPECT_EQ(s.target.latency, target.latency);
+  }
+  expect_error([&] { ask(m, digits(0.9 * least * whole)); },
+               {"latency_ms (context 1", "reach from"});
 }
 
 // With one axis of two choices nothing is near 80%.

@@ -171,14 +171,56 @@ TEST(Cost, MemoryIsWeightsPlusWhatDecodingKeeps) {
   EXPECT_EQ(bytes, 2.0 * static_cast<double>(parameter_cost(c).total) + caches);
 }
 
+// Every rate of every part counts what cost.h says that it does, and nothing else.
+TEST(Cost, LatencyIsASumOfRatesTimesWhatIsCounted) {
+  const ModelConfig c = parent();
+  Widths w = full_widths(c);
+  w.hidden = 48;
+  w.layers[1].experts = 4;
+  w.layers[1].expert_ffn = 32;
+  w.layers[4].kept = 0;  // the other MoE layer
+  const auto one = [&](LatencyPart part, LatencyRate rate) {
+    CostTarget target{.kind = CostKind::kLatency, .latency = {.context = 10, .batch = 3}};
+    target.latency.rate(part, rate) = 1;
+    return 1e6 * CostFunction(c, target)(expected(w));
+  };
+  const auto active = [&](int64_t layer) {
+    Widths without = w;
+    without.layers[static_cast<size_t>(layer)].kept = 0;
+    return static_cast<double>(parameter_cost(c, w).active - parameter_cost(c, without).active);
+  };
+  using Part = LatencyPart;
+  using Rate = LatencyRate;
+  for (const Part part : {Part::kMamba, Part::kAttention, Part::kDense, Part::kMoe, Part::kRest})
+    EXPECT_DOUBLE_EQ(one(part, Rate::kLayer), 1);
+  EXPECT_DOUBLE_EQ(one(Part::kMamba, Rate::kWeight), active(0));
+  EXPECT_DOUBLE_EQ(one(Part::kMoe, Rate::kWeight), active(1));
+  EXPECT_DOUBLE_EQ(one(Part::kAttention, Rate::kWeight), active(2));
+  EXPECT_DOUBLE_EQ(one(Part::kDense, Rate::kWeight), active(3));
+  EXPECT_DOUBLE_EQ(one(Part::kRest, Rate::kWeight), 40 * 48);
+  EXPECT_DOUBLE_EQ(one(Part::kMoe, Rate::kExpert), 4 * 2 * 32 * 48);
+  EXPECT_DOUBLE_EQ(one(Part::kMamba, Rate::kState), 3 * 12 * 16 * 32);
+  EXPECT_DOUBLE_EQ(one(Part::kAttention, Rate::kState), 3 * 2 * 10 * 6 * 8);
+  for (const Part part : {Part::kMamba, Part::kAttention, Part::kDense, Part::kRest})
+    EXPECT_EQ(one(part, Rate::kExpert), 0);
+  for (const Part part : {Part::kDense, Part::kMoe, Part::kRest})
+    EXPECT_EQ(one(part, Rate::kState), 0);
+}
+
 // The cost is linear in each probability, so central differences are exact but for rounding.
 TEST(Cost, GradientByProbabilitiesIsTheDifferenceQuotient) {
   const ElasticSpace s = space();
   Probabilities p;
   for (const AxisChoices& c : s.axes)
     p.emplace_back(c.widths.size(), 1.0 / static_cast<double>(c.widths.size()));
-  for (const CostKind kind : {CostKind::kTotal, CostKind::kActive, CostKind::kMemory}) {
-    const CostFunction cost(s.config, {.kind = kind, .memory = {.context = 512, .batch = 2}});
+  LatencyTerms latency{.context = 512, .batch = 2};
+  double ns = 1e6;
+  for (auto& part : latency.ns)
+    for (double& rate : part) rate = ns *= 0.9;
+  for (const CostKind kind :
+       {CostKind::kTotal, CostKind::kActive, CostKind::kMemory, CostKind::kLatency}) {
+    const CostFunction cost(
+        s.config, {.kind = kind, .memory = {.context = 512, .batch = 2}, .latency = latency});
     ExpectedWidths gradient;
     cost(expected_widths(s, p), &gradient);
     Probabilities dp = p;

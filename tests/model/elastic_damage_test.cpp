@@ -204,6 +204,13 @@ TEST(DamagedElastic, OrdersThatAreNone) {
           "/elastic/order: layer 2: units of 0 axes, its kind has 1");
   refused([](ElasticModel& m) { m.sizes[1].target.memory.context = -1; },
           "size 50%: a term of memory is -1");
+  refused([](ElasticModel& m) { m.sizes[1].target.latency.batch = 0; },
+          "size 50%: a latency at context 1 and batch 0, needs 1 or more");
+  refused(
+      [](ElasticModel& m) {
+        m.sizes[1].target.latency.rate(LatencyPart::kMoe, LatencyRate::kExpert) = -2;
+      },
+      "size 50%: a rate of latency is -2");
   refused(
       [](ElasticModel& m) {
         const size_t at = m.router.json.find("\"hidden\"", m.router.json.find("choices"));

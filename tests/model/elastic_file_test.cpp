@@ -47,8 +47,8 @@ void expect_same(const ElasticModel& a, const ElasticModel& b) {
   for (size_t s = 0; s < a.sizes.size(); ++s) {
     EXPECT_EQ(a.sizes[s].name, b.sizes[s].name);
     EXPECT_EQ(a.sizes[s].target.kind, b.sizes[s].target.kind);
-    EXPECT_EQ(a.sizes[s].target.memory.context, b.sizes[s].target.memory.context);
-    EXPECT_EQ(a.sizes[s].target.memory.weight_bytes, b.sizes[s].target.memory.weight_bytes);
+    EXPECT_EQ(a.sizes[s].target.memory, b.sizes[s].target.memory);
+    EXPECT_EQ(a.sizes[s].target.latency, b.sizes[s].target.latency);
     EXPECT_EQ(a.sizes[s].budget, b.sizes[s].budget);
     EXPECT_EQ(a.sizes[s].widths, b.sizes[s].widths);
   }
@@ -143,6 +143,34 @@ TEST(ElasticOrder, UndoneGivesThePublishedBytes) {
   export_weights(dir.path(), read.config, whole.weights, {.types = types});
   EXPECT_EQ(testing::read_bytes(dir.path() / "model.safetensors"),
             testing::read_bytes(testing::tiny_reasoner() / "model.safetensors"));
+}
+
+LatencyTerms some_latency() {
+  LatencyTerms t{.measured_on = "a machine, 2 threads", .context = 96, .batch = 2};
+  double ns = 1.0 / 3;
+  for (auto& part : t.ns)
+    for (double& rate : part) rate = ns *= 1.7;
+  return t;
+}
+
+TEST(ElasticFileTiny, LatencyTargetsWithTheirRates) {
+  const TempDir dir;
+  ElasticModel m;
+  m.config = testing::tiny_config(40);
+  const CostTarget latency{.kind = CostKind::kLatency, .latency = some_latency()};
+  m.sizes = {
+      testing::make_size(m.config, "all", full_widths(m.config)),
+      testing::make_size(m.config, "fast", testing::cut_by(m.config, {{Axis::kFfn, 32}}), latency)};
+  m.order = identity_order(m.config);
+  Weights weights(m.config, Device::kCpu, {});
+  weights.initialize(7);
+  const fs::path file = dir.path() / "e.h5";
+  write_elastic(file, m, weights, StoredType::kF32);
+  expect_same(read_elastic_header(file).model, m);
+  EXPECT_EQ(find_elastic_size(file, "fast").target.latency, latency.latency);
+  m.sizes[1].target.latency.ns[0][0] = -1;
+  expect_error([&] { write_elastic(file, m, weights, StoredType::kF32); },
+               {"fast", "rate of latency"});
 }
 
 TEST(ElasticFileTiny, LayersLeftOutAndMemoryTargets) {

@@ -232,21 +232,26 @@ TEST(Feasible, OfEqualOnesTheLowerIndices) {
             (Selection{0, 0, 0, 0}));
 }
 
-// What is over a budget of memory does not fit, however probable and near.
-TEST(Feasible, MemoryIsNeverAboveItsBudget) {
+// What is over a budget of memory or latency does not fit, however probable and near.
+TEST(Feasible, ALimitIsNeverExceeded) {
   const ElasticSpace s = space();
-  const CostFunction cost(s.config, {.kind = CostKind::kMemory, .memory = {.context = 16}});
-  const Probabilities p = one_hot(s, {1, 0, 1, 0});
-  const double probable = cost(expected_widths(s, p));
-  SizeBudget budget{.cost = &cost, .allowed = 0.99 * probable};
-  EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
-  budget.kind = CostKind::kMemory;
-  const Feasible fits = nearest_feasible(s, budget, 0.1, p);
-  ASSERT_TRUE(fits.found);
-  EXPECT_LE(fits.cost, budget.allowed);
-  EXPECT_GE(fits.cost, 0.9 * budget.allowed);
-  budget.allowed = probable;
-  EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
+  CostTarget latency{.kind = CostKind::kLatency};
+  for (auto& part : latency.latency.ns) part[static_cast<size_t>(LatencyRate::kWeight)] = 0.1;
+  for (const CostTarget& target :
+       {CostTarget{.kind = CostKind::kMemory, .memory = {.context = 16}}, latency}) {
+    const CostFunction cost(s.config, target);
+    const Probabilities p = one_hot(s, {1, 0, 1, 0});
+    const double probable = cost(expected_widths(s, p));
+    SizeBudget budget{.cost = &cost, .allowed = 0.99 * probable};
+    EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
+    budget.kind = target.kind;
+    const Feasible fits = nearest_feasible(s, budget, 0.1, p);
+    ASSERT_TRUE(fits.found);
+    EXPECT_LE(fits.cost, budget.allowed);
+    EXPECT_GE(fits.cost, 0.9 * budget.allowed);
+    budget.allowed = probable;
+    EXPECT_EQ(nearest_feasible(s, budget, 0.1, p).cost, probable);
+  }
 }
 
 TEST(Feasible, NamesTheNearestTwoWhereNoneFits) {

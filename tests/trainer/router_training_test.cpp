@@ -3,7 +3,11 @@
 
 #include <cmath>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "runtime/latency_table.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 #include "trainer/distill_step.h"
 
@@ -95,6 +99,34 @@ TEST(RouterFreeze, AtTheTokensAskedForWhateverIsChosen) {
   EXPECT_TRUE(r.router.settle(500));
   // What is preferred costs too much: the next best combination that costs what it may.
   EXPECT_NE(r.router.selections()[1], (Selection{0, 0}));
+}
+
+// 4 layers of 3 microseconds: 0.012 ms, whatever is cut of them but layers.
+TEST(RouterFreeze, ALatencyIsALimit) {
+  const testing::TempDir dir;
+  LatencyTable table{.model = "m",
+                     .config = testing::tiny_config(60),
+                     .machine = {{"device", "cpu"}},
+                     .terms = {.measured_on = "a machine"},
+                     .least = {{Axis::kHidden, 16}, {Axis::kMambaHeads, 2}, {Axis::kLayers, 1}},
+                     .points = {},
+                     .sizes = {}};
+  for (size_t part = 0; part + 1 < kLatencyParts.size(); ++part) table.terms.ns[part][0] = 3000;
+  const std::string file = dir.path() / "p.json";
+  write_json(file, latency_json(table));
+  RunConfig c = settings();
+  c.elastic.sizes[1].target = {{"latency_ms", "0.0118"}, {"profile", file}};
+  testing::expect_error([&] { HandMade r(c); },
+                        {"'half'", "costs 0.0118 or less", "the nearest cost 0 and 0.012"});
+  c.elastic.sizes[1].target[0].value = "0.0121";  // 0.012 is within the dead zone below
+  HandMade r(c);
+  EXPECT_EQ(r.router.budget(1).kind, CostKind::kLatency);
+  r.router.freeze_now();
+  EXPECT_EQ(r.router.selections()[1], (Selection{1, 1}));
+  table.config.state *= 2;
+  write_json(file, latency_json(table));
+  testing::expect_error([&] { HandMade again(c); },
+                        {"'half'", "another architecture: state 16, the parent has 8"});
 }
 
 TEST(RouterFreeze, CountsOnFromTheStateOfAnother) {

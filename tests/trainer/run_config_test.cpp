@@ -3,11 +3,14 @@
 #include "trainer/run_config.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "model/huggingface.h"
+#include "runtime/latency_table.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
 
 namespace nestling {
 namespace {
@@ -55,6 +58,44 @@ TEST_F(RunConfigTest, ReadsListsTermsAndDefaults) {
   EXPECT_EQ(fits.cost.kind, CostKind::kMemory);
   EXPECT_EQ(fits.cost.memory.context, 4096);
   EXPECT_EQ(fits.cost.memory.batch, 2);
+}
+
+// The table of a model whose layers take 3 microseconds each.
+LatencyTable table() {
+  LatencyTable t{.model = "m",
+                 .config = testing::tiny_config(60),
+                 .machine = {{"device", "cpu"}},
+                 .terms = {.measured_on = "a machine", .context = 96, .batch = 2},
+                 .least = {},
+                 .points = {},
+                 .sizes = {}};
+  for (size_t part = 0; part + 1 < kLatencyParts.size(); ++part) t.terms.ns[part][0] = 3000;
+  t.least = {{Axis::kHidden, 16}, {Axis::kLayers, 1}};
+  return t;
+}
+
+TEST_F(RunConfigTest, ALatencyHasTheTermsOfItsProfile) {
+  const std::string file = dir_.path() / "p.json";
+  write_json(file, latency_json(table()));
+  const auto with = [&](const std::string& terms) {
+    return "elastic.sizes.1.target={latency_ms: 0.009, profile: " + file + terms + "}";
+  };
+  const RunConfig c = read(kSmall, {with(", device: cpu, batch: 2")});
+  const WrittenTarget target = parse_target(c.elastic.sizes[1]);
+  EXPECT_EQ(target.cost.kind, CostKind::kLatency);
+  EXPECT_EQ(target.cost.latency, table().terms);
+  EXPECT_EQ(target.value, 0.009);
+  EXPECT_FALSE(target.relative);
+  EXPECT_EQ(profile_of(c.elastic.sizes[1]), file);
+  EXPECT_EQ(profile_of(c.elastic.sizes[2]), "");
+  EXPECT_EQ(dump_config(read(dump_config(c))), dump_config(c));
+  refused({with(", batch: 1")}, {"'half'", "batch 1, ", "p.json was measured at batch 2"});
+  refused({with(", device: cuda")}, {"device cuda, ", "measured at device cpu"});
+  refused({with(", precision: bf16")}, {"'precision' is no term of latency_ms"});
+  refused({"elastic.sizes.1.target={latency_ms: 50%}"}, {"needs profile: FILE"});
+  refused({"elastic.sizes.1.target={latency_ms: 50%, profile: none.json}"}, {"none.json"});
+  refused({"elastic.sizes.1.target={memory: 50%, profile: p.json}"},
+          {"'profile' is no term of memory"});
 }
 
 TEST_F(RunConfigTest, ADumpIsTheSameConfig) {

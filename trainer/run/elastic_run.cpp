@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "data/crc32c.h"
+#include "data/mapped_file.h"
 #include "kernels/comm/nccl.h"
 #include "model/elastic_file.h"
 #include "model/order.h"
@@ -63,6 +64,10 @@ ElasticRun::ElasticRun(const RunConfig& config, Comm& comm, ConfigChange change)
   parent.import(model_, teacher_);
   run_.input(kParentInput, parent.weights_digest());
   run_.input("parent's config", parent.config_digest());
+  for (const SizeConfig& size : config_.elastic.sizes)
+    if (const fs::path profile = profile_of(size); !profile.empty())
+      run_.input("profile " + profile.string(),
+                 "crc32c:" + crc32c_hex(crc32c(MappedFile(profile).bytes())));
 }
 
 namespace {
