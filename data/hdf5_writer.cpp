@@ -47,15 +47,39 @@ Hdf5Id creation(hid_t kind) {
   return properties;
 }
 
+void copy_aside(const std::filesystem::path& file, const std::filesystem::path& aside) {
+  std::error_code failed;
+  std::filesystem::copy_file(file, aside, std::filesystem::copy_options::overwrite_existing,
+                             failed);
+  if (!failed) return;
+  ::unlink(aside.c_str());
+  throw Error(str("cannot copy ", file.string(), " to ", aside.string(), ": ", failed.message()));
+}
+
 }  // namespace
 
-Hdf5Writer::Hdf5Writer(const std::filesystem::path& file)
+Hdf5Writer::Hdf5Writer(const std::filesystem::path& file) : Hdf5Writer(file, Start::kEmpty) {}
+
+Hdf5Writer Hdf5Writer::amend(const std::filesystem::path& file) {
+  return {file, Start::kCopy};
+}
+
+Hdf5Writer::Hdf5Writer(const std::filesystem::path& file, Start start)
     : path_(file_to_replace(file)), aside_(path_.string() + str(".tmp.", ::getpid())) {
   detail::silence_hdf5();
   const Hdf5Id access = detail::file_access();
   const Hdf5Id timeless = creation(H5P_FILE_CREATE);
-  file_ = Hdf5Id(H5Fcreate(aside_.c_str(), H5F_ACC_TRUNC, timeless.get(), access.get()), H5Fclose);
-  NESTLING_CHECK(file_.get() >= 0, "cannot create ", aside_.string(), ": ", detail::hdf5_reason());
+  if (start == Start::kEmpty) {
+    file_ =
+        Hdf5Id(H5Fcreate(aside_.c_str(), H5F_ACC_TRUNC, timeless.get(), access.get()), H5Fclose);
+  } else {
+    copy_aside(path_, aside_);
+    file_ = Hdf5Id(H5Fopen(aside_.c_str(), H5F_ACC_RDWR, access.get()), H5Fclose);
+  }
+  if (file_.get() >= 0) return;
+  const std::string reason = detail::hdf5_reason();
+  ::unlink(aside_.c_str());
+  throw Error(str("cannot write ", aside_.string(), ": ", reason));
 }
 
 Hdf5Writer::~Hdf5Writer() {
@@ -72,6 +96,12 @@ void Hdf5Writer::group(const std::string& name) {
   const Hdf5Id made(H5Gcreate2(file_.get(), name.c_str(), H5P_DEFAULT, timeless.get(), H5P_DEFAULT),
                     H5Gclose);
   NESTLING_CHECK(made.get() >= 0, aside_.string(), ": ", name, ": ", detail::hdf5_reason());
+}
+
+void Hdf5Writer::remove(const std::string& name) {
+  if (H5Lexists(file_.get(), name.c_str(), H5P_DEFAULT) <= 0) return;
+  NESTLING_CHECK(H5Ldelete(file_.get(), name.c_str(), H5P_DEFAULT) >= 0, aside_.string(), ": ",
+                 name, ": ", detail::hdf5_reason());
 }
 
 void Hdf5Writer::put_attribute(const std::string& object, const std::string& key, int64_t type,

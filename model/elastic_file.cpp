@@ -212,6 +212,24 @@ void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
   });
 }
 
+void record_measured(const std::filesystem::path& file,
+                     const std::map<std::string, MeasuredQuality>& measured) {
+  ElasticModel model = read_elastic_header(file).model;
+  bool same = true;
+  for (const auto& [name, quality] : measured) {
+    const auto size = std::ranges::find(model.sizes, name, &Size::name);
+    NESTLING_CHECK(size != model.sizes.end(), file.string(), ": measured of a size ", name,
+                   ", which it does not hold");
+    same = same && size->measured == quality;
+    size->measured = quality;
+  }
+  if (same) return;
+  check_elastic_model(model, file.string());
+  Hdf5Writer out = Hdf5Writer::amend(file);
+  for (const auto& [name, quality] : measured) write_elastic_measured(out, name, quality);
+  out.commit();
+}
+
 ElasticHeader read_elastic_header(const std::filesystem::path& file) {
   Hdf5File in(file);
   ElasticHeader h;

@@ -35,6 +35,11 @@ using ParameterSource = std::function<ConstView(int64_t i)>;
 void write_elastic(const std::filesystem::path& file, const ElasticModel& model,
                    const ParameterSource& parameter, StoredType precision);
 
+// What was measured of its sizes, by name, becomes part of a file that is there, in place of what was: written aside
+// whole, so the disk holds the file twice for that long. Weights, and so its digest, stay. The same as it holds: nothing.
+void record_measured(const std::filesystem::path& file,
+                     const std::map<std::string, MeasuredQuality>& measured);
+
 struct ElasticHeader {
   ElasticModel model;
   int64_t format_version = 0;

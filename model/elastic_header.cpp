@@ -115,6 +115,24 @@ LatencyTerms read_latency(Hdf5File& in, const std::string& group) {
   return t;
 }
 
+std::string measured_group(const std::string& size) {
+  return size_group(size) + "/measured";
+}
+
+std::optional<MeasuredQuality> read_measured(Hdf5File& in, const std::string& size) {
+  const std::string group = measured_group(size);
+  if (!in.has(group)) return {};
+  MeasuredQuality m{.tokens = in.integer_attribute(group, "tokens"),
+                    .problems = in.integer_attribute(group, "problems"),
+                    .compute = in.text_attribute(group, "compute")};
+  if (m.tokens > 0) {
+    m.kl = in.number_attribute(group, "kl_to_parent");
+    m.nll = in.number_attribute(group, "nll");
+  }
+  if (m.problems > 0) m.accuracy = in.number_attribute(group, "accuracy");
+  return m;
+}
+
 void write_size(Hdf5Writer& out, const Size& size, int64_t place) {
   const std::string group = size_group(size.name);
   out.group(group);
@@ -139,9 +157,24 @@ void write_size(Hdf5Writer& out, const Size& size, int64_t place) {
   out.dataset(group + "/layers", DType::kI64, host_view(table).reshape({layers, columns}),
               {layers, columns});
   out.attribute(group + "/layers", "columns", column_names());
+  if (size.measured) write_elastic_measured(out, size.name, *size.measured);
 }
 
 }  // namespace
+
+void write_elastic_measured(Hdf5Writer& out, const std::string& size, const MeasuredQuality& m) {
+  const std::string group = measured_group(size);
+  out.remove(group);
+  out.group(group);
+  out.attribute(group, "tokens", m.tokens);
+  out.attribute(group, "problems", m.problems);
+  out.attribute(group, "compute", m.compute);
+  if (m.tokens > 0) {
+    out.attribute(group, "kl_to_parent", m.kl);
+    out.attribute(group, "nll", m.nll);
+  }
+  if (m.problems > 0) out.attribute(group, "accuracy", m.accuracy);
+}
 
 std::vector<std::string> read_elastic_size_names(Hdf5File& in) {
   const std::vector<std::string> found = in.names("/elastic/sizes");
@@ -183,6 +216,7 @@ Size read_elastic_size(Hdf5File& in, const ModelConfig& config, const std::strin
       width_of(size.widths, l, kColumns[static_cast<size_t>(c)]) =
           table[static_cast<size_t>(l * shape[1] + c)];
   check_widths(config, size.widths, where);
+  size.measured = read_measured(in, name);
   return size;
 }
 

@@ -10,6 +10,9 @@ namespace nestling {
 void write_elastic_parts(Hdf5Writer& out, const ElasticModel& model, StoredType precision);
 ElasticModel read_elastic_parts(Hdf5File& in);  // all of it, checked
 
+// Of the size of that name, in place of what is there.
+void write_elastic_measured(Hdf5Writer& out, const std::string& size, const MeasuredQuality& m);
+
 // Single parts, for those that need no more.
 ModelConfig read_elastic_config(Hdf5File& in);  // and the format version
 StoredType read_elastic_precision(Hdf5File& in);

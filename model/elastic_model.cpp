@@ -56,6 +56,15 @@ bool is_empty(const Units<T>& units) {
                      [](const auto& layer) { return layer.empty(); });
 }
 
+void check_measured(const MeasuredQuality& m, const std::string& where) {
+  const bool share = m.accuracy >= 0 && m.accuracy <= 1;
+  NESTLING_CHECK_INPUT(m.tokens >= 0 && m.problems >= 0 && m.tokens + m.problems > 0 &&
+                           std::isfinite(m.kl) && std::isfinite(m.nll) && share,
+                       where, ": measured on ", m.tokens, " tokens a KL of ", m.kl,
+                       " and a loss of ", m.nll, ", on ", m.problems, " problems an accuracy of ",
+                       m.accuracy);
+}
+
 }  // namespace
 
 const char* cost_kind_name(CostKind kind) {
@@ -92,6 +101,7 @@ void check_elastic_model(const ElasticModel& m, const std::string& where) {
                          s.name, ": a budget of ", s.budget, ", needs (0, 1]");
     check_terms(s, where);
     check_widths(m.config, s.widths, where + ": size " + s.name);
+    if (s.measured) check_measured(*s.measured, where + ": size " + s.name);
   }
   if (!is_empty(m.order)) check_order(m.config, m.order, where + ": /elastic/order");
   for (const auto& [name, values] : m.router.tensors) check_name(name, where, "a router tensor");

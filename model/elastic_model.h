@@ -1,12 +1,14 @@
 // elastic_model.h - everything an elastic checkpoint holds but the weights. Plain data.
 //
 // Sizes         largest first; the widths of each are prefixes of the parent's (model/widths.h).
+// Measured      of a size by itself: none in between, none of a file that no run evaluated or that was quantized since.
 // Order         place i of the file's axis holds unit order[i] of the published parent; empty lists:
 //               the axis was never sorted.
 // Router        as model/router_record.h writes it.
 // Provenance    key to text. Known keys are kParent...; any other may be there.
 #pragma once
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,12 +19,23 @@
 
 namespace nestling {
 
+// What a run measured of a size once it was trained; of another precision it may be another.
+struct MeasuredQuality {
+  int64_t tokens = 0;        // of text that were scored; 0: no text was
+  double kl = 0, nll = 0;    // to the parent, and of the text: nats a token
+  int64_t problems = 0;      // held-out reasoning problems; 0: none were asked
+  double accuracy = 0;       // share of them that was solved
+  std::string compute = {};  // precision of the products: f32, bf16
+  bool operator==(const MeasuredQuality&) const = default;
+};
+
 struct Size {
   std::string name;
   CostTarget target;
   double budget = 1;  // of the parent's cost
   Widths widths;
   bool trained = true;  // by itself; false: the router's answer to a budget in between
+  std::optional<MeasuredQuality> measured = {};
 };
 
 struct RouterBlob {

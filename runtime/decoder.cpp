@@ -34,9 +34,6 @@ struct FlatTokens {
   std::vector<int32_t> tokens, offsets = {0};
 };
 
-// Tokens of a prompt whose logits exist at once.
-constexpr int64_t kLogitTokens = 256;
-
 void show_logits(Context& ctx, const ModelParams<Weight>& params, Arena& arena, ConstView normed,
                  int64_t vocab, const std::function<void(int64_t, ConstView)>& show) {
   for (int64_t t = 0; t < normed.dim(0); t += kLogitTokens) {

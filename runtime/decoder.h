@@ -30,6 +30,8 @@ using LogitsOfPlace = std::function<ConstView(int64_t place)>;
 using Stand = std::function<std::vector<int32_t>(std::span<const int32_t> drawn,
                                                  const LogitsOfPlace& logits)>;
 
+// Tokens of a prompt whose logits exist at once, where they are asked for.
+inline constexpr int64_t kLogitTokens = 256;
 // Logits [n, V] f32, in host memory, behind tokens `first`... of a prompt; valid during the call.
 using OnPromptLogits = std::function<void(size_t prompt, int64_t first, ConstView logits)>;
 

@@ -40,7 +40,18 @@ Json size_json(const ModelConfig& config, const std::string& name, const Widths&
           {"target_terms", nullptr},
           {"cost", nullptr},
           {"trained", true},
+          {"measured", nullptr},
           {"layers", layers_json(config, widths)}};
+}
+
+Json measured_json(const MeasuredQuality& m) {
+  const auto asked = [](int64_t n, double value) { return n > 0 ? Json(value) : Json(nullptr); };
+  return {{"tokens", m.tokens},
+          {"kl_to_parent", asked(m.tokens, m.kl)},
+          {"nll", asked(m.tokens, m.nll)},
+          {"problems", m.problems},
+          {"accuracy", asked(m.problems, m.accuracy)},
+          {"compute", m.compute}};
 }
 
 Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Size& s) {
@@ -53,6 +64,7 @@ Json elastic_size_json(const ModelConfig& config, const fs::path& path, const Si
   size["target_terms"] = target_text(s.target);
   size["cost"] = CostFunction(config, s.target)(expected(s.widths));
   size["trained"] = s.trained;
+  if (s.measured) size["measured"] = measured_json(*s.measured);
   return size;
 }
 

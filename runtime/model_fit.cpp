@@ -4,15 +4,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "data/safetensors.h"
 #include "model/cost.h"
 #include "model/elastic_file.h"
-#include "model/elastic_quantization.h"
-#include "model/gguf_import.h"
-#include "model/huggingface.h"
-#include "model/model.h"
-#include "model/quantize.h"
-#include "runtime/decode_state.h"
+#include "runtime/counted_model.h"
 
 namespace nestling {
 
@@ -24,124 +18,10 @@ constexpr double kGiB = 1 << 30;
 constexpr int64_t kLongest = int64_t{1} << 24;     // tokens that are looked at
 constexpr int64_t kMostAtOnce = int64_t{1} << 20;  // sequences
 
-struct Described {
-  ModelConfig config;
-  std::vector<Size> sizes;
-  std::optional<Quantization> quantization;  // none: numbers
-};
+// As it runs on a card.
+const Precision kOnCard{DType::kBF16, DType::kBF16};
 
-bool holds_weights(const fs::path& directory) {
-  return std::ranges::any_of(fs::directory_iterator(directory), [](const auto& entry) {
-    return entry.path().extension() == ".safetensors";
-  });
-}
-
-// config.json is enough of a directory.
-Described describe(const fs::path& path) {
-  NESTLING_CHECK_INPUT(fs::exists(path), path.string(), ": not found");
-  if (is_gguf(path)) {
-    const GgufFile file(path);
-    ModelConfig config = read_gguf_config(file);
-    auto quantization = read_gguf_quantization(file, config);
-    Size size{.name = path.stem().string(), .target = {}, .widths = full_widths(config)};
-    return {.config = std::move(config),
-            .sizes = {std::move(size)},
-            .quantization = std::move(quantization)};
-  }
-  if (!fs::is_directory(path)) {
-    ElasticHeader header = read_elastic_header(path);
-    return {.config = header.model.config,
-            .sizes = std::move(header.model.sizes),
-            .quantization = std::move(header.quantization)};
-  }
-  const bool weights = holds_weights(path);
-  const ModelConfig config = weights ? read_weights_config(path) : read_model_config(path);
-  return {.config = config,
-          .sizes = {{.name = fs::weakly_canonical(path).filename().string(),
-                     .target = {},
-                     .widths = full_widths(config)}},
-          .quantization = weights ? read_quantization(path, config) : std::nullopt};
-}
-
-struct AskedPrecision {
-  std::optional<Quantization> quantization = {};  // none: bf16
-  std::string refused = {};                       // why the size cannot have it
-};
-
-std::vector<AskedPrecision> precisions(const Described& model, const Size& size) {
-  if (model.quantization) return {{.quantization = model.quantization}};
-  std::vector<AskedPrecision> all(1);
-  const std::vector<bool> quantized = quantized_parameters(model.config);
-  if (std::ranges::find(quantized, true) == quantized.end()) return all;
-  for (const WeightFormat format : {WeightFormat::kFp8, WeightFormat::kNvfp4}) {
-    AskedPrecision& one = all.emplace_back();
-    one.quantization = unit_scales(model.config, format);
-    try {
-      check_quantizable(model.config, format, size.widths, size.name);
-    } catch (const Error& e) {
-      one.refused = e.what();
-    }
-  }
-  return all;
-}
-
-// A model that stands alone on a card, in extents.
-class OnCard {
- public:
-  OnCard(const ModelConfig& config, std::optional<Quantization> q)
-      : config_(config),
-        weights_(config, Device::kNull, {.compute = DType::kBF16, .quantization = std::move(q)}) {
-    weights_.drop_masters();
-  }
-
-  int64_t weight_bytes() const {
-    const Weights::Bytes b = weights_.allocated();
-    return b.masters + b.low + b.codes;
-  }
-  int64_t cache_bytes(int64_t sequences, int64_t tokens) {
-    return state(sequences, tokens).bytes();
-  }
-  // Of the forward over a prompt.
-  int64_t prefill_bytes(int64_t tokens) {
-    Context ctx(Device::kNull);
-    Arena arena(Device::kNull);
-    const DecodeState cache = state(1, tokens);
-    const Tensor ids(Device::kNull, DType::kI32, {tokens});
-    const int32_t offsets[] = {0, static_cast<int32_t>(tokens)};
-    LayerRun run{.ctx = ctx,
-                 .arena = arena,
-                 .config = config_,
-                 .segments = Segments(offsets),
-                 .save = false,
-                 .activations = DType::kBF16};
-    model_forward(run, weights_.params(), ids, &cache.caches());
-    return arena.peak_bytes() + ctx.scratch().peak_bytes();
-  }
-  // Hidden states and logits behind the newest tokens (decoder.h).
-  int64_t step_bytes(int64_t sequences) const {
-    return sequences * (config_.hidden + config_.vocab) * dtype_bytes(DType::kF32);
-  }
-
- private:
-  DecodeState state(int64_t sequences, int64_t tokens) {
-    return {Device::kNull, config_, weights_.params(), sequences, tokens, DType::kBF16};
-  }
-  ModelConfig config_;
-  Weights weights_;
-};
-
-// The largest n <= most that fits; 0: none does.
-template <class Fits>
-int64_t largest(int64_t most, const Fits& fits) {
-  int64_t low = 0, high = most + 1;
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    (fits(middle) ? low : high) = middle;
-  }
-  return low;
-}
-
-FitOnCard fit_on(OnCard& model, double bytes, int64_t context) {
+FitOnCard fit_on(CountedModel& model, double bytes, int64_t context) {
   const double room = bytes - static_cast<double>(model.weight_bytes());
   const auto takes = [&](int64_t sequences, int64_t tokens, int64_t prefill) {
     return static_cast<double>(model.cache_bytes(sequences, tokens) + model.step_bytes(sequences) +
@@ -149,24 +29,22 @@ FitOnCard fit_on(OnCard& model, double bytes, int64_t context) {
   };
   const int64_t prefill = model.prefill_bytes(context);
   return {
-      .context = largest(kLongest, [&](int64_t n) { return takes(1, n, model.prefill_bytes(n)); }),
-      .sequences = largest(kMostAtOnce, [&](int64_t n) { return takes(n, context, prefill); })};
+      .context =
+          largest_fit(kLongest, [&](int64_t n) { return takes(1, n, model.prefill_bytes(n)); }),
+      .sequences = largest_fit(kMostAtOnce, [&](int64_t n) { return takes(n, context, prefill); })};
 }
 
-ModelFit fit_size(const Described& model, const Size& size, const AskedPrecision& precision,
-                  const FitOptions& options) {
-  const std::optional<Quantization>& q = precision.quantization;
-  const std::string label = q ? weight_format_label(q->format) : stored_name(StoredType::kBF16);
-  if (!precision.refused.empty())
-    return {.size = size.name, .precision = label, .refused = precision.refused, .cards = {}};
-  const std::vector<ParameterSpec> specs = parameter_list(model.config);
-  std::optional<Quantization> sized;
-  if (q) sized = sized_quantization(sized_parameters(specs, size.widths), *q);
-  OnCard card(cut_config(model.config, size.widths), std::move(sized));
+std::string precision_label(const std::optional<Quantization>& q) {
+  return q ? weight_format_label(q->format) : stored_name(StoredType::kBF16);
+}
+
+ModelFit fit_size(const DescribedModel& model, const Size& size,
+                  const std::optional<Quantization>& q, const FitOptions& options) {
+  CountedModel card(model.config, size.widths, q, kOnCard, Device::kCuda);
   constexpr int64_t kLength = 4096;  // a multiple of what allocations are rounded to
   const int64_t once = card.cache_bytes(1, kLength), twice = card.cache_bytes(1, 2 * kLength);
   ModelFit fit{.size = size.name,
-               .precision = label,
+               .precision = precision_label(q),
                .parameters = parameter_cost(model.config, size.widths).total,
                .stored = stored_weight_bytes(model.config, size.widths, StoredType::kBF16, q),
                .weights = card.weight_bytes(),
@@ -201,11 +79,19 @@ std::vector<CardMemory> usual_cards() {
 }
 
 std::vector<ModelFit> fit_model(const fs::path& path, const FitOptions& options) {
-  const Described model = describe(path);
+  const DescribedModel model = describe_model(path);
   std::vector<ModelFit> fits;
-  for (const Size& size : model.sizes)
-    for (const AskedPrecision& precision : precisions(model, size))
-      fits.push_back(fit_size(model, size, precision, options));
+  for (const Size& size : model.sizes) {
+    fits.push_back(fit_size(model, size, model.quantization, options));
+    for (const AskedQuantization& asked : possible_quantizations(model, size))
+      if (asked.refused.empty())
+        fits.push_back(fit_size(model, size, asked.quantization, options));
+      else
+        fits.push_back({.size = size.name,
+                        .precision = precision_label(asked.quantization),
+                        .refused = asked.refused,
+                        .cards = {}});
+  }
   return fits;
 }
 

@@ -76,6 +76,7 @@ void quantize_file(Context& ctx, const fs::path& from, const fs::path& to,
   Quantization q = weight_scales(model.config(), o.format, weights);
   set_input_scales(q, model.config(), largest_inputs(ctx, model, from, o));
   Context host(Device::kCpu);
+  for (Size& size : header.model.sizes) size.measured.reset();  // codes are other weights
   header.model.provenance["quantization"] = described(o, elastic_digest(from));
   write_elastic(to, header.model,
                 quantize_weights(host, model.config(), weights, std::move(q), DType::kF32),

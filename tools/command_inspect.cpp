@@ -43,6 +43,30 @@ void print_widths(const Json& found, const InspectOptions& o) {
   }
 }
 
+void print_measured(const Json& found) {
+  bool any = false;
+  for (const Json& s : found["sizes"]) {
+    const Json& m = s["measured"];
+    if (m.is_null()) continue;
+    if (!any)
+      std::printf("measured by the run that made it:\n%-12s %12s %10s %10s %10s %10s %10s\n",
+                  "size", "KL to parent", "loss", "tokens", "accuracy", "problems", "products");
+    any = true;
+    const auto number = [&](const char* key, double scale, int digits, const char* unit) {
+      if (m[key].is_null()) return std::string("-");
+      char text[64];
+      std::snprintf(text, sizeof text, "%.*f%s", digits, scale * m[key].get<double>(), unit);
+      return std::string(text);
+    };
+    std::printf("%-12s %12s %10s %10s %10s %10s %10s\n", s["name"].get<std::string>().c_str(),
+                number("kl_to_parent", 1, 5, "").c_str(), number("nll", 1, 5, "").c_str(),
+                number("tokens", 1, 0, "").c_str(), number("accuracy", 100, 1, "%").c_str(),
+                number("problems", 1, 0, "").c_str(), m["compute"].get<std::string>().c_str());
+  }
+  if (!any)
+    std::printf("quality: not measured by what made the file (nestling eval measures it)\n");
+}
+
 void print_table(const Json& found, const InspectOptions& o) {
   std::printf("%-12s %14s %14s %14s %14s %8s\n", "size", "parameters", "active", "bytes",
               "read to open", "budget");
@@ -54,6 +78,7 @@ void print_table(const Json& found, const InspectOptions& o) {
   const bool elastic = !std::filesystem::is_directory(o.model) && !is_gguf(o.model);
   if (elastic && !found["router"].get<bool>())
     std::printf("no router: sizes are asked for by name, not by budget\n");
+  if (elastic) print_measured(found);
   if (elastic) print_widths(found, o);
   const Json& provenance = found["provenance"];
   for (const auto& [key, text] : provenance.items())

@@ -1,7 +1,9 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <thread>
 
 #include "data/mapped_file.h"
+#include "runtime/server/memory_fit.h"
 #include "runtime/server/server.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
@@ -16,7 +18,12 @@ struct ServeCommand : ModelOptions {
   ServerOptions server;
   std::string key_file;
   int64_t patience = 30;
+  std::string fit;                                    // a memory; empty: what the options say
+  bool compute_given = false, context_given = false;  // on the command line
 };
+
+// The shortest context that --fit takes a size with, unless --context says another.
+constexpr int64_t kLeastContext = 1024;
 
 // The first line; it must say something.
 std::string read_key(const std::string& file) {
@@ -46,12 +53,39 @@ void say_where(const ServeCommand& o, const LoadedModel& model, int port) {
   std::fflush(stdout);
 }
 
+// Size, precision and context for the memory that was asked for, into the options.
+void fit_to_memory(ServeCommand& o, Context& ctx) {
+  MemoryFitOptions fit{
+      .memory = parse_memory(o.fit),
+      .size = o.size,
+      .precisions = {},
+      .context = {.least = o.server.engine.context, .longest = o.server.engine.context},
+      .parallel = o.server.engine.parallel,
+      .device = o.device(),
+      .real = &ctx};
+  if (!o.context_given) fit.context.least = std::min(kLeastContext, fit.context.longest);
+  // bf16 activations are beside bf16 products alone.
+  const bool any = !o.compute_given && o.activations != "bf16";
+  std::vector<std::string> computes = {o.compute_given ? o.compute : "bf16"};
+  if (any) computes = {"fp32", "bf16"};
+  for (const std::string& compute : computes) {
+    o.compute = compute;
+    fit.precisions.push_back(o.precision());
+  }
+  const MemoryFit found = fit_memory(o.model, fit);
+  std::printf("%s", found.text.c_str());
+  o.size = found.size;
+  o.compute = found.precision.compute == DType::kBF16 ? "bf16" : "fp32";
+  o.server.engine.context = found.context;
+}
+
 int run_serve(ServeCommand& o) {
   o.apply();
   catch_stop_signals();
   if (!o.key_file.empty()) o.server.key = read_key(o.key_file);
-  LoadedModel model(o.model, o.precision(), o.size, o.device());
   Context ctx(o.device());
+  if (!o.fit.empty()) fit_to_memory(o, ctx);
+  LoadedModel model(o.model, o.precision(), o.size, o.device());
   Server server(ctx, model, o.server);
   say_where(o, model, server.port());
   std::thread listening([&] { server.listen(); });
@@ -89,7 +123,22 @@ void add_serve_command(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(0, 86400))
       ->capture_default_str();
   add_sampling_rule(*command, o->server.rule);
-  in_one_process(*command, exit_code, [o] { return run_serve(*o); });
+  command
+      ->add_option("--prefill", o->server.engine.prefill,
+                   "Tokens of prompts in one step, of all sequences together")
+      ->check(kTokenRange)
+      ->capture_default_str();
+  add_drafts(*command, o->server.engine.draft);
+  command->add_option("--fit", o->fit,
+                      "Memory, as 16GiB: the best size, precision and context that it holds, of "
+                      "those that other options leave open");
+  for (const char* alone : {"--size", "--fit"})  // each opens one size
+    command->get_option("--draft")->excludes(command->get_option(alone));
+  in_one_process(*command, exit_code, [o, command] {
+    o->compute_given = command->get_option("--compute")->count() > 0;
+    o->context_given = command->get_option("--context")->count() > 0;
+    return run_serve(*o);
+  });
 }
 
 }  // namespace nestling

@@ -39,6 +39,8 @@ fs::path write_sample(const TempDir& dir) {
   Weights weights(m.config, Device::kCpu, {});
   weights.initialize(7);
   write_elastic(dir.path() / "good.h5", m, weights, StoredType::kF32);
+  const MeasuredQuality few{.tokens = 9, .kl = 0.1, .nll = 2, .compute = "f32"};
+  record_measured(dir.path() / "good.h5", {{"50%", few}});
   return dir.path() / "good.h5";
 }
 
@@ -77,6 +79,7 @@ std::string everything(const fs::path& file) {
   for (const Size& s : m.sizes) {
     all += str(s.name, " ", cost_kind_name(s.target.kind), " ", s.budget, " ", s.widths.hidden);
     put(all, s.widths.layers);
+    if (s.measured) all += str(s.measured->tokens, " ", s.measured->kl, " ", s.measured->nll);
   }
   put(all, m.order);
   put(all, m.scores);

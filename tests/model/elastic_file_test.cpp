@@ -51,6 +51,7 @@ void expect_same(const ElasticModel& a, const ElasticModel& b) {
     EXPECT_EQ(a.sizes[s].target.latency, b.sizes[s].target.latency);
     EXPECT_EQ(a.sizes[s].budget, b.sizes[s].budget);
     EXPECT_EQ(a.sizes[s].widths, b.sizes[s].widths);
+    EXPECT_EQ(a.sizes[s].measured, b.sizes[s].measured);
   }
   EXPECT_EQ(a.order, b.order);
   EXPECT_EQ(a.scores, b.scores);
@@ -237,6 +238,55 @@ TEST(ElasticFileTiny, DigestIsOfWeightsAndSizes) {
   auto* last = weights.master(weights.count() - 1).ptr<float>();
   last[0] = std::nextafter(last[0], 2.0f);
   EXPECT_NE(narrow, digest());
+}
+
+// Into a file that is there, and with a file that is written; all else stays.
+TEST(ElasticFileTiny, MeasuredQualityIsPartOfTheFile) {
+  const TempDir dir;
+  const fs::path file = dir.path() / "e.h5", whole = dir.path() / "whole.h5";
+  ElasticModel m;
+  m.config = testing::tiny_config(40);
+  m.sizes = {testing::make_size(m.config, "all", full_widths(m.config)),
+             testing::make_size(m.config, "few", testing::cut_by(m.config, {{Axis::kFfn, 32}}))};
+  m.order = identity_order(m.config);
+  Weights weights(m.config, Device::kCpu, {});
+  weights.initialize(7);
+  write_elastic(file, m, weights, StoredType::kF32);
+  const std::string digest = elastic_digest(file);
+  expect_same(read_elastic_header(file).model, m);
+
+  const MeasuredQuality text{.tokens = 100, .kl = 0.25, .nll = 2.5, .compute = "f32"};
+  const MeasuredQuality both{
+      .tokens = 100, .kl = 0.5, .nll = 2.75, .problems = 64, .accuracy = 0.375, .compute = "bf16"};
+  record_measured(file, {{"few", both}});
+  m.sizes[1].measured = both;
+  expect_same(read_elastic_header(file).model, m);
+  EXPECT_EQ(elastic_digest(file), digest);
+  EXPECT_EQ(find_elastic_size(file, "few").measured, both);
+  check_elastic_contents(file);
+  // Less than before: nothing of before stays.
+  record_measured(file, {{"all", both}, {"few", text}});
+  m.sizes[0].measured = both;
+  m.sizes[1].measured = text;
+  expect_same(read_elastic_header(file).model, m);
+  LoadedSize few = load_elastic(file, "few", DType::kF32);
+  expect_prefix(few.weights, weights, m.sizes[1].widths);
+  write_elastic(whole, m, weights, StoredType::kF32);
+  expect_same(read_elastic_header(whole).model, m);
+
+  const std::string bytes = testing::read_bytes(file);
+  const auto written = fs::last_write_time(file);
+  record_measured(file, {{"few", text}});
+  EXPECT_EQ(fs::last_write_time(file), written);  // it says so already
+  MeasuredQuality nothing = text;
+  nothing.tokens = 0;
+  MeasuredQuality infinite = text;
+  infinite.kl = HUGE_VAL;
+  for (const MeasuredQuality& bad : {nothing, infinite})
+    expect_error([&] { record_measured(file, {{"few", bad}}); }, {"e.h5", "few", "measured on"});
+  EXPECT_THROW(record_measured(file, {{"none", text}}), Error);
+  EXPECT_EQ(testing::read_bytes(file), bytes);
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), {}), 2);  // nothing lies aside
 }
 
 TEST(ElasticFileTiny, WhatDoesNotFitIsNotWritten) {

@@ -29,6 +29,7 @@ class QuantizeFile : public ::testing::Test {
   static void SetUpTestSuite() {
     dir_ = new TempDir;
     testing::write_tiny_reasoner(file(), StoredType::kBF16);
+    record_measured(file(), {{"75%", {.tokens = 9, .kl = 0.1, .nll = 2, .compute = "f32"}}});
     std::ofstream(text()) << kText;
     Context ctx(Device::kCpu);
     quantize_file(ctx, file(), quantized(), options());
@@ -153,6 +154,12 @@ TEST_F(QuantizeFile, SaysWhatItWasMadeOf) {
   const std::string said = read_elastic_header(quantized()).model.provenance.at("quantization");
   for (const std::string& part : {std::string("\"fp8\""), text().string(), elastic_digest(file())})
     EXPECT_NE(said.find(part), std::string::npos) << part << " is not in " << said;
+}
+
+// What was measured of the numbers says nothing of the codes.
+TEST_F(QuantizeFile, IsNotWhatWasMeasured) {
+  EXPECT_TRUE(find_elastic_size(file(), "75%").measured);
+  EXPECT_FALSE(find_elastic_size(quantized(), "75%").measured);
 }
 
 TEST_F(QuantizeFile, RefusesBeforeItComputes) {

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# serve_test.sh PROGRAM SOURCE_DIR - the server as a program: where it listens, its key, how it ends.
+# serve_test.sh PROGRAM SOURCE_DIR ELASTIC_FIXTURE - the server as a program: where it listens, its key, how it ends,
+# what it takes for a memory.
 set -eu
 program=$1
 parent=$2/data/parents/tiny-reasoner
+fixture=$3
 work=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill $server 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
 fail() { echo "$*" >&2; cat said answer >&2 2>/dev/null || true; exit 1; }
 
+model=$parent
 start() {  # OPTIONS...: sets server and port
   : >said  # of the server before
-  "$program" serve "$parent" --port 0 "$@" >said 2>&1 &
+  "$program" serve "$model" --port 0 "$@" >said 2>&1 &
   server=$!
   for _ in $(seq 300); do
     if grep -q 'sequences at once' said; then break; fi
@@ -67,6 +70,25 @@ answers 200 '"role":"assistant"' POST /v1/chat/completions "$turn" 'Authorizatio
 answers 400 'the context is 128' POST /v1/completions '{"prompt":"1","max_tokens":128}' 'Authorization: Bearer a key'
 ends INT
 
+# The best that a memory holds: a size alone, under its own name, with the context that was found.
+NESTLING_SOURCE_DIR=$2 "$fixture" elastic.h5 bf16
+model=elastic.h5
+start --fit 28MiB --parallel 2
+grep -q '^fit to 28.0 MiB on cpu: 75%, bf16 products, a context of 1' said || fail "not the size that fits"
+grep -q '^  100%, bf16 products: ' said || fail "not said what was passed over"
+grep -q '^quality: not measured: nestling eval' said || fail "not said that nothing was measured"
+grep -q '^  100%, FP8 codes and f32 products: ' said || fail "not said what quantize would make"
+context=$(sed -n 's/.*a context of \([0-9]*\).*/\1/p' said | head -n 1)
+answers 200 "\"max_model_len\":$context" GET /v1/models ''
+if grep -q '"id":"100%"' answer; then fail "another size is served"; fi
+grep -q '"id":"75%"' answer || fail "the size is not served"
+ends TERM
+start --fit 28MiB --parallel 2 --size 50% --compute bf16 --context 300
+grep -q '^fit to 28.0 MiB on cpu: 50%, bf16 products, a context of 300' said || fail "options are not held to"
+answers 200 '"max_model_len":300' GET /v1/models ''
+ends TERM
+model=$parent
+
 # Bad usage ends with 2.
 : >empty
 refused() {  # TEXT OPTIONS...
@@ -79,6 +101,8 @@ refused() {  # TEXT OPTIONS...
 refused 'empty: its first line is empty' "$parent" --api-key-file empty
 refused 'none' "$parent" --api-key-file none
 refused '--parallel' "$parent" --parallel 0
+refused 'nothing fits; the least is 50%, bf16 products: ' elastic.h5 --fit 4MiB
+refused 'is no memory' elastic.h5 --fit much
 refused '--port' "$parent" --port 65536
 refused "$work/nothing: not found" "$work/nothing"
 mkdir no_tokenizer

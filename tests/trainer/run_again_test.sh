@@ -70,6 +70,19 @@ before=$(events)
 "$program" importance run.yaml --set log.tensorboard=true >out 2>&1 || fail "importance of a run that is over failed"
 grep -q 'importance is measured already: .*runs/run/scores.json' out || fail "not said: scores are there"
 [ "$(events)" = "$before" ] || fail "importance that measured nothing left a file of events"
+# The elastic file, which was written anew, says what the summary says.
+"$program" inspect runs/run/elastic.h5 --json >inspect.json || fail "inspect failed"
+for key in kl_to_parent tokens; do
+  of() { grep -o "\"$key\": *[0-9.e-]*" "$1" | sed 's/.*: *//;s/.*://'; }
+  of inspect.json | sort -u >in_file
+  of "$summary" | sort -u >in_summary
+  [ -s in_file ] || fail "the elastic file has no $key"
+  [ -z "$(comm -23 in_file in_summary)" ] || fail "$key of the elastic file is not the summary's: $(cat in_file)"
+done
+"$program" inspect runs/run/elastic.h5 >out
+grep -q '^measured by the run that made it' out || fail "inspect says nothing of quality"
+"$program" inspect runs/run/before.h5 >out
+grep -q '^quality: not measured' out || fail "inspect does not say that there is no quality"
 again "" --set log.every_steps=2
 [ "$(grep -c '"tokens":' "$summary")" = 6 ] || fail "not every row says how many tokens it is of"  # and the setting
 again tokens --set evaluation.tokens=100000

@@ -137,6 +137,31 @@ Json widths_json(const ModelConfig& config, const Widths& widths) {
   return json;
 }
 
+// Of a row of the summary; none where nothing was asked.
+std::optional<MeasuredQuality> measured_quality(const Json& row, const std::string& compute) {
+  MeasuredQuality m{.compute = compute};
+  if (!row.at("kl_to_parent").is_null() && !row.at("perplexity").is_null()) {
+    m.tokens = row.at("tokens").get<int64_t>();
+    m.kl = row.at("kl_to_parent").get<double>();
+    m.nll = std::log(row.at("perplexity").get<double>());
+  }
+  if (!row.at("accuracy").is_null()) {
+    m.problems = row.at("n").get<int64_t>();
+    m.accuracy = row.at("accuracy").get<double>();
+  }
+  if (m.tokens + m.problems == 0) return {};
+  return m;
+}
+
+// So that the file by itself says what its sizes are worth.
+void record_in_file(const Json& summary, const fs::path& dir) {
+  std::map<std::string, MeasuredQuality> measured;
+  const std::string compute = summary.at("of").at("compute").get<std::string>();
+  for (const Json& row : summary.at("sizes"))
+    if (const auto m = measured_quality(row, compute)) measured[row.at("name")] = *m;
+  record_measured(dir / "elastic.h5", measured);
+}
+
 void print_table(const Json& summary) {
   std::printf("%-12s %12s %12s %19s %21s %17s %10s\n", "size", "params", "active",
               "perplexity (before)", "KL to parent (before)", "accuracy (before)", "tokens/s");
@@ -192,7 +217,10 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
   const bool done = fs::exists(file);
   comm.barrier();  // before rank 0 may write it
   if (done) {
-    if (writes) print_table(read_json(file).json());
+    if (!writes) return;
+    const JsonDocument summary = read_json(file);
+    record_in_file(summary.json(), dir);
+    print_table(summary.json());
     return;
   }
   between();
@@ -215,6 +243,7 @@ void evaluate_run(const RunConfig& config, const fs::path& dir, Comm& comm,
   if (!writes) return;
   summary["of"] = origin_of(config, dir);
   write_json(file, summary);
+  record_in_file(summary, dir);
   print_table(summary);
 }
 

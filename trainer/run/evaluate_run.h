@@ -5,6 +5,7 @@
 //               "tokens", "perplexity", "kl_to_parent", "accuracy", "ci95", "tokens_per_second", "widths",
 //               "before": {"tokens", "perplexity", "kl_to_parent", "accuracy", "ci95"}}]}, and the same as
 //               a table on stdout.
+//               Into elastic.h5 what was measured of its sizes (record_measured).
 // Numbers       measured. Perplexity, KL (nats a token) and tokens_per_second are of the evaluation
 //               text, accuracy of the held-out reasoning problems (null where none were asked for).
 // Tokens        the targets scored, over all texts: fewer than evaluation.tokens a text where a document
