@@ -243,7 +243,7 @@ class Engine::Floor {
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
-Engine::Engine(Context& ctx, LoadedModel& model, EngineOptions options)
+Engine::Engine(Context& ctx, LoadedModel& model, const EngineOptions& options)
     : ctx_(ctx),
       model_(model),
       options_(options),

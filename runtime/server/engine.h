@@ -34,7 +34,7 @@ class Engine {
  public:
   // Borrows context and model, which are its thread's alone until it is gone: nobody else runs
   // anything in them or selects a size.
-  Engine(Context& ctx, LoadedModel& model, EngineOptions options);
+  Engine(Context& ctx, LoadedModel& model, const EngineOptions& options);
   ~Engine();  // abort()
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
