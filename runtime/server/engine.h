@@ -2,12 +2,13 @@
 //
 // Batches       sequences of one size are one batch (runtime/running_batch.h). Between two steps
 //               those that wait join, and those that are over leave. Prompts are run in pieces, one a
-//               step, beside the tokens of the others. Sizes take turns, a step of each. A sequence whose other size takes over
-//               goes to that size's batch, before those that wait.
+//               step, beside the tokens of the others. Sizes take turns, a step of each. A sequence
+//               whose other size takes over goes to that size's batch, before those that wait.
 // Order         requests begin in the order they came; at most `parallel` sequences run at once, in
 //               all sizes together, and at most `queue` requests wait.
-// Memory        caches of `parallel` rows of `context` tokens for every size that runs; those of a
-//               size that does not are given back when another one needs its own.
+// Memory        caches of `parallel` rows of `context` tokens for every size that runs, and with drafts
+//               as many of the draft size beside each; those of a size that does not run are given
+//               back when another one needs its own.
 // Draws         choice k of every prompt is stream k of the request's seed, or has a seed of its
 //               own where the request has none. What a request says depends on its prompt, rule and
 //               seed alone, up to the roundings of generator.h.

@@ -5,6 +5,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/reference/attention.h"
 #include "tests/support/appended.h"
+#include "tests/support/attention_cases.h"
 #include "tests/support/device.h"
 #include "tests/support/half_operands.h"
 
@@ -80,16 +81,6 @@ struct Operands {
   Guarded lse{Device::kCuda, shape.tokens(), shape.heads};
 };
 
-Mat<double> cut(const Mat<double>& m, int64_t begin, int64_t rows, int64_t head, int64_t width) {
-  Mat<double> part(rows, width);
-  for (int64_t t = 0; t < rows; ++t)
-    for (int64_t c = 0; c < width; ++c) part(t, c) = m(begin + t, head * width + c);
-  return part;
-}
-void add(Mat<double>& m, const Mat<double>& part, int64_t begin, int64_t head) {
-  for (int64_t t = 0; t < part.rows; ++t)
-    for (int64_t c = 0; c < part.cols; ++c) m(begin + t, head * part.cols + c) += part(t, c);
-}
 Mat<double> absolute(Mat<double> m) {
   for (auto& x : m.v) x = std::abs(x);
   return m;
@@ -115,10 +106,10 @@ struct Results {
 void add_errors(Results& error, const Operands& o, int64_t begin, int64_t n, int64_t head) {
   const Shape& s = o.shape;
   const int64_t kv = head % s.kv_heads;
-  const auto q = cut(o.q, begin, n, head, s.width);
-  const auto k = cut(o.k, begin, n, kv, s.width);
-  const auto v = cut(o.v, begin, n, kv, s.width);
-  const auto dy = cut(o.dy, begin, n, head, s.width);
+  const auto q = cut_head(o.q, begin, n, head, s.width);
+  const auto k = cut_head(o.k, begin, n, kv, s.width);
+  const auto v = cut_head(o.v, begin, n, kv, s.width);
+  const auto dy = cut_head(o.dy, begin, n, head, s.width);
   Mat<double> lse;
   const auto p = reference::attention_probabilities(q, k, o.scale(), s.window, lse);
   const auto y = reference::attention_forward(q, k, v, o.scale(), s.window).y;
@@ -144,25 +135,25 @@ void add_errors(Results& error, const Operands& o, int64_t begin, int64_t n, int
     }
   }
   for (int64_t i = 0; i < ey.size(); ++i) ey[i] -= kEpsHalf * std::abs(y[i]);
-  add(error.y, ey, begin, head);
-  add(error.dq, edq, begin, head);
-  add(error.dk, edk, begin, kv);
-  add(error.dv, edv, begin, kv);
+  add_head(error.y, ey, begin, head);
+  add_head(error.dq, edq, begin, head);
+  add_head(error.dk, edk, begin, kv);
+  add_head(error.dv, edv, begin, kv);
 }
 
 void add_reference(Results& want, const Operands& o, int64_t begin, int64_t n, int64_t head) {
   const Shape& s = o.shape;
   const int64_t kv = head % s.kv_heads;
-  const auto q = cut(o.q, begin, n, head, s.width);
-  const auto k = cut(o.k, begin, n, kv, s.width);
-  const auto v = cut(o.v, begin, n, kv, s.width);
+  const auto q = cut_head(o.q, begin, n, head, s.width);
+  const auto k = cut_head(o.k, begin, n, kv, s.width);
+  const auto v = cut_head(o.v, begin, n, kv, s.width);
   const auto f = reference::attention_forward(q, k, v, o.scale(), s.window);
   const auto g = reference::attention_backward(q, k, v, o.scale(), s.window,
-                                               cut(o.dy, begin, n, head, s.width));
-  add(want.y, f.y, begin, head);
-  add(want.dq, g.dq, begin, head);
-  add(want.dk, g.dk, begin, kv);
-  add(want.dv, g.dv, begin, kv);
+                                               cut_head(o.dy, begin, n, head, s.width));
+  add_head(want.y, f.y, begin, head);
+  add_head(want.dq, g.dq, begin, head);
+  add_head(want.dk, g.dk, begin, kv);
+  add_head(want.dv, g.dv, begin, kv);
   for (int64_t t = 0; t < n; ++t) want.lse(begin + t, head) = f.lse[t];
 }
 
@@ -291,53 +282,34 @@ TEST_P(AttentionHalf, ContinuedEqualsWhole) {
   Operands o(shape, 7);
   Context ctx(device);
   ctx.scratch().set_poison(true);
-  const auto count = static_cast<int64_t>(shape.offsets.size()) - 1;
-  const int64_t kv_width = shape.kv_heads * shape.width;
-  int64_t capacity = 0;
-  std::vector<int32_t> offsets = {0}, starts;
-  for (int64_t i = 0; i < count; ++i) {
-    const auto n = static_cast<int32_t>(o.segments().length(i));
-    capacity = std::max<int64_t>(capacity, n + 2);
-    starts.push_back(n / 2);
-    offsets.push_back(offsets.back() + n - n / 2);
-  }
-  const int64_t tokens = offsets.back();
-  Mat<double> q(tokens, o.q.cols), want = q, bound = q, k(count * capacity, kv_width);
-  std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
-  Mat<double> v = k;
+  std::vector<int32_t> halves;
   Results whole(shape), error(shape);
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < o.segments().count(); ++i) {
     const int64_t begin = o.segments().begin(i), n = o.segments().length(i);
+    halves.push_back(static_cast<int32_t>(n / 2));
     for (int64_t head = 0; head < shape.heads; ++head) {
       add_reference(whole, o, begin, n, head);
       add_errors(error, o, begin, n, head);
     }
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t c = 0; c < kv_width; ++c) {
-        k(i * capacity + t, c) = o.k(begin + t, c);
-        v(i * capacity + t, c) = o.v(begin + t, c);
-      }
-    for (int64_t t = n / 2; t < n; ++t)
-      for (int64_t c = 0; c < q.cols; ++c) {
-        const int64_t row = offsets[static_cast<size_t>(i)] + t - n / 2;
-        q(row, c) = o.q(begin + t, c);
-        want(row, c) = whole.y(begin + t, c);
-        bound(row, c) = error.y(begin + t, c);
-      }
   }
+  const Continued part(o.segments(), halves);
+  const int64_t count = std::ssize(part.starts), tokens = part.tokens();
+  const Mat<double> want = part.left(whole.y), bound = part.left(error.y);
   const auto gap = [&](int operand) { return operand == shape.odd ? 3 : shape.gap; };
-  GuardedHalf gq(device, q, gap(0)), gk(device, k, gap(1)), gv(device, v, 2 * gap(2));
-  GuardedHalf y(device, tokens, q.cols, gap(4));
+  GuardedHalf gq(device, part.left(o.q), gap(0)), gk(device, part.caches(o.k), gap(1));
+  GuardedHalf gv(device, part.caches(o.v), 2 * gap(2));
+  GuardedHalf y(device, tokens, want.cols, gap(4));
   Guarded lse(device, tokens, shape.heads);
-  attention_forward(ctx, {.y = y.view().reshape({tokens, shape.heads, shape.width}),
-                          .lse = lse.view(),
-                          .q = gq.view().reshape({tokens, shape.heads, shape.width}),
-                          .k = gk.view().reshape({count, capacity, shape.kv_heads, shape.width}),
-                          .v = gv.view().reshape({count, capacity, shape.kv_heads, shape.width}),
-                          .segments = Segments(offsets),
-                          .scale = o.scale(),
-                          .window = shape.window,
-                          .starts = starts});
+  attention_forward(ctx,
+                    {.y = y.view().reshape({tokens, shape.heads, shape.width}),
+                     .lse = lse.view(),
+                     .q = gq.view().reshape({tokens, shape.heads, shape.width}),
+                     .k = gk.view().reshape({count, part.capacity, shape.kv_heads, shape.width}),
+                     .v = gv.view().reshape({count, part.capacity, shape.kv_heads, shape.width}),
+                     .segments = Segments(part.offsets),
+                     .scale = o.scale(),
+                     .window = shape.window,
+                     .starts = part.starts});
   ctx.synchronize();
   const double sums = sums_error(o);
   expect_close("y", y.read(), want, kEpsHalf + sums, (1 + 2 * kEpsHalf) * norm(bound) + sums);

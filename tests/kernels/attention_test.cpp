@@ -5,6 +5,7 @@
 #include "kernels/core/parallel.h"
 #include "kernels/reference/attention.h"
 #include "tests/support/appended.h"
+#include "tests/support/attention_cases.h"
 #include "tests/support/complex_step.h"
 #include "tests/support/device.h"
 #include "tests/support/operands.h"
@@ -95,17 +96,6 @@ struct Operands {
   std::vector<Guarded> out;  // y dq dk dv lse
 };
 
-Mat<double> cut(const Mat<double>& m, int64_t begin, int64_t rows, int64_t head, int64_t width) {
-  Mat<double> part(rows, width);
-  for (int64_t t = 0; t < rows; ++t)
-    for (int64_t c = 0; c < width; ++c) part(t, c) = m(begin + t, head * width + c);
-  return part;
-}
-void add(Mat<double>& m, const Mat<double>& part, int64_t begin, int64_t head) {
-  for (int64_t t = 0; t < part.rows; ++t)
-    for (int64_t c = 0; c < part.cols; ++c) m(begin + t, head * part.cols + c) += part(t, c);
-}
-
 struct Wanted {
   Mat<double> y, dq, dk, dv, lse;
 };
@@ -119,16 +109,16 @@ Wanted reference_of(const Operands& o) {
       const int64_t begin = s.offsets[i];
       const int64_t n = s.offsets[i + 1] - begin;
       const int64_t kv = head % s.kv_heads;
-      const auto q = cut(o.q, begin, n, head, s.width);
-      const auto k = cut(o.k, begin, n, kv, s.width);
-      const auto v = cut(o.v, begin, n, kv, s.width);
-      const auto dy = cut(o.dy, begin, n, head, s.width);
+      const auto q = cut_head(o.q, begin, n, head, s.width);
+      const auto k = cut_head(o.k, begin, n, kv, s.width);
+      const auto v = cut_head(o.v, begin, n, kv, s.width);
+      const auto dy = cut_head(o.dy, begin, n, head, s.width);
       const auto f = reference::attention_forward(q, k, v, o.scale(), s.window);
       const auto g = reference::attention_backward(q, k, v, o.scale(), s.window, dy);
-      add(w.y, f.y, begin, head);
-      add(w.dq, g.dq, begin, head);
-      add(w.dk, g.dk, begin, kv);
-      add(w.dv, g.dv, begin, kv);
+      add_head(w.y, f.y, begin, head);
+      add_head(w.dq, g.dq, begin, head);
+      add_head(w.dk, g.dk, begin, kv);
+      add_head(w.dv, g.dv, begin, kv);
       for (int64_t t = 0; t < n; ++t) w.lse(begin + t, head) = f.lse[t];
     }
   return w;
@@ -284,48 +274,25 @@ TEST_P(Attention, ContinuedEqualsWhole) {
   const auto [device, shape] = GetParam();
   NESTLING_SKIP_WITHOUT(device, AttentionForward);
   Operands o(device, shape, 12);
-  const std::vector<int32_t> starts = starts_of(o.segments());
-  const int64_t count = std::ssize(starts), kv_width = shape.kv_heads * shape.width;
-  int64_t capacity = 0;
-  std::vector<int32_t> offsets = {0};
-  for (int64_t i = 0; i < count; ++i) {
-    capacity = std::max(capacity, o.segments().length(i) + 2);
-    offsets.push_back(offsets.back() + static_cast<int32_t>(o.segments().length(i) -
-                                                            starts[static_cast<size_t>(i)]));
-  }
-  const int64_t tokens = offsets.back();
+  const Continued part(o.segments(), starts_of(o.segments()));
+  const int64_t count = std::ssize(part.starts), tokens = part.tokens();
   const Wanted whole = reference_of(o);
-  Mat<double> q(tokens, o.q.cols), want = q, lse(tokens, shape.heads);
-  Mat<double> k(count * capacity, kv_width);
-  std::fill(k.v.begin(), k.v.end(), std::numeric_limits<double>::quiet_NaN());  // never read
-  Mat<double> v = k;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t begin = o.segments().begin(i), start = starts[static_cast<size_t>(i)];
-    for (int64_t t = 0; t < o.segments().length(i); ++t)
-      for (int64_t c = 0; c < kv_width; ++c) {
-        k(i * capacity + t, c) = o.k(begin + t, c);
-        v(i * capacity + t, c) = o.v(begin + t, c);
-      }
-    for (int64_t t = start; t < o.segments().length(i); ++t) {
-      const int64_t row = offsets[static_cast<size_t>(i)] + t - start;
-      for (int64_t c = 0; c < q.cols; ++c) q(row, c) = o.q(begin + t, c);
-      for (int64_t c = 0; c < q.cols; ++c) want(row, c) = whole.y(begin + t, c);
-      for (int64_t c = 0; c < lse.cols; ++c) lse(row, c) = whole.lse(begin + t, c);
-    }
-  }
-  Guarded gq(device, q, shape.gap), gk(device, k, shape.gap), gv(device, v, 2 * shape.gap);
-  Guarded y(device, tokens, q.cols, shape.gap), glse(device, tokens, shape.heads);
+  const Mat<double> want = part.left(whole.y), lse = part.left(whole.lse);
+  Guarded gq(device, part.left(o.q), shape.gap), gk(device, part.caches(o.k), shape.gap);
+  Guarded gv(device, part.caches(o.v), 2 * shape.gap);
+  Guarded y(device, tokens, want.cols, shape.gap), glse(device, tokens, shape.heads);
   Context ctx(device);
   ctx.scratch().set_poison(true);
-  attention_forward(ctx, {.y = y.view().reshape({tokens, shape.heads, shape.width}),
-                          .lse = glse.view(),
-                          .q = gq.view().reshape({tokens, shape.heads, shape.width}),
-                          .k = gk.view().reshape({count, capacity, shape.kv_heads, shape.width}),
-                          .v = gv.view().reshape({count, capacity, shape.kv_heads, shape.width}),
-                          .segments = Segments(offsets),
-                          .scale = o.scale(),
-                          .window = shape.window,
-                          .starts = starts});
+  attention_forward(ctx,
+                    {.y = y.view().reshape({tokens, shape.heads, shape.width}),
+                     .lse = glse.view(),
+                     .q = gq.view().reshape({tokens, shape.heads, shape.width}),
+                     .k = gk.view().reshape({count, part.capacity, shape.kv_heads, shape.width}),
+                     .v = gv.view().reshape({count, part.capacity, shape.kv_heads, shape.width}),
+                     .segments = Segments(part.offsets),
+                     .scale = o.scale(),
+                     .window = shape.window,
+                     .starts = part.starts});
   ctx.synchronize();
   const Bounds bound(o);
   expect_close("y", y.read(), want, bound.value);
