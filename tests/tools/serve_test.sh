@@ -70,9 +70,26 @@ answers 200 '"role":"assistant"' POST /v1/chat/completions "$turn" 'Authorizatio
 answers 400 'the context is 128' POST /v1/completions '{"prompt":"1","max_tokens":128}' 'Authorization: Bearer a key'
 ends INT
 
-# The best that a memory holds: a size alone, under its own name, with the context that was found.
+# Prompts in small pieces, and drafts of a smaller size: the same answer.
 NESTLING_SOURCE_DIR=$2 "$fixture" elastic.h5 bf16
 model=elastic.h5
+message() { answers 200 '"role":"assistant"' POST /v1/chat/completions "$turn"; grep -o '"message":{[^}]*}' answer; }
+start
+message >plain
+ends TERM
+start --prefill 3 --draft 50% --draft-tokens 3
+message >drafted
+ends TERM
+cmp plain drafted || fail "pieces and drafts change an answer"
+
+# So has the program by itself, which says what drafts did.
+alone() { "$program" generate elastic.h5 --temperature 0 --prompt 'What is 3+4?' "$@" 2>said; }
+alone >plain
+alone --draft 50% >drafted
+cmp plain drafted || fail "generate: drafts change a text"
+grep -q '^\[size 50% proposed [1-9][0-9]* tokens, ' said || fail "generate does not say what was proposed"
+
+# The best that a memory holds: a size alone, under its own name, with the context that was found.
 start --fit 28MiB --parallel 2
 grep -q '^fit to 28.0 MiB on cpu: 75%, bf16 products, a context of 1' said || fail "not the size that fits"
 grep -q '^  100%, bf16 products: ' said || fail "not said what was passed over"
@@ -103,6 +120,9 @@ refused 'none' "$parent" --api-key-file none
 refused '--parallel' "$parent" --parallel 0
 refused 'nothing fits; the least is 50%, bf16 products: ' elastic.h5 --fit 4MiB
 refused 'is no memory' elastic.h5 --fit much
+refused '--draft' elastic.h5 --draft 50% --size 100%
+refused '--draft-tokens' elastic.h5 --draft-tokens 2
+refused 'which is what decides' elastic.h5 --draft 100%
 refused '--port' "$parent" --port 65536
 refused "$work/nothing: not found" "$work/nothing"
 mkdir no_tokenizer
